@@ -1,0 +1,293 @@
+"""What every measure returns: a value, its error budget, and what produced it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from scipy import stats as scipy_stats
+from torch import Tensor
+
+from thalweg.core.atomic import replacing
+
+# Arrays up to this many entries stay in the JSON text; larger ones go to a safetensors file beside it.
+INLINE_ENTRIES = 4096
+
+
+@dataclass(frozen=True)
+class StandardError:
+    """A standard error with the degrees of freedom it was estimated on (infinite if known exactly)."""
+
+    value: float
+    dof: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.value < 0:
+            raise ValueError(f"`value` of a standard error must be >= 0, got {self.value}.")
+
+    def half_width(self, level: float) -> float:
+        """Half the two-sided Student interval at confidence `level`."""
+        if math.isnan(self.value) or not self.dof > 0:
+            return math.inf  # one sample says nothing about the spread
+        return 0.0 if self.value == 0 else float(scipy_stats.t.ppf(0.5 + level / 2, self.dof)) * self.value
+
+
+@dataclass(frozen=True)
+class ErrorBudget:
+    """Where the uncertainty of one number comes from. ``None`` means exact in that respect.
+
+    Parameters
+    ----------
+    solver
+        Bound on the error an iterative solver left, in the unit of the value.
+    probe
+        Standard error from random probe vectors, directions or restarts.
+    data
+        Standard error from having used a sample of the examples the number is about.
+    """
+
+    solver: float | None = None
+    probe: StandardError | None = None
+    data: StandardError | None = None
+
+    def __post_init__(self) -> None:
+        if self.solver is not None and not self.solver >= 0:
+            raise ValueError(f"`solver` must be a bound >= 0 or None for exact, got {self.solver}.")
+
+    def half_width(self, level: float = 0.95) -> float:
+        """Half-width of the interval: Student quantiles of independent parts in quadrature, bounds added."""
+        statistical = math.hypot(*(part.half_width(level) for part in (self.probe, self.data) if part))
+        return statistical + (self.solver or 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe form; a solver without any bound is the text ``"inf"``, since ``null`` means exact."""
+        return {
+            "solver": "inf" if self.solver == math.inf else _number(self.solver),
+            "probe": self.probe and {"value": _number(self.probe.value), "dof": _number(self.probe.dof)},
+            "data": self.data and {"value": _number(self.data.value), "dof": _number(self.data.dof)},
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> ErrorBudget:
+        """Inverse of `to_dict`."""
+
+        def part(entry: Mapping[str, Any] | None) -> StandardError | None:
+            if entry is None:
+                return None
+            value = math.nan if entry["value"] is None else entry["value"]
+            return StandardError(value, math.inf if entry["dof"] is None else entry["dof"])
+
+        solver = raw.get("solver")
+        return cls(None if solver is None else float(solver), part(raw.get("probe")), part(raw.get("data")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Base of all results. `value` is the headline number; sub-classes add the arrays worth plotting.
+
+    Parameters
+    ----------
+    value
+        The headline number, in the unit the sub-class states.
+    error
+        Its error budget.
+    provenance
+        What two identical runs share: function, arguments, hashes, modes. No clock, host or path.
+    """
+
+    value: float
+    error: ErrorBudget = field(default_factory=ErrorBudget)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    # Name of the function that returns this class; also the registry of all result classes.
+    measure: ClassVar[str] = ""
+    classes: ClassVar[dict[str, type[Measurement]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.measure:
+            Measurement.classes[cls.measure] = cls
+        # Set before the dataclass decorator looks, which would print every tensor and compare them with ==.
+        for name in ("__repr__", "__eq__", "__hash__"):
+            if name not in cls.__dict__:
+                setattr(cls, name, getattr(Measurement, name))
+
+    def __eq__(self, other: object) -> bool:
+        """Same class and same fields; NaN equals NaN, tensors compare by dtype, shape and entries."""
+        return type(self) is type(other) and all(
+            _same(getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self)
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), str(self.value)))
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Two-sided interval for the value at confidence `level`."""
+        if not 0 < level < 1:
+            raise ValueError(f"`level` must lie in (0, 1), got {level}; 0.95 is customary.")
+        half = self.error.half_width(level)
+        return self.value - half, self.value + half
+
+    def __repr__(self) -> str:
+        half = self.error.half_width(0.95)
+        mode = self.provenance.get("objective", {}).get("batch_norm")
+        spread = "exact" if half == 0 else f"± {half:.2g} (95 %)"
+        return f"{type(self).__name__}({self.value:.6g} {spread}{f', batch norm {mode}' if mode else ''})"
+
+    def to_dict(self, arrays: str | Path | None = None) -> dict[str, Any]:
+        """JSON-safe form; NaN becomes ``null``.
+
+        Parameters
+        ----------
+        arrays
+            Folder for tensors of more than 4,096 entries, each a safetensors file named by its hash.
+            Without one, such tensors are left out and named under ``"omitted"``.
+        """
+        head = {
+            "measure": self.measure,
+            "value": _number(self.value),
+            "error": self.error.to_dict(),
+            "provenance": _jsonable(self.provenance),
+        }
+        folder = None if arrays is None else Path(arrays)
+        omitted = []
+        for f in dataclasses.fields(self):
+            if f.name in head:
+                continue
+            entry = getattr(self, f.name)
+            if isinstance(entry, Tensor) and entry.numel() > INLINE_ENTRIES:
+                if folder is None:
+                    omitted.append(f.name)
+                else:
+                    head[f.name] = _save_array(entry, folder)
+            else:
+                head[f.name] = _jsonable(entry, folder)
+        if omitted:
+            head["omitted"] = omitted
+        return head
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], arrays: str | Path | None = None) -> Measurement:
+        """Inverse of `to_dict`: the result of the class that ``raw["measure"]`` names.
+
+        Tensors that were left out come back as ``None``; keys the class does not know are ignored, so a
+        record can be passed as it is.
+        """
+        try:
+            result = cls.classes[raw["measure"]]
+        except KeyError:
+            raise ValueError(
+                f"unknown measure {raw.get('measure')!r}; known: {', '.join(cls.classes)}."
+            ) from None
+        kwargs: dict[str, Any] = {}
+        for f in dataclasses.fields(result):
+            if f.name == "value":
+                kwargs["value"] = math.nan if raw["value"] is None else raw["value"]
+            elif f.name == "error":
+                kwargs["error"] = ErrorBudget.from_dict(raw["error"])
+            elif f.name == "provenance":
+                kwargs["provenance"] = raw["provenance"]
+            elif f.name in raw:
+                entry = _restore(raw[f.name], arrays)
+                # Annotations are text here; a field that is always a number had NaN where JSON has null.
+                kwargs[f.name] = math.nan if entry is None and f.type in ("float", float) else entry
+            elif f.name in raw.get("omitted", ()):
+                kwargs[f.name] = None
+        return result(**kwargs)
+
+
+def hash_tensors(*tensors: Tensor) -> str:
+    """First 16 hex digits of the SHA-256 of dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        t = tensor.detach().cpu().contiguous()
+        digest.update(f"{t.dtype}{tuple(t.shape)}".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().data if t.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
+def _number(x: float | None) -> float | None:
+    return None if x is None or not math.isfinite(x) else float(x)
+
+
+def _jsonable(x: Any, arrays: Path | None = None) -> Any:
+    match x:
+        case None | bool() | int() | str():
+            return x
+        case float():
+            return _number(x)
+        case np.generic():
+            return _jsonable(x.item())
+        case Tensor():
+            t = x.detach().cpu()
+            values = t.double() if t.is_floating_point() else t
+            return {
+                "tensor": _jsonable(values.tolist()),
+                "shape": list(t.shape),
+                "dtype": str(t.dtype).removeprefix("torch."),
+            }
+        case np.ndarray():
+            return _jsonable(torch.from_numpy(x))
+        case Measurement():
+            return x.to_dict(arrays)
+        case Mapping():
+            return {str(k): _jsonable(v, arrays) for k, v in x.items()}
+        case list() | tuple():
+            return [_jsonable(v, arrays) for v in x]
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        return _jsonable(dataclasses.asdict(x), arrays)
+    raise TypeError(f"{type(x).__name__} has no JSON form; use numbers, text, tensors or measurements.")
+
+
+def _same(a: Any, b: Any) -> bool:
+    match a, b:
+        case Tensor(), Tensor():
+            if a.dtype != b.dtype or a.shape != b.shape:
+                return False
+            a, b = a.detach().cpu(), b.detach().cpu()
+            return bool(((a == b) | (a.isnan() & b.isnan())).all())
+        case float(), float():
+            return a == b or (math.isnan(a) and math.isnan(b))
+        case Mapping(), Mapping():
+            return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+        case ((list() | tuple()), (list() | tuple())):
+            # JSON has one kind of sequence.
+            return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and bool(a == b)
+
+
+def _restore(x: Any, arrays: str | Path | None) -> Any:
+    match x:
+        case {"tensor": values, "shape": shape, "dtype": dtype}:
+            return _nan_tensor(values, shape, getattr(torch, dtype))
+        case {"array": name}:
+            return None if arrays is None else load_file(Path(arrays) / name)["array"]
+        case {"measure": _, "value": _, "error": _}:
+            return Measurement.from_dict(x, arrays)
+        case dict():
+            return {k: _restore(v, arrays) for k, v in x.items()}
+        case list():
+            return tuple(_restore(v, arrays) for v in x)
+    return x
+
+
+def _nan_tensor(values: Any, shape: list[int], dtype: torch.dtype) -> Tensor:
+    # NumPy reads None as NaN when told the dtype, and keeps integers exact otherwise.
+    array = np.array(values, dtype=np.float64 if dtype.is_floating_point else None).reshape(shape)
+    return torch.from_numpy(array).to(dtype)
+
+
+def _save_array(tensor: Tensor, folder: Path) -> dict[str, Any]:
+    name = f"{hash_tensors(tensor)}.safetensors"
+    if not (folder / name).exists():
+        with replacing(folder / name) as partial:
+            save_file({"array": tensor.detach().cpu().contiguous()}, partial)
+    return {"array": name, "shape": list(tensor.shape)}
