@@ -1,0 +1,105 @@
+"""Evaluating an objective at one point or at many: mean loss, accuracy, and the loss of every example."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from thalweg.core.errors import NonFiniteLossError
+
+if TYPE_CHECKING:
+    from thalweg.objective.micro_batch import MicroBatch
+    from thalweg.objective.objective import Objective
+
+Point = tuple[Tensor, Mapping[str, Tensor] | None]
+
+# Points evaluated together share each micro-batch; this bounds the memory of their parameters.
+POINT_GROUP_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss and accuracy at one point. `loss` leaves the L2 term out; `penalty` is that term."""
+
+    loss: float
+    accuracy: float | None
+    num_examples: int
+    penalty: float = 0.0
+
+
+@dataclass(frozen=True)
+class PointEvaluations:
+    """The loss at T points on the same N examples: what paired standard errors need.
+
+    `losses` (T,) without the L2 term and `accuracies` (T,) (NaN without classes) are float64;
+    `example_losses` is (T, N).
+    """
+
+    losses: Tensor
+    accuracies: Tensor
+    example_losses: Tensor
+
+
+def evaluate_points(
+    objective: Objective,
+    points: Iterable[Point],
+    on_point: Callable[[int], None] | None,
+    allow_non_finite: bool,
+) -> PointEvaluations:
+    """The body of `Objective.evaluate_points`."""
+    losses: list[Tensor] = []
+    correct: list[Tensor] = []
+    iterator, done = iter(points), 0
+    group = max(1, POINT_GROUP_BYTES // (objective.space.dim * objective.params.element_size()))
+    while chunk := list(islice(iterator, group)):
+        placed = _placed(objective, chunk)
+        rows: list[tuple[Tensor, Tensor]] = []
+        with torch.no_grad():
+            for micro in objective._micro_batches():
+                parts = [_losses_and_correct(o, micro, allow_non_finite) for o in placed]
+                rows.append((torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])))
+        losses.append(torch.cat([row[0] for row in rows], dim=1).cpu())
+        correct.append(torch.cat([row[1] for row in rows], dim=1).cpu())
+        done += len(chunk)
+        if on_point:
+            on_point(done)
+    if not losses:
+        raise ValueError("`points` must hold at least one point, got none.")
+    example_losses = torch.cat(losses)
+    return PointEvaluations(
+        example_losses.double().mean(1), torch.cat(correct).double().mean(1), example_losses
+    )
+
+
+def _placed(objective: Objective, points: list[Point]) -> list[Objective]:
+    """The objective at several points; recalibrated together, so that the data are read once a layer."""
+    # A single point is often the objective's own, whose recalibrated buffers may be known already.
+    if len(points) == 1 and points[0][0] is objective.params and points[0][1] is objective.buffers:
+        return [objective]
+    placed = [objective.at(params, buffers) for params, buffers in points]
+    if objective._recalibrates:
+        for other, buffers in zip(placed, objective._recalibrated(placed), strict=True):
+            other.__dict__["effective_buffers"] = buffers
+    return placed
+
+
+def _losses_and_correct(
+    objective: Objective, micro: MicroBatch, allow_non_finite: bool
+) -> tuple[Tensor, Tensor]:
+    losses, outputs = objective._forward(micro.batch)
+    if not allow_non_finite and not bool(torch.isfinite(losses).all()):
+        bad = micro.start + int((~torch.isfinite(losses)).nonzero()[0])
+        raise NonFiniteLossError(
+            f"the loss is not finite: example {bad}, in the batch of examples {micro.start} to "
+            f"{micro.stop - 1}, has loss {float(losses[bad - micro.start])}."
+        )
+    module = objective._network.module
+    if module.classifies and outputs is not None:
+        return losses, module.correct(outputs, micro.batch)
+    return losses, torch.full_like(losses, math.nan)

@@ -1,0 +1,61 @@
+"""A slice of an objective's data: what `Objective.reduce` hands to its function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from thalweg.objective.guards import check_count
+from thalweg.objective.losses import Batch
+
+if TYPE_CHECKING:
+    from thalweg.objective.objective import Objective
+
+# Micro-batches that keep activations in a CPU's cache; an accelerator wants larger ones. Fixed numbers, so
+# that two runs of one configuration add up in the same order.
+MICRO_BATCH = {"cpu": 128}
+MICRO_BATCH_ACCELERATOR = 1024
+
+
+def resolve_micro_batch(asked: int | str, device: str, partition: int | None) -> int:
+    """Examples a pass: what was asked, but the whole batch where the loss depends on the partition."""
+    if asked != "auto":
+        check_count("micro_batch", asked)
+    if partition is not None:
+        return partition
+    return MICRO_BATCH.get(device, MICRO_BATCH_ACCELERATOR) if asked == "auto" else int(asked)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One slice of the data as a function of the parameters.
+
+    Parameters
+    ----------
+    objective
+        Where it comes from; its point is the default.
+    batch
+        The tensors, on the objective's device.
+    start, stop
+        Which examples these are.
+    """
+
+    objective: Objective
+    batch: Batch
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of examples."""
+        return self.stop - self.start
+
+    def losses(self, params: dict[str, Tensor] | None = None) -> Tensor:
+        """Per-example losses ``(B,)`` at named parameters (default: the objective's own), without L2."""
+        return self.objective._forward(self.batch, params)[0]
+
+    def loss_sum(self, params: dict[str, Tensor] | None = None) -> Tensor:
+        """Sum of the per-example losses, a scalar that can be differentiated."""
+        return self.losses(params).sum()

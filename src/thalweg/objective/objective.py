@@ -1,0 +1,398 @@
+r"""The objective: one function of the parameters, and the only loop over the data in the package.
+
+.. math:: L(\theta) = \frac1N \sum_{i=1}^N \ell(f_\theta(x_i), y_i) + \frac{\lambda}{2} \lVert\theta\rVert^2
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from thalweg.core.errors import NonFiniteLossError
+from thalweg.core.rng import generator, preserved_global_rng
+from thalweg.objective.batch_norm import MODES, BatchNormMode, recalibrate_batch_norm
+from thalweg.objective.description import describe
+from thalweg.objective.evaluation import Evaluation, Point, PointEvaluations, evaluate_points
+from thalweg.objective.examples import Examples, read_examples
+from thalweg.objective.guards import (
+    check_buffers,
+    check_count,
+    check_index,
+    refuse_active_dropout,
+    refuse_batch_of_one,
+    unwrapped,
+)
+from thalweg.objective.losses import Batch, Loss, cast_floating
+from thalweg.objective.micro_batch import MicroBatch, resolve_micro_batch
+from thalweg.objective.network import PureNetwork
+from thalweg.objective.sampling import draw_batches, draw_examples
+
+DEFAULT_BATCH_SIZE = 128
+
+Named = dict[str, Tensor]
+
+
+class Objective:
+    """A model, a per-example loss, data, a point and a batch-norm mode: a frozen, deterministic function.
+
+    The user's model and data are never changed: the model is copied, and runs through
+    ``torch.func.functional_call``. A *point* is the trainable parameters and the floating buffers.
+
+    Parameters
+    ----------
+    model
+        Any ``nn.Module``. Its trainable parameters span the space; frozen ones are constants. All layers but
+        batch norm run as in ``eval()``; dropout that is on is refused.
+    data
+        Tensors ``(x, y)``, a tuple ``(x1, ..., y)``, a dictionary of tensors, a `Dataset`, or a `DataLoader`
+        that keeps its order. Read once into memory.
+    loss
+        ``"cross_entropy"``, ``"mse"`` (mean over the outputs of an example), a callable
+        ``(outputs, targets) -> (B,)``, or ``(model, batch) -> (B,)``, told apart by the name of the first
+        argument. Per example: the objective takes the mean itself.
+    batch_norm
+        ``"running"``, ``"recalibrated"`` or ``"batch"``; see `thalweg.objective.batch_norm`.
+    batch_size
+        The partition into batches, which matters in ``"batch"`` mode only. Default: the loader's, else 128.
+    micro_batch
+        Examples a pass; memory and speed only. ``"auto"`` is 128 on a CPU and 1,024 elsewhere, and the batch
+        itself in ``"batch"`` mode.
+    weight_decay
+        The factor of the explicit L2 term ``weight_decay / 2 * ||params||^2``, torch's own convention.
+    calibration_data
+        Data of the recalibrated statistics, in any form `data` takes. Default: the objective's own; pass the
+        training data when `data` is test data.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For input that cannot be measured, each with the remedy.
+    NondeterminismError
+        If two passes over the same examples differ.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        loss: Loss = "cross_entropy",
+        batch_norm: BatchNormMode = "running",
+        batch_size: int | None = None,
+        micro_batch: int | str = "auto",
+        weight_decay: float = 0.0,
+        calibration_data: Any = None,
+    ) -> None:
+        if batch_norm not in MODES:
+            raise ValueError(f"`batch_norm` must be one of {', '.join(MODES)}, got {batch_norm!r}.")
+        if not (isinstance(weight_decay, float | int) and 0 <= weight_decay < math.inf):
+            raise ValueError(f"`weight_decay` must be a finite number >= 0, got {weight_decay!r}.")
+        model = unwrapped(model)
+        refuse_active_dropout(model)
+        examples, loader_batch_size = read_examples(data)
+        batch_size = batch_size if batch_size is not None else loader_batch_size or DEFAULT_BATCH_SIZE
+        check_count("batch_size", batch_size)
+
+        self.batch_norm: BatchNormMode = batch_norm
+        self.batch_size = int(batch_size)
+        self.weight_decay = float(weight_decay)
+        self._network = PureNetwork(model, loss, batch_norm, examples.batch)
+        if self._partitioned:
+            refuse_batch_of_one(examples.num_examples, self.batch_size)
+        self._examples = self._laid_out(examples)
+        self._calibration = (
+            self._examples if calibration_data is None else self._laid_out(read_examples(calibration_data)[0])
+        )
+        self.space = self._network.space
+        named = self._network.params
+        self.params: Tensor = self.space.flatten(named)
+        self._constants = {k: p for k, p in named.items() if k not in set(self.space.names)}
+        self.buffers: Named = {k: b.clone() for k, b in self._network.buffers.items()}
+        self.device, self.dtype = self.params.device, self.params.dtype
+        self.micro_batch = resolve_micro_batch(
+            micro_batch, self.device.type, self.batch_size if self._partitioned else None
+        )
+        first = next(self._micro_batches())
+        self._network.probe(first.batch, first.size, {**self._constants, **self.named_params, **self.buffers})
+        self._sealed = True
+
+    _sealed = False
+    _statistics_held = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._sealed:
+            raise AttributeError(
+                f"an Objective is frozen, so `{name}` cannot be set; use at(), subset() or a new one."
+            )
+        super().__setattr__(name, value)
+
+    # -- the point ------------------------------------------------------------------------------------
+
+    def at(self, params: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Objective:
+        """The same objective at another point.
+
+        Parameters
+        ----------
+        params
+            ``(P,)``, copied.
+        buffers
+            Floating buffers by name; those not given stay. Ignored where batch norm computes its own.
+        """
+        params = torch.as_tensor(params)
+        if params.shape != (self.space.dim,):
+            raise ValueError(
+                f"`params` must have shape ({self.space.dim},), one entry a trainable parameter, "
+                f"got {tuple(params.shape)}."
+            )
+        given = dict(buffers or {})
+        check_buffers(given, self.buffers, self._network.norm_layers)
+        given = {k: v.detach().to(self.buffers[k], copy=True) for k, v in given.items() if k in self.buffers}
+        return self._variant(
+            params=params.detach().to(self.params, copy=True), buffers={**self.buffers, **given}
+        )
+
+    def subset(self, n: int, seed: int = 0) -> Objective:
+        """The objective on `n` examples drawn without replacement, in their original order.
+
+        Recalibrated statistics stay those of the whole calibration data. In ``"batch"`` mode whole batches
+        are drawn, as many as come closest to `n` examples (at least one).
+        """
+        check_count("n", n)
+        if n > self.num_examples:
+            raise ValueError(f"`n` must be at most the {self.num_examples} examples there are, got {n}.")
+        rng = generator(seed, "subset")
+        if self._partitioned:
+            index = draw_batches(self.num_examples, self.batch_size, n, rng)
+        else:
+            index = draw_examples(self.num_examples, n, rng)
+        return self.select(index)
+
+    def select(self, index: Tensor, batch_size: int | None = None) -> Objective:
+        """The objective on the examples ``index`` (n,), in that order.
+
+        Recalibrated statistics stay those of the whole calibration data. In ``"batch"`` mode the chosen
+        examples are cut anew into batches of `batch_size` (default: the objective's own); elsewhere it is
+        ignored.
+        """
+        index = torch.as_tensor(index)
+        check_index(index, self.num_examples)
+        changes: dict[str, Any] = {"_examples": self._laid_out(self._examples.take(index))}
+        if self._partitioned:
+            batch_size = self.batch_size if batch_size is None else batch_size
+            check_count("batch_size", batch_size)
+            refuse_batch_of_one(len(index), batch_size)
+            changes |= {"batch_size": int(batch_size), "micro_batch": int(batch_size)}
+        return self._variant(**changes)
+
+    def restrict(self, params: str | Sequence[str]) -> Objective:
+        """The same function of the chosen parameters alone (``"layer4.*"``); the others become constants."""
+        space = self.space.select(params if isinstance(params, str) else list(params))
+        named = self.named_params
+        constants = {
+            **self._constants,
+            **{k: v.clone() for k, v in named.items() if k not in set(space.names)},
+        }
+        if self.weight_decay:
+            raise ValueError("`params` cannot be restricted with an L2 term; use weight_decay=0.")
+        return self._variant(space=space, params=space.flatten(named), _constants=constants)
+
+    def to_dtype(self, dtype: torch.dtype) -> Objective:
+        """The same objective in another floating dtype; models that fix a dtype inside may refuse."""
+
+        if not dtype.is_floating_point:
+            raise ValueError(f"`dtype` must be a floating one such as torch.float64, got {dtype}.")
+
+        def cast(tensors: Mapping[str, Tensor]) -> Named:
+            return {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+
+        return self._variant(
+            _network=self._network.to(dtype),
+            params=self.params.to(dtype),
+            buffers=cast(self.buffers),
+            _constants=cast(self._constants),
+            dtype=dtype,
+        )
+
+    def frozen(self) -> Objective:
+        """The function whose derivatives are taken: recalibrated statistics here become constants."""
+        if not self._recalibrates:
+            return self
+        return self._variant(buffers=self.effective_buffers, _statistics_held=True)
+
+    @property
+    def num_examples(self) -> int:
+        """N."""
+        return self._examples.num_examples
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the mode makes any difference."""
+        return bool(self._network.norm_layers)
+
+    @property
+    def named_params(self) -> Named:
+        """The parameters by name: views of `params`."""
+        return self.space.unflatten(self.params)
+
+    @cached_property
+    def effective_buffers(self) -> Named:
+        """The buffers this point is evaluated with: recalibrated ones in that mode, else its own."""
+        return self._recalibrated([self])[0] if self._recalibrates else dict(self.buffers)
+
+    # -- values ---------------------------------------------------------------------------------------
+
+    def value(self) -> float:
+        """The mean loss over the N examples, plus the L2 term."""
+        result = self.evaluate()
+        return result.loss + result.penalty
+
+    def evaluate(self) -> Evaluation:
+        """Mean loss, and accuracy where the loss is cross-entropy."""
+        result = self.evaluate_points([(self.params, self.buffers)])
+        accuracy = float(result.accuracies[0])
+        return Evaluation(
+            float(result.losses[0]),
+            None if math.isnan(accuracy) else accuracy,
+            self.num_examples,
+            self._penalty(),
+        )
+
+    def evaluate_points(
+        self,
+        points: Iterable[Point],
+        on_point: Callable[[int], None] | None = None,
+        allow_non_finite: bool = False,
+    ) -> PointEvaluations:
+        """Evaluate many points: data outside, points inside, so that each micro-batch stays in cache.
+
+        Parameters
+        ----------
+        points
+            ``(params (P,), buffers or None)`` each; lazily made ones are held a group at a time.
+        on_point
+            Called with the number of points done.
+        allow_non_finite
+            Keep NaN and infinity in the result instead of raising: for surfaces that reach that far.
+
+        Raises
+        ------
+        NonFiniteLossError
+            Naming the first batch whose loss is not finite.
+        """
+        with preserved_global_rng():
+            return evaluate_points(self, points, on_point, allow_non_finite)
+
+    def gradient(self) -> Tensor:
+        """Gradient ``(P,)`` of `value`; recalibrated statistics are held constant."""
+        named = self.named_params
+        gradient_of = torch.func.grad(lambda p, micro: micro.loss_sum(p))
+        total = self.reduce(lambda micro: self.space.flatten(gradient_of(named, micro)))
+        result = total / self.num_examples + self.weight_decay * self.params
+        if not bool(torch.isfinite(result).all()):
+            self.value()  # names the batch, where the loss itself is at fault
+            raise NonFiniteLossError(
+                "the gradient is not finite although the loss is; see the layers' derivatives."
+            )
+        return result
+
+    def reduce(self, fn: Callable[[MicroBatch], Any]) -> Any:
+        """Sum ``fn(micro_batch)`` over the micro-batches: the single reduction over the data.
+
+        Parameters
+        ----------
+        fn
+            Takes a `MicroBatch` and returns a tensor, or a tuple, list or dictionary of tensors, each a
+            *sum* over its examples. In ``"batch"`` mode a micro-batch is a batch of the partition.
+
+        Returns
+        -------
+        The same structure, summed in the dtype of its tensors.
+        """
+        total: list[Tensor] | None = None
+        structure = None
+        with preserved_global_rng():
+            if self._recalibrates:
+                # Known before `fn` starts a transform, inside which they would be that transform's tensors.
+                _ = self.effective_buffers
+            for micro in self._micro_batches():
+                leaves, structure = pytree.tree_flatten(fn(micro))
+                if total is None:
+                    total = [leaf.clone() for leaf in leaves]
+                else:
+                    for accumulated, leaf in zip(total, leaves, strict=True):
+                        accumulated += leaf
+        assert total is not None, "examples are never empty"
+        assert structure is not None
+        return pytree.tree_unflatten(total, structure)
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies this function and point: goes into every provenance."""
+        return describe(self)
+
+    def __repr__(self) -> str:
+        mode = self.batch_norm if self.has_batch_norm else "absent"
+        return (
+            f"Objective({type(self._network.model).__qualname__}, P = {self.space.dim:,}, "
+            f"N = {self.num_examples:,}, {self._network.module.name}, batch norm {mode})"
+        )
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    @property
+    def _recalibrates(self) -> bool:
+        return self.batch_norm == "recalibrated" and self.has_batch_norm and not self._statistics_held
+
+    @property
+    def _partitioned(self) -> bool:
+        return self.batch_norm == "batch" and self.has_batch_norm
+
+    def _variant(self, **changes: Any) -> Objective:
+        other = copy.copy(self)
+        other.__dict__.pop("effective_buffers", None)
+        # A subset is the same point, so statistics already computed for it still hold.
+        if set(changes) == {"_examples"} and "effective_buffers" in self.__dict__:
+            other.__dict__["effective_buffers"] = self.effective_buffers
+        other.__dict__.update(changes)
+        return other
+
+    def _laid_out(self, examples: Examples) -> Examples:
+        convolves = any(isinstance(m, nn.Conv2d) for m in self._network.model.modules())
+        return examples.in_channels_last() if convolves else examples
+
+    def _penalty(self) -> float:
+        if not self.weight_decay:
+            return 0.0
+        # Not every device knows float64.
+        return 0.5 * self.weight_decay * float(self.params.cpu().double().square().sum())
+
+    def _micro_batches(self, examples: Examples | None = None) -> Iterator[MicroBatch]:
+        examples = self._examples if examples is None else examples
+        for start in range(0, examples.num_examples, self.micro_batch):
+            stop = min(start + self.micro_batch, examples.num_examples)
+            yield MicroBatch(
+                self, cast_floating(examples.slice(start, stop), self.dtype, self.device), start, stop
+            )
+
+    def _forward(
+        self, batch: Batch, params: Named | None = None, buffers: Named | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        named = self.named_params if params is None else params
+        buffers = self.effective_buffers if buffers is None else buffers
+        return self._network(batch, {**self._constants, **named, **buffers})
+
+    def _recalibrated(self, objectives: list[Objective]) -> list[Named]:
+        """Buffers of each point with the exact statistics over the calibration data in place."""
+        layers = {name: self._network.norm_layers[name] for name in self._network.norm_order}
+        with preserved_global_rng():
+            return recalibrate_batch_norm(
+                layers,
+                [o.buffers for o in objectives],
+                lambda: self._micro_batches(self._calibration),
+                lambda micro, i, buffers: objectives[i]._forward(micro.batch, None, buffers),
+            )

@@ -1,0 +1,29 @@
+"""Which examples a subset takes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def draw_examples(num_examples: int, n: int, rng: torch.Generator) -> Tensor:
+    """Indices ``(n,)`` drawn without replacement, in ascending order."""
+    return torch.randperm(num_examples, generator=rng)[:n].sort().values
+
+
+def draw_batches(num_examples: int, batch_size: int, n: int, rng: torch.Generator) -> Tensor:
+    """Indices of whole batches of the partition, as many as come closest to `n` examples (at least one).
+
+    A short last batch of r examples is taken with probability ((c - 1) B + r) / N rather than that of the
+    others, c being the number of batches drawn: so the chance of a choice is proportional to the examples
+    in it, and the mean over them is unbiased (Midzuno 1952).
+    """
+    num_full, short = divmod(num_examples, batch_size)
+    count = num_full + 1 if n > num_full * batch_size + short / 2 else max(1, round(n / batch_size))
+    with_short = short > 0 and float(torch.rand((), generator=rng, dtype=torch.float64)) * num_examples < (
+        (count - 1) * batch_size + short
+    )
+    full = torch.randperm(num_full, generator=rng)[: count - with_short].sort().values
+    # The short batch stays last, so that the subset falls into the same batches.
+    starts = [*(full * batch_size).tolist(), *([num_full * batch_size] if with_short else [])]
+    return torch.cat([torch.arange(s, min(s + batch_size, num_examples)) for s in starts])
