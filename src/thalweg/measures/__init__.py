@@ -1,0 +1,20 @@
+"""All measures by name: what ``thalweg measure`` offers and what the contract test runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from thalweg.core.measurement import Measurement
+from thalweg.measures.connectivity.linear_path import linear_path
+from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
+from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
+from thalweg.measures.sharpness.sam_sharpness_spread import sam_sharpness_spread
+from thalweg.measures.surfaces.line import line_slice
+
+MEASURES: dict[str, Callable[..., Measurement]] = {
+    "top_eigenvalues": top_eigenvalues,
+    "sam_sharpness": sam_sharpness,
+    "sam_sharpness_spread": sam_sharpness_spread,
+    "line_slice": line_slice,
+    "linear_path": linear_path,
+}

@@ -1,0 +1,131 @@
+"""Perturbation sharpness of single batches, as SAM sees it in training: its spread over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.rng import generator
+from thalweg.measures.sharpness.ascent import Visit, ascend, check_radius
+from thalweg.objective.guards import check_count
+from thalweg.objective.objective import Objective
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SamSharpnessSpread(Measurement):
+    """S of single batches, each with its own perturbation; `value` is their mean, SAM's m-sharpness.
+
+    `error.data` is the standard error of that mean as an estimate of the mean over all batches that could be
+    drawn: what it lacks is the examples that were not. Batches are disjoint, so for the objective's own
+    finite data it is conservative; for the distribution behind them it is unbiased.
+
+    Parameters
+    ----------
+    batch_size
+        Examples a batch, m.
+    radius, num_steps
+        As in `sam_sharpness`.
+    samples
+        ``(num_batches,)``, one S a batch, float64. Their mean is expected to exceed S of all the data, since
+        the mean of maxima is at least the maximum of the mean.
+    """
+
+    measure: ClassVar[str] = "sam_sharpness_spread"
+
+    batch_size: int
+    radius: float
+    num_steps: int
+    samples: Tensor
+
+
+def sam_sharpness_spread(
+    objective: Objective,
+    *,
+    batch_size: int = 128,
+    num_batches: int = 32,
+    radius: float = 0.05,
+    num_steps: int = 1,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> SamSharpnessSpread:
+    """`sam_sharpness` of each of `num_batches` disjoint random batches.
+
+    In ``"batch"`` mode each batch is normalised by its own statistics, whatever the objective's own
+    partition. In ``"recalibrated"`` mode statistics stay those of the whole calibration data, recomputed at
+    every perturbed point: a pass over those data for every batch-norm layer, for each batch and step. Give
+    the objective a smaller `calibration_data` where that is too dear.
+
+    Parameters
+    ----------
+    objective
+        The point is the centre; batches are drawn from its examples.
+    batch_size, num_batches
+        Their product is at most the number of examples.
+    radius, num_steps
+        As in `sam_sharpness`; one restart a batch, from the batch's gradient. Where that is exactly zero, S
+        counts as zero.
+    seed
+        Of the draw, without replacement.
+    progress
+        Called as ``progress(batches done, batches in all)``.
+
+    Raises
+    ------
+    ValueError
+        If `radius` is not positive, a count is below one, `num_batches` below two, or the examples are too
+        few.
+    NonFiniteLossError
+        If the loss or its gradient is not finite at a point visited.
+
+    References
+    ----------
+    Foret, Kleiner, Mobahi and Neyshabur (2021), Sharpness-Aware Minimization, ICLR: m-sharpness.
+    """
+    check_radius(radius)
+    check_count("batch_size", batch_size)
+    check_count("num_batches", num_batches)
+    check_count("num_steps", num_steps)
+    if num_batches < 2:
+        raise ValueError(f"`num_batches` must be at least 2 to have a spread, got {num_batches}.")
+    num_drawn = num_batches * batch_size
+    if num_drawn > objective.num_examples:
+        raise ValueError(
+            f"`num_batches` x `batch_size` must be at most the {objective.num_examples} examples there are, "
+            f"since batches are disjoint, got {num_batches} x {batch_size} = {num_drawn}; "
+            f"{objective.num_examples // batch_size} batches of {batch_size} would fit."
+        )
+    # Computed once here; otherwise each batch would recalibrate the same centre again.
+    _ = objective.effective_buffers
+    order = torch.randperm(objective.num_examples, generator=generator(seed, "sam_sharpness_spread"))
+    samples = []
+    for i, index in enumerate(order[:num_drawn].view(num_batches, batch_size)):
+        batch = objective.select(index, batch_size)
+        centre = Visit.centre(batch)
+        samples.append(max(0.0, ascend(batch, centre, radius, num_steps).loss - centre.loss))
+        if progress:
+            progress(i + 1, num_batches)
+    values = torch.tensor(samples, dtype=torch.float64)
+    return SamSharpnessSpread(
+        value=float(values.mean()),
+        error=ErrorBudget(data=StandardError(float(values.std()) / num_batches**0.5, num_batches - 1)),
+        provenance={
+            "function": "sam_sharpness_spread",
+            "arguments": {
+                "batch_size": batch_size,
+                "num_batches": num_batches,
+                "radius": radius,
+                "num_steps": num_steps,
+                "seed": seed,
+            },
+            "objective": objective.describe(),
+        },
+        batch_size=batch_size,
+        radius=float(radius),
+        num_steps=num_steps,
+        samples=values,
+    )
