@@ -1,0 +1,308 @@
+"""Drawing on Matplotlib axes: the house style, a drawer for each kind of result, files that do not vary.
+
+Only Matplotlib's object interface is used: no pyplot, no current figure, no lasting change to ``rcParams``.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from thalweg.core.atomic import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which people with any common colour blindness tell apart.
+BLUE, GREEN, VERMILLION, PURPLE = "#0072B2", "#009E73", "#D55E00", "#CC79A7"
+INK, GREY, FAINT = "#222222", "#6b6b6b", "#d9d9d9"
+MODEL_COLOURS = {"A1": BLUE, "A2": GREEN, "B": VERMILLION}
+
+FORMATS = (".png", ".svg", ".pdf")
+
+# A range of more than one decade is read on a logarithmic axis.
+LOG_RATIO = 10.0
+
+_STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.labelsize": 9,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e9e9e9",
+    "grid.linewidth": 0.6,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.dpi": 100,
+    "savefig.dpi": 180,
+    "svg.fonttype": "path",
+    # Element names in an SVG are hashes; a fixed salt makes them the same in every run.
+    "svg.hashsalt": "thalweg",
+    "path.simplify": False,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Matplotlib's own defaults and this house's style, whatever the user set; that comes back afterwards."""
+    from matplotlib import style
+
+    with style.context(["default", _STYLE]):
+        yield
+
+
+def new_figure(
+    rows: int, columns: int, *, width: float, height: float, **kwargs: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `width` by `height` inches, with (rows, columns) axes. Use inside `house_style`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+def freeze_layout(figure: Figure) -> Figure:
+    """Place everything once and for all; otherwise each file written lays the figure out anew."""
+    with house_style():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    return figure
+
+
+def figure_bytes(figure: Figure, suffix: str) -> bytes:
+    """The figure as the bytes of a ``.png``, ``.svg`` or ``.pdf`` file, the same for figures drawn alike.
+
+    Raises
+    ------
+    ValueError
+        If `suffix` is none of these.
+    """
+    # Dates and the program's name would differ between runs and versions, and carry outside addresses.
+    metadata = {
+        ".png": {"Software": None},
+        ".svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
+        ".pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
+    }
+    if suffix.lower() not in metadata:
+        raise ValueError(
+            f"`path` must end in one of {', '.join(FORMATS)}, got {suffix!r}; .png suits most uses."
+        )
+    buffer = io.BytesIO()
+    with house_style():
+        figure.savefig(buffer, format=suffix.lower()[1:], metadata=metadata[suffix.lower()])
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write the figure in the format that the suffix of `path` names; see `figure_bytes`."""
+    path = Path(path)
+    content = figure_bytes(figure, path.suffix)
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+    return path
+
+
+def numbers(x: Any) -> np.ndarray:
+    """A tensor or sequence as a float64 array."""
+    return torch.as_tensor(x).detach().cpu().double().numpy()
+
+
+def scale_loss_axis(axes: Axes, *losses: Any) -> None:
+    """Logarithmic where positive losses span more than a decade, else linear from zero."""
+    flat = np.concatenate([numbers(loss).reshape(-1) for loss in losses])
+    flat = flat[np.isfinite(flat)]
+    if flat.size and flat.min() > 0 and flat.max() > LOG_RATIO * flat.min():
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    elif flat.size and flat.min() >= 0:
+        axes.set_ylim(bottom=0)
+
+
+def draw_history(axes: Axes, history: Any, quantity: str, colour: str, name: str = "") -> None:
+    """Training (solid) and test (dashed) curve of ``"loss"`` or ``"accuracy"`` against the epoch."""
+    from matplotlib.ticker import MaxNLocator
+
+    prefix = f"{name}, " if name else ""
+    for split, dashes, marker in (("train", "-", "o"), ("test", "--", "s")):
+        axes.plot(
+            numbers(history.epochs),
+            numbers(getattr(history, f"{split}_{quantity}")),
+            linestyle=dashes,
+            marker=marker,
+            markersize=3.5,
+            markerfacecolor=colour if split == "train" else "white",
+            color=colour,
+            label=f"{prefix}{'training' if split == 'train' else 'test'}",
+        )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(LABELS[quantity])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+LABELS = {"loss": "loss (mean cross-entropy, nats)", "accuracy": "accuracy (share correct)"}
+
+
+def draw_slice(axes: Axes, result: Any, quantity: str, colour: str, name: str = "") -> None:
+    """Mean over directions, band from the lowest to the highest direction, two data standard errors."""
+    alphas = numbers(result.alphas)
+    mean = numbers(result.losses if quantity == "loss" else result.accuracies)
+    each = numbers(getattr(result, f"{'losses' if quantity == 'loss' else 'accuracies'}_by_direction"))
+    axes.fill_between(alphas, each.min(0), each.max(0), color=colour, alpha=0.16, linewidth=0)
+    if quantity == "loss":
+        draw_error_band(axes, alphas, mean, numbers(result.loss_standard_errors), colour)
+    axes.plot(alphas, mean, color=colour, label=name or f"mean of {each.shape[0]} directions")
+    axes.set_ylabel(LABELS[quantity])
+
+
+def slice_label(result: Any) -> str:
+    """What one unit along the slice is."""
+    if result.normalisation == "filter":
+        return "step along the direction (1 = each filter's own norm)"
+    return f"step along the {result.normalisation} direction (parameter norm)"
+
+
+def draw_error_band(
+    axes: Axes, x: np.ndarray, y: np.ndarray, standard_errors: np.ndarray, colour: str
+) -> None:
+    """Fill two standard errors either side of a curve."""
+    band = 2 * np.nan_to_num(standard_errors)
+    axes.fill_between(x, y - band, y + band, color=colour, alpha=0.35, linewidth=0)
+
+
+def draw_path(
+    axes: Axes,
+    result: Any,
+    quantity: str,
+    colour: str,
+    name: str = "",
+    *,
+    dashes: str = "-",
+    barrier: bool = True,
+) -> None:
+    """Loss or accuracy from one network (0) to another (1); of the loss, the barrier over the chord."""
+    alphas = numbers(result.alphas)
+    curve = numbers(result.losses if quantity == "loss" else result.accuracies)
+    if quantity == "loss":
+        draw_error_band(axes, alphas, curve, numbers(result.loss_standard_errors), colour)
+    axes.plot(alphas, curve, linestyle=dashes, color=colour, label=name or None)
+    axes.set_xlabel("position on the straight line")
+    axes.set_ylabel(LABELS[quantity])
+    if quantity == "loss" and barrier:
+        top = float(result.barrier_alpha)
+        chord = float(curve[0] + top * (curve[-1] - curve[0]))
+        axes.plot(alphas[[0, -1]], curve[[0, -1]], linestyle=":", linewidth=1, color=GREY)
+        arrow = {"arrowstyle": "<->", "color": INK, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", xy=(top, chord), xytext=(top, chord + result.barrier), arrowprops=arrow)
+        axes.annotate(
+            f"barrier {result.barrier:.3g}",
+            xy=(top, chord + result.barrier / 2),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=INK,
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+        )
+
+
+def draw_samples(axes: Axes, samples: Any, row: float, colour: str) -> None:
+    """One dot a sample around the height `row`, stacked where they crowd, over a bar from 5 to 95 %."""
+    x = np.sort(numbers(samples).reshape(-1))
+    x = x[np.isfinite(x)]
+    if not x.size:
+        return
+    low, middle, high = np.quantile(x, [0.05, 0.5, 0.95])
+    axes.plot([low, high], [row, row], color=colour, alpha=0.25, linewidth=7, solid_capstyle="butt", zorder=1)
+    axes.plot(
+        x, row + _stacked(x), ".", color=colour, markersize=2.6, alpha=0.75, markeredgewidth=0, zorder=2
+    )
+    axes.plot([middle], [row], "|", color=INK, markersize=11, markeredgewidth=1.6, zorder=3)
+
+
+def _stacked(x: np.ndarray, height: float = 0.34) -> np.ndarray:
+    """Offsets in [-height, height] that spread sorted samples by how many share a bin; no random jitter."""
+    bins = np.floor((x - x[0]) / max((x[-1] - x[0]) / 60, 1e-300)).astype(int)
+    _, first, counts = np.unique(bins, return_index=True, return_counts=True)
+    offsets = np.zeros_like(x)
+    for start, count in zip(first, counts, strict=True):
+        offsets[start : start + count] = np.arange(count) - (count - 1) / 2
+    return offsets * min(2 * height / max(counts.max() - 1, 1), 0.09)
+
+
+def draw_interval(
+    axes: Axes,
+    value: float,
+    low: float,
+    high: float,
+    row: float,
+    colour: str,
+    *,
+    marker: str = "o",
+    label: str = "",
+) -> None:
+    """A value and its interval at the height `row`."""
+    axes.plot([low, high], [row, row], color=colour, linewidth=2.2, alpha=0.6, solid_capstyle="butt")
+    axes.plot([value], [row], marker, color=colour, markersize=5.5, label=label or None)
+
+
+def draw_eigenvalues(axes: Axes, result: Any, colour: str) -> None:
+    """Eigenvalues (k,) by rank with their residuals; the bounds of the first where it has them."""
+    from matplotlib.ticker import MaxNLocator
+
+    values, residuals = numbers(result.eigenvalues), numbers(result.residuals)
+    rank = np.arange(1, len(values) + 1)
+    axes.errorbar(
+        rank, values, yerr=residuals, fmt="o", color=colour, capsize=3, label="eigenvalue ± residual"
+    )
+    low, high = result.lower_bound, result.upper_bound
+    axes.plot(
+        [1, 1], [low, high], color=colour, alpha=0.3, linewidth=7, solid_capstyle="butt", label="bounds"
+    )
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set_xlabel("rank")
+    axes.set_ylabel("eigenvalue (loss / parameter²)")
+    axes.set_xlim(0.5, len(values) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend()
+
+
+def draw_restarts(axes: Axes, result: Any, colour: str) -> None:
+    """What each restart of the ascent found, highest first, and the value kept."""
+    from matplotlib.ticker import MaxNLocator
+
+    found = np.sort(numbers(result.restart_values))[::-1]
+    axes.plot(np.arange(1, len(found) + 1), found, "o", color=colour, label="one restart")
+    axes.axhline(result.value, color=INK, linewidth=0.9, linestyle=":", label=f"kept: {result.value:.4g}")
+    axes.set_xlabel("restart, by what it found")
+    axes.set_ylabel(f"rise in loss within {result.radius:g} (nats)")
+    axes.set_xlim(0.5, len(found) + 0.5)
+    axes.set_ylim(bottom=min(0.0, float(np.nanmin(found))))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend()

@@ -1,0 +1,142 @@
+"""What the paper reports, and which record of a study answers to it.
+
+Source: R. A. Kambale, "Loss Landscape Geometry & Optimization Dynamics in Neural Networks: A Comparative
+Study of Batch-Normalized and Non-Normalized CNNs" (2025), Sections 3 and 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thalweg.study.store import Record
+
+# The three functions a network with batch norm can mean; without batch norm they are one.
+MODES = ("running", "recalibrated", "batch")
+
+# Section 3.2: two networks with batch norm that differ by their seed, and one without.
+MODELS = ("A1", "A2", "B")
+BATCH_NORM_MODELS = ("A1", "A2")
+PLAIN_MODEL = "B"
+
+
+@dataclass(frozen=True)
+class PaperNumber:
+    """One number the paper prints: the measure and the model it belongs to, its value, where it stands."""
+
+    measure: str
+    model: str
+    value: float
+    section: str
+
+
+PAPER_NUMBERS = (
+    PaperNumber("top_eigenvalues", "A1", 57.18, "4.2"),
+    PaperNumber("top_eigenvalues", "B", 37.51, "4.2"),
+    PaperNumber("sam_sharpness", "A1", 0.1837, "4.3"),
+    PaperNumber("sam_sharpness", "B", 0.0886, "4.3"),
+)
+
+
+def paper_value(measure: str, model: str) -> float | None:
+    """The paper's value of a measure for a model, or ``None`` where it gives none."""
+    for number in PAPER_NUMBERS:
+        if (number.measure, number.model) == (measure, model):
+            return number.value
+    return None
+
+
+def objective_of(record: Record) -> Mapping[str, Any]:
+    """The described objective a record was measured on; of a path, its first end."""
+    provenance = record.measurement.provenance
+    for key in ("objective", "objective_a", "a"):
+        described = provenance.get(key)
+        if isinstance(described, Mapping):
+            return described
+    return {}
+
+
+def mode_of(record: Record) -> str | None:
+    """The batch-norm mode of a record, or ``None`` if it states none."""
+    return objective_of(record).get("batch_norm") or record.labels.get("batch_norm")
+
+
+def num_examples_of(record: Record) -> int | None:
+    """How many examples the record's objective averages over, or ``None`` if it does not say."""
+    return objective_of(record).get("num_examples")
+
+
+class PaperRecords:
+    """The records of one run of the paper's study, found by what they measured.
+
+    Parameters
+    ----------
+    records
+        In any order; a study that measured only some of it is fine.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = tuple(records)
+
+    def find(
+        self, measure: str, model: str, mode: str | None = None, **wanted: object | Callable[[Any], bool]
+    ) -> Record | None:
+        """The record of a measure on a model, or ``None`` if the study holds none.
+
+        Parameters
+        ----------
+        measure, model
+            Such as ``"top_eigenvalues"`` and ``"A1"``; a path between two networks is model ``"A1-A2"``.
+        mode
+            Batch-norm mode; any if ``None``. A network without batch norm answers whatever the mode.
+        wanted
+            Fields of the result, or else labels, that must have this value or pass this test.
+
+        Returns
+        -------
+        Record or None
+            Of several, the one over the most examples; of those, the first.
+        """
+        found = self.all(measure, model, mode, **wanted)
+        return max(found, key=lambda r: num_examples_of(r) or 0, default=None)
+
+    def all(
+        self,
+        measure: str,
+        model: str | None = None,
+        mode: str | None = None,
+        **wanted: object | Callable[[Any], bool],
+    ) -> list[Record]:
+        """All records that `find` would choose from, in the order given."""
+        return [
+            record
+            for record in self.records
+            if record.measure == measure
+            and model in (None, record.labels.get("model"))
+            and (mode is None or record.labels.get("model") == PLAIN_MODEL or mode_of(record) == mode)
+            and all(_satisfies(record, key, value) for key, value in wanted.items())
+        ]
+
+
+def _satisfies(record: Record, key: str, wanted: Any) -> bool:
+    got = getattr(record.measurement, key, record.labels.get(key))
+    return bool(wanted(got)) if callable(wanted) else got == wanted
+
+
+def num_test_examples(study: PaperRecords, record: Record) -> int | None:
+    """Size of the test data of a training record, or ``None`` if no record tells.
+
+    A training record names its test data by their hash; another record measured on the same data knows how
+    many they are.
+    """
+    provenance = record.measurement.provenance
+    if (stated := provenance.get("num_test_examples")) is not None:
+        return int(stated)
+    wanted = provenance.get("test_data")
+    for other in study.records:
+        objective = objective_of(other)
+        if wanted is not None and objective.get("data") == wanted:
+            return objective.get("num_examples")
+    return None
