@@ -1,0 +1,60 @@
+"""Thalweg: the geometry of neural-network loss landscapes, with error bars."""
+
+from importlib.metadata import version as _version
+
+from thalweg.core.errors import (
+    ConvergenceError,
+    DataError,
+    DerivativeError,
+    NondeterminismError,
+    NonFiniteLossError,
+    ThalwegError,
+)
+from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.param_space import ParamSpace
+from thalweg.measures import MEASURES
+from thalweg.measures.connectivity.linear_path import LinearPath, linear_path
+from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
+from thalweg.measures.sharpness.sam_sharpness import SamSharpness, sam_sharpness
+from thalweg.measures.sharpness.sam_sharpness_spread import SamSharpnessSpread, sam_sharpness_spread
+from thalweg.measures.surfaces.line import LineSlice, line_slice
+from thalweg.models.registry import build_model, register_model
+from thalweg.models.small_cnn import SmallCNN
+from thalweg.objective.objective import Objective
+from thalweg.report.plot import plot
+from thalweg.training.trainer import TrainConfig, train
+from thalweg.training.trajectory import TrainingHistory
+
+__version__ = _version("thalweg")
+
+__all__ = [
+    "MEASURES",
+    "ConvergenceError",
+    "DataError",
+    "DerivativeError",
+    "ErrorBudget",
+    "LineSlice",
+    "LinearPath",
+    "Measurement",
+    "NonFiniteLossError",
+    "NondeterminismError",
+    "Objective",
+    "ParamSpace",
+    "SamSharpness",
+    "SamSharpnessSpread",
+    "SmallCNN",
+    "StandardError",
+    "ThalwegError",
+    "TopEigenvalues",
+    "TrainConfig",
+    "TrainingHistory",
+    "build_model",
+    "line_slice",
+    "linear_path",
+    "plot",
+    "register_model",
+    "sam_sharpness",
+    "sam_sharpness_spread",
+    "top_eigenvalues",
+    "train",
+]

@@ -1,0 +1,147 @@
+"""``thalweg measure``: one measure of a user's own network."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from thalweg.cli.console import errors, progress_bar
+from thalweg.cli.options import DataRoot, Device, Json, resolve_device
+from thalweg.core.imports import import_callable
+from thalweg.core.measurement import Measurement
+from thalweg.data.registry import load_data
+from thalweg.measures import MEASURES
+from thalweg.models.registry import build_model
+from thalweg.objective.losses import NAMED
+from thalweg.objective.objective import Objective
+from thalweg.report.plot import plot as plot_result
+from thalweg.training.checkpoint import load_weights
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def measure(
+    name: Annotated[str, typer.Argument(metavar="MEASURE", help=f"One of: {', '.join(MEASURES)}.")],
+    model: Annotated[str, typer.Option(help="small_cnn_bn, small_cnn, or module:callable of your own.")],
+    data: Annotated[
+        str,
+        typer.Option(help="fashion-mnist:train, fashion-mnist:test:1000, or module:callable of your own."),
+    ],
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Weights, .safetensors or .pt; give it twice for a path. Default: as the model is built."
+        ),
+    ] = None,
+    loss: Annotated[
+        str, typer.Option(help="cross_entropy, mse, or module:callable: (outputs, targets) -> (B,).")
+    ] = "cross_entropy",
+    batch_norm: Annotated[str, typer.Option(help="running, recalibrated or batch.")] = "running",
+    batch_size: Annotated[int | None, typer.Option(help="Partition in batch mode; default: 128.")] = None,
+    micro_batch: Annotated[str, typer.Option(help="Examples a pass, or auto.")] = "auto",
+    weight_decay: Annotated[float, typer.Option(help="Factor of an explicit L2 term.")] = 0.0,
+    calibration_data: Annotated[
+        str | None,
+        typer.Option(help="Data of recalibrated statistics, as --data; default: the data themselves."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="An argument of the measure, name=value; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the measure's random streams.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the result into this .png, .svg or .pdf.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure your own network.
+
+    Example: `thalweg measure top_eigenvalues --model pkg.mod:build --checkpoint w.safetensors
+    --data fashion-mnist:train:4096 --batch-norm running --set k=2 --seed 0 --json`
+    """
+    function = _measure_named(name)
+    arguments = _arguments(function, name, set_ or [], seed)
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    size = "auto" if micro_batch == "auto" else _whole_number("micro_batch", micro_batch)
+    examples, calibration = (
+        load_data(data, data_root),
+        calibration_data and load_data(calibration_data, data_root),
+    )
+    num_networks = 2 if list(inspect.signature(function).parameters)[:2] == ["a", "b"] else 1
+    checkpoints = checkpoint or []
+    if len(checkpoints) not in ({2} if num_networks == 2 else {0, 1}):
+        raise ValueError(
+            f"`checkpoint` must be given {'twice, for the two ends,' if num_networks == 2 else 'at most once'} for "
+            f"{name}, got {len(checkpoints)}."
+        )
+    place = resolve_device(device)
+    objectives = []
+    for i in range(num_networks):
+        network = build_model(model, seed)
+        if checkpoints:
+            load_weights(checkpoints[i], network)
+        objectives.append(
+            Objective(
+                network.to(place, DTYPES[dtype]).eval(),
+                examples,
+                loss=loss if loss in NAMED else import_callable(loss, "loss", tuple(NAMED)),
+                batch_norm=batch_norm,  # type: ignore[arg-type]
+                batch_size=batch_size,
+                micro_batch=size,
+                weight_decay=weight_decay,
+                calibration_data=calibration,
+            )
+        )
+    with progress_bar(name) as progress:
+        result = function(*objectives, **arguments, progress=progress)
+    if plot:
+        plot_result(result, plot)
+        errors.print(f"figure: {plot}", markup=False, soft_wrap=True)
+    print(json.dumps(result.to_dict(), allow_nan=False) if as_json else _text(result))
+
+
+def _measure_named(name: str) -> Any:
+    if name not in MEASURES:
+        raise ValueError(f"`measure` must be one of {', '.join(MEASURES)}, got {name!r}.")
+    return MEASURES[name]
+
+
+def _arguments(function: Any, name: str, settings: list[str], seed: int) -> dict[str, Any]:
+    known = {
+        p.name: p.default
+        for p in inspect.signature(function).parameters.values()
+        if p.name not in ("objective", "a", "b", "progress", "seed", "start")
+    }
+    arguments: dict[str, Any] = {"seed": seed} if "seed" in inspect.signature(function).parameters else {}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator or key not in known:
+            raise ValueError(
+                f"`set` must be name=value with a name among {', '.join(known)} for {name}, got {setting!r}."
+            )
+        try:
+            arguments[key] = json.loads(text)
+        except json.JSONDecodeError:
+            arguments[key] = text
+    return arguments
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"`{name}` must be auto or a whole number of at least 1, got {text!r}.")
+    return int(text)
+
+
+def _text(result: Measurement) -> str:
+    low, high = result.interval(0.95)
+    lines = [repr(result), f"95 % interval: {low:.6g} to {high:.6g}"]
+    for key, entry in result.to_dict().items():
+        if key not in ("measure", "value", "error", "provenance") and isinstance(entry, int | float | str):
+            lines.append(f"{key}: {entry:.6g}" if isinstance(entry, float) else f"{key}: {entry}")
+    return "\n".join(lines)
