@@ -53,7 +53,9 @@ def test_the_suffix_chooses_the_format(results, suffix, tmp_path):
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_equal_results_give_equal_files_whatever_the_user_set(results, suffix, tmp_path):
     plot(results["linear_path"], tmp_path / f"a{suffix}")
-    with matplotlib.rc_context({"lines.linewidth": 9, "svg.hashsalt": None, "font.size": 20}):
+    with matplotlib.rc_context(
+        {"svg.hashsalt": None, "font.size": 20, "figure.facecolor": "k", "axes.labelpad": 9}
+    ):
         plot(results["linear_path"], tmp_path / f"b{suffix}")
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 

@@ -165,13 +165,28 @@ def test_other_modes_take_the_ends_of_the_test_path():
     ]
     assert found.answer == "undecided"
     assert found.reason == "A1 lies below B; A2 lies above B."
-    assert verdict(records, "generalises-better", "recalibrated").answer == "not measured"
+    assert verdict(records[1:], "generalises-better", "recalibrated").answer == "not measured"
 
 
 def test_a_difference_within_the_test_samples_noise_is_undecided():
     records = [history(m, FAST, a) for m, a in (("A1", 0.902), ("A2", 0.901), ("B", 0.899))]
     assert (
         verdict([*records, path("running", "test", 1)], "generalises-better", "running").answer == "undecided"
+    )
+
+
+def test_an_unknown_number_of_test_examples_decides_nothing():
+    found = verdict(SAME, "generalises-better", "running")
+    assert found.answer == "undecided"
+    assert {(n.low, n.high) for n in found.numbers} == {(0.0, 1.0)}
+
+
+def test_some_of_the_test_examples_give_a_wider_interval():
+    some = replace(path("running", "test", 1.0), content={**path("running", "test", 1.0).content})
+    some.content["provenance"]["objective"] |= {"data": "another hash", "num_examples": 400}
+    found = verdict([*SAME, some], "generalises-better", "running")
+    assert found.numbers[0].high - found.numbers[0].value == pytest.approx(
+        1.959964 * math.sqrt(0.92 * 0.08 / 400)
     )
 
 
@@ -205,6 +220,13 @@ def test_the_whole_interval_of_each_network_must_lie_above(a1, a2, b, answer):
     assert (found.numbers[0].low, found.numbers[0].high) == a1
 
 
+def test_networks_on_one_side_are_named_together():
+    records = eigenvalues((50, 51), (40.5, 42), (40, 41))
+    assert verdict(records, "sharper-by-eigenvalue", "batch").reason == "A1 lies above B; A2 overlaps B."
+    records = eigenvalues((40.5, 51), (40.5, 42), (40, 41))
+    assert verdict(records, "sharper-by-eigenvalue", "batch").reason == "A1 and A2 overlap B."
+
+
 def test_a_mode_is_judged_by_its_own_records_and_b_serves_them_all():
     records = [*eigenvalues((50, 51), (50, 51), (40, 41)), eigenvalue("A1", "running", 30, 31)]
     assert verdict(records, "sharper-by-eigenvalue", "batch").answer == "agrees"
@@ -226,7 +248,7 @@ def test_both_ascents_must_agree():
     both = verdict(one + several, "sharper-by-perturbation", "batch")
     assert both.answer == "undecided"
     assert both.reason == "By one step, A1 lies above B; by several, A1 lies below B."
-    assert len(both.numbers) == 4
+    assert [n.note for n in both.numbers] == ["a lower bound"] * 4
 
 
 def test_single_batches_say_how_often_they_would_mislead():
@@ -269,11 +291,12 @@ def test_chances_count_pairs_and_halve_ties():
     ],
 )
 def test_curvature_predicts_where_its_order_is_that_of_success(a, b, lambda_b, answer, words):
-    records = [history("A1", *a), history("B", *b), *eigenvalues((50, 51), None, lambda_b, "running")]
+    records = [history("A1", *a), history("A2", *a), history("B", *b), path("running", "test", 1.0)]
+    records += eigenvalues((50, 51), None, lambda_b, "running")
     found = verdict(records, "lower-curvature-is-not-better", "running")
     assert found.answer == answer
     assert words in found.reason
-    assert len(found.numbers) == 6
+    assert len(found.numbers) == 2 + 3 + 3
 
 
 def test_a_missing_part_leaves_it_open():

@@ -150,6 +150,8 @@ def sharpness_figure(study: PaperRecords) -> PaperFigure:
     rows = _rows(lambda model, mode: any(find(model, mode, wanted) for *_, wanted in kinds))
     if not rows:
         return PaperFigure(name, title, "", "")
+    any_result: Any = study.all("sam_sharpness")[0].measurement
+    radius = any_result.radius
 
     def picture(narrow: bool) -> Figure:
         with draw.house_style():
@@ -163,7 +165,7 @@ def sharpness_figure(study: PaperRecords) -> PaperFigure:
                         value, height = record.measurement.value, row.height + lift
                         draw.draw_interval(ax, value, low, high, height, colour, marker=marker, label=kind)
             _mark_paper(ax, rows, "sam_sharpness")
-            ax.set_xlabel("S (rise in loss, nats)" if narrow else "S: rise in loss within radius 0.05 (nats)")
+            ax.set_xlabel("S (rise in loss, nats)" if narrow else f"S: rise in loss within {radius:g} (nats)")
             _finish_rows(figure, ax, narrow)
             return figure
 

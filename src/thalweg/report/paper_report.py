@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 from thalweg.core.atomic import replacing
 from thalweg.report.figures import figure_bytes, freeze_layout
 from thalweg.report.page import render_page, svg_uri, write_page
+from thalweg.report.paper_choices import choices
 from thalweg.report.paper_figures import paper_figures
 from thalweg.report.paper_layout import MODE_NAMES, PaperFigure
-from thalweg.report.paper_tables import choices, headline
+from thalweg.report.paper_tables import headline
 from thalweg.report.tables import flatten, format_interval, format_number, format_seconds, stages
 from thalweg.study.paper_claims import AS_TRAINED, Claim, Number, paper_claims
-from thalweg.study.paper_evidence import MODES, mode_of
+from thalweg.study.paper_evidence import (
+    MODELS,
+    MODES,
+    PaperRecords,
+    mode_of,
+    num_examples_of,
+    num_test_examples,
+)
 
 if TYPE_CHECKING:
     from thalweg.study.store import Record
@@ -61,6 +69,7 @@ def write_paper_report(
     page = render_page(
         "paper.html",
         preset=preset,
+        facts=_facts(records),
         settings=flatten(settings),
         claims=claims,
         tally=_tally(claims),
@@ -94,6 +103,22 @@ def _draw(figure: PaperFigure, folder: Path) -> Picture:
     )
 
 
+def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """What was trained on what, as far as the records tell."""
+    study = PaperRecords(records)
+    trained = [record for model in MODELS if (record := study.find("train", model))]
+    if not trained:
+        return []
+    first: Any = trained[0].measurement
+    num_train, num_test = num_examples_of(trained[0]), num_test_examples(study, trained[0])
+    return [
+        ("Networks", ", ".join(str(record.labels["model"]) for record in trained)),
+        ("Epochs", str(int(first.epochs[-1]))),
+        ("Training examples", f"{num_train:,}" if num_train else "not stated"),
+        ("Test examples", f"{num_test:,}" if num_test else "not stated"),
+    ]
+
+
 def _tally(claims: Sequence[Claim]) -> str:
     counts = Counter(verdict.answer for claim in claims for verdict in claim.verdicts)
     words = {"agrees": "agree", "disagrees": "disagree"}
@@ -106,9 +131,11 @@ def _tally(claims: Sequence[Claim]) -> str:
 
 
 def _format_claim_number(number: Number) -> tuple[str, str]:
-    return format_number(number.value, (number.high - number.low) / 2), format_interval(
-        number.low, number.high
-    )
+    """The value, and what stands behind it in brackets."""
+    interval = format_interval(number.low, number.high)
+    behind = [interval if interval != "exact" or not number.note else "", number.note]
+    half = (number.high - number.low) / 2
+    return format_number(number.value, half), ", ".join(word for word in behind if word)
 
 
 def _provenance(record: Record) -> dict[str, Any]:

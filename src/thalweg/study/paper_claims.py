@@ -39,12 +39,16 @@ NEGLIGIBLE_BARRIER = 0.02
 
 @dataclass(frozen=True)
 class Number:
-    """One number a verdict rests on, with the ends of its 95 % interval (equal where it is exact)."""
+    """One number a verdict rests on, with the ends of its 95 % interval (equal where it is exact).
+
+    `note` says what kind of number it is where the interval alone would mislead.
+    """
 
     name: str
     value: float
     low: float
     high: float
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,8 @@ def paper_claims(records: Sequence[Record]) -> tuple[Claim, ...]:
             "sharper-by-perturbation",
             "Batch norm is sharper by perturbation",
             "“S(A1) ≈ 0.1837, S(B) ≈ 0.0886.” (4.3)",
-            "In these runs, the rise in loss that an ascent of length 0.05 finds is larger with batch "
-            "norm than without.",
+            "In these runs, the rise in loss that an ascent within the ball finds is larger with batch norm "
+            "than without.",
             "S by one step and by several, on the same training examples for each network. Both are what the "
             "ascent found, a lower bound on the true maximum, so this orders the ascents' finds. Agrees if "
             "every batch-norm network lies above B by both.",
@@ -212,13 +216,15 @@ def accuracy_on_test_data(study: PaperRecords, model: str, mode: str) -> Number 
     """Final test accuracy with its binomial interval for the population the test examples come from.
 
     In a mode in which the training curves were not evaluated, the accuracy at the model's end of the test
-    path. ``None`` where there is neither.
+    path. ``None`` where there is neither; from 0 to 1 where nothing tells how many examples there were.
     """
     record = study.find("train", model, mode)
     path = study.find("linear_path", "-".join(BATCH_NORM_MODELS), mode, split="test")
     if record is not None:
         history: Any = record.measurement
         accuracy, n = float(history.test_accuracy[-1]), num_test_examples(study, record)
+        # A path over some of the test examples at least tells that there are so many.
+        n = n or (num_examples_of(path) if path else None)
     elif path is not None and model in BATCH_NORM_MODELS:
         result: Any = path.measurement
         end = 0 if model == BATCH_NORM_MODELS[0] else -1
@@ -227,8 +233,11 @@ def accuracy_on_test_data(study: PaperRecords, model: str, mode: str) -> Number 
         return None
     if math.isnan(accuracy):
         return None
-    half = StandardError(math.sqrt(accuracy * (1 - accuracy) / n)).half_width(0.95) if n else 0.0
-    return Number(f"test accuracy({model})", accuracy, accuracy - half, accuracy + half)
+    name = f"test accuracy({model})"
+    if n is None:
+        return Number(name, accuracy, 0.0, 1.0)
+    half = StandardError(math.sqrt(accuracy * (1 - accuracy) / n)).half_width(0.95)
+    return Number(name, accuracy, accuracy - half, accuracy + half)
 
 
 def _eigenvalue(study: PaperRecords, mode: str) -> Verdict:
@@ -250,7 +259,9 @@ def _perturbation(study: PaperRecords, mode: str) -> Verdict:
         found = {
             m: r.measurement for m in MODELS if (r := study.find("sam_sharpness", m, mode, num_steps=wanted))
         }
-        families[kind] = {m: Number(f"S({m}) {kind}", s.value, *s.interval(0.95)) for m, s in found.items()}
+        families[kind] = {
+            m: Number(f"S({m}) {kind}", s.value, *s.interval(0.95), "a lower bound") for m, s in found.items()
+        }
     verdict = _ordered(mode, families, larger=True)
     chances = []
     for size in (128, 512):
@@ -298,13 +309,14 @@ def _dissociation(convergence: Verdict, generalisation: Verdict, eigenvalue: Ver
 
 
 def _barrier(study: PaperRecords, mode: str) -> Verdict:
+    negligible = Number("negligible", NEGLIGIBLE_BARRIER, NEGLIGIBLE_BARRIER, NEGLIGIBLE_BARRIER)
     numbers, answers, words = [], [], []
     for split, data in (("train", "training"), ("test", "test")):
         record = study.find("linear_path", "-".join(BATCH_NORM_MODELS), mode, split=split)
         if record is None:
             continue
         number = Number(f"barrier, {data} data", record.measurement.value, *record.measurement.interval(0.95))
-        where = _side(number, Number("negligible", *[NEGLIGIBLE_BARRIER] * 3))
+        where = _side(number, negligible)
         numbers.append(number)
         answers.append({"above": "agrees", "below": "disagrees"}.get(where, "undecided"))
         words.append(f"{_VERBS[where]} {NEGLIGIBLE_BARRIER} on the {data} data")
@@ -343,8 +355,8 @@ def _ordered(mode: str, families: Mapping[str, Mapping[str, Number]], *, larger:
                 "undecided" if side == "overlaps" else "agrees" if side == expected else "disagrees"
             )
         for side, models in sides.items():
-            verb = {"above": "above", "below": "below", "overlaps": "not apart from"}[side]
-            phrase = f"{' and '.join(models)} {'lie' if len(models) > 1 else 'lies'} {verb} B"
+            verb = {"above": "lie{} above", "below": "lie{} below", "overlaps": "overlap{}"}[side]
+            phrase = f"{' and '.join(models)} {verb.format('' if len(models) > 1 else 's')} B"
             words.append(f"{kind}, {phrase}" if kind else phrase)
     if not answers:
         reason = "No network with batch norm was measured beside B."

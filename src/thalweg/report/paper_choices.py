@@ -1,0 +1,221 @@
+"""What the paper leaves open: our choice, and what the records say of the alternatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from thalweg.report.paper_tables import ascent_radius, batch_sizes, data_words, fields
+from thalweg.report.tables import MINUS, format_number
+from thalweg.study.paper_claims import one_step, several_steps
+from thalweg.study.paper_evidence import (
+    BATCH_NORM_MODELS,
+    MODELS,
+    MODES,
+    PLAIN_MODEL,
+    PaperRecords,
+    num_examples_of,
+    paper_value,
+)
+
+if TYPE_CHECKING:
+    from thalweg.study.store import Record
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something the paper leaves open: what was chosen, and what the records say of the alternatives."""
+
+    question: str
+    paper: str
+    ours: str
+    alternatives: tuple[str, ...]
+
+
+def choices(records: Sequence[Record]) -> list[Choice]:
+    """What the paper leaves open, each with our choice and what the records say of the alternatives."""
+    study = PaperRecords(records)
+    return [
+        Choice(
+            "Which function does a batch-norm network stand for when it is measured?",
+            "Not stated: running statistics, statistics of the batch, or recomputed ones.",
+            "All three, side by side; running statistics where one is needed.",
+            (
+                *_by_mode(study, "λmax", "top_eigenvalues", {}),
+                *_by_mode(study, "S", "sam_sharpness", {"num_steps": one_step}),
+            ),
+        ),
+        Choice(
+            "What steps does the learning rate take?",
+            "“StepLR”, without its step and factor.",
+            _schedule_words(study),
+            _learning_rates(study),
+        ),
+        Choice(
+            "What is the radius ε of the perturbation?",
+            "Not stated.",
+            f"{ascent_radius(study) or 0.05:g}, in the Euclidean norm of all parameters together; 0.05 is "
+            "SAM’s customary value.",
+            _against_paper(study, PLAIN_MODEL),
+        ),
+        Choice(
+            "How is the maximum over the ball found?",
+            "“SAM-style”, which is one step along the gradient; its formula says maximum.",
+            "Both: one step, and the best of several restarts of a projected ascent. Both are lower bounds.",
+            _by_steps(study),
+        ),
+        Choice(
+            "On which examples were the eigenvalue and S measured?",
+            "Not stated: all the training data, a subset, or one batch.",
+            "The training data, as many as the tables name; S also on single batches, one at a time.",
+            _by_data(study),
+        ),
+        Choice(
+            "Which matrix has the top eigenvalue?",
+            "“Hessian”; neither whether it was exact nor the solver or its tolerance.",
+            "The exact Hessian of the mean loss over those examples, by Lanczos with full "
+            "reorthogonalisation, stopped on the residual and reported with its bounds.",
+            (),
+        ),
+        Choice(
+            "How are the slice’s direction, span and data chosen?",
+            "“A random direction”, no normalisation or span stated.",
+            _slice_words(study),
+            _by_normalisation(study),
+        ),
+        Choice(
+            "What does a seed set?",
+            "“seed = 1”, 2 and 3: initialisation, data order or both.",
+            "Both, from two streams that share no numbers. A1 and B differ in seed as well as in batch "
+            "norm, as in the paper.",
+            (),
+        ),
+        Choice(
+            "What does “normalized to (0.5, 0.5)” mean?",
+            "Not spelt out.",
+            "Pixels in [0, 1], less 0.5, divided by 0.5: inputs in [−1, 1].",
+            (),
+        ),
+        Choice(
+            "Where do kernels, batch norm and pooling sit?",
+            "Two convolutions (32, 64), ReLU, MaxPool(2), dense layer of 128.",
+            "3 × 3 kernels with padding 1; batch norm after each convolution, then ReLU, then pooling; no "
+            "batch norm after the dense layer; PyTorch’s default initialisation; no weight decay, no "
+            "augmentation.",
+            (),
+        ),
+    ]
+
+
+def _by_mode(study: PaperRecords, symbol: str, measure: str, wanted: dict[str, Any]) -> tuple[str, ...]:
+    lines = []
+    for model in BATCH_NORM_MODELS:
+        found = [(mode, study.find(measure, model, mode, **wanted)) for mode in MODES]
+        each = [f"{mode} {format_number(r.measurement.value)}" for mode, r in found if r]
+        if each:
+            lines.append(f"{symbol}({model}): {', '.join(each)}{_paper_aside(measure, model)}")
+    return tuple(lines)
+
+
+def _paper_aside(measure: str, model: str) -> str:
+    value = paper_value(measure, model)
+    return "" if value is None else f" (paper {value:g})"
+
+
+def _schedule_words(study: PaperRecords) -> str:
+    record = study.find("train", BATCH_NORM_MODELS[0])
+    provenance = record.measurement.provenance if record else {}
+    step, factor = provenance.get("step_size", 2), provenance.get("gamma", 0.5)
+    return f"Step {step}, factor {factor:g}: the rate is multiplied by {factor:g} after every {step} epochs."
+
+
+def _learning_rates(study: PaperRecords) -> tuple[str, ...]:
+    record = study.find("train", BATCH_NORM_MODELS[0])
+    if record is None:
+        return ()
+    rates = [f"{float(rate):g}" for rate in fields(record).learning_rate[1:]]
+    return (f"As trained, epoch by epoch: {', '.join(rates)}",) if rates else ()
+
+
+def _against_paper(study: PaperRecords, model: str) -> tuple[str, ...]:
+    record = study.find("sam_sharpness", model, num_steps=one_step)
+    if record is None:
+        return ()
+    return (
+        f"S({model}), one step: "
+        f"{format_number(record.measurement.value)}{_paper_aside('sam_sharpness', model)}",
+    )
+
+
+def _by_steps(study: PaperRecords) -> tuple[str, ...]:
+    lines = []
+    for model in MODELS:
+        each = []
+        for mode in MODES if model != PLAIN_MODEL else MODES[:1]:
+            one = study.find("sam_sharpness", model, mode, num_steps=one_step)
+            several = study.find("sam_sharpness", model, mode, num_steps=several_steps)
+            if one and several:
+                where = f"{mode} " if model != PLAIN_MODEL else ""
+                values = [format_number(r.measurement.value) for r in (one, several)]
+                each.append(f"{where}{values[0]} → {values[1]}")
+        if each:
+            lines.append(f"S({model}), one step → several: {', '.join(each)}")
+    return tuple(lines)
+
+
+def _by_data(study: PaperRecords) -> tuple[str, ...]:
+    lines = []
+    for model in MODELS:
+        found = study.all("top_eigenvalues", model, MODES[0])
+        sizes = {n: format_number(r.measurement.value) for r in found if (n := num_examples_of(r))}
+        if len(sizes) > 1:
+            each = ", ".join(f"{value} on {n:,}" for n, value in sorted(sizes.items()))
+            lines.append(f"λmax({model}), running: {each}")
+    for model in MODELS:
+        whole = study.find("sam_sharpness", model, MODES[0], num_steps=one_step)
+        if whole is None:
+            continue
+        words = [f"{format_number(whole.measurement.value)} on {data_words(whole) or 'the data'}"]
+        for size in batch_sizes(study):
+            spread = study.find("sam_sharpness_spread", model, MODES[0], batch_size=size)
+            if spread:
+                samples = torch.as_tensor(fields(spread).samples).double()
+                words.append(
+                    f"{format_number(float(samples.min()))} to {format_number(float(samples.max()))} on "
+                    f"batches of {size}"
+                )
+        if len(words) > 1:
+            where = MODES[0] if model != PLAIN_MODEL else "no batch norm"
+            lines.append(f"S({model}), {where}: {'; '.join(words)}")
+    return tuple(lines)
+
+
+def _slice_words(study: PaperRecords) -> str:
+    found = study.all("line_slice")
+    if not found:
+        return "Filter-normalised Gaussian directions; not measured in this run."
+    result = fields(found[0])
+    span = f"α from {float(result.alphas[0]):g} to {float(result.alphas[-1]):g}".replace("-", MINUS)
+    n = num_examples_of(found[0])
+    over = f", on {n:,} examples" if n else ""
+    return (
+        f"{result.num_directions} Gaussian directions, filter-normalised, {span} at {len(result.alphas)} "
+        f"points{over}; a band shows how much the direction matters."
+    )
+
+
+def _by_normalisation(study: PaperRecords) -> tuple[str, ...]:
+    lines = []
+    for normalisation in ("filter", "raw"):
+        each = []
+        for model in (BATCH_NORM_MODELS[0], PLAIN_MODEL):
+            record = study.find("line_slice", model, MODES[0], normalisation=normalisation)
+            if record:
+                rise = (float(fields(record).losses[0]) + float(fields(record).losses[-1])) / 2
+                each.append(f"{model} {format_number(rise)}")
+        if each:
+            lines.append(f"Mean loss at the ends, {normalisation}, running: {', '.join(each)}")
+    return tuple(lines)

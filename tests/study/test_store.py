@@ -1,0 +1,124 @@
+"""The store: nothing lost, nothing doubled, and a clear word about trouble."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+
+from thalweg.core.measurement import ErrorBudget
+from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues
+from thalweg.study.store import SCHEMA, Record, Store, run_id
+
+
+def eigenvalues(value: float = 2.0, dim: int = 5000) -> TopEigenvalues:
+    """A result whose eigenvector is too large for the JSON text."""
+    return TopEigenvalues(
+        value=value,
+        error=ErrorBudget(solver=0.5),
+        provenance={"function": "top_eigenvalues", "objective": {"batch_norm": "batch"}},
+        eigenvalues=torch.tensor([value], dtype=torch.float64),
+        eigenvectors=torch.arange(dim, dtype=torch.float32)[:, None],
+        residuals=torch.tensor([0.5], dtype=torch.float64),
+        num_matvecs=3,
+        num_subset_matvecs=4,
+        lower_bound=value,
+        upper_bound=float("inf"),
+        confidence=0.99,
+    )
+
+
+def record(store: Store, task: str = "t", value: float = 2.0) -> Record:
+    return Record(
+        run="r",
+        task=task,
+        content=eigenvalues(value).to_dict(store.arrays),
+        labels={"model": "A1"},
+        seconds=1.5,
+        host="h",
+        versions={"torch": "2"},
+        arrays=store.arrays,
+    )
+
+
+def test_what_is_appended_is_read_back_with_its_arrays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.writing():
+        store.append(record(store))
+    (read,) = Store(tmp_path).records()
+    assert (read.run, read.task, read.measure, read.batch_norm) == ("r", "t", "top_eigenvalues", "batch")
+    assert (dict(read.labels), read.seconds, read.host) == ({"model": "A1"}, 1.5, "h")
+    found = read.measurement
+    assert isinstance(found, TopEigenvalues)
+    assert found.eigenvectors is not None
+    assert torch.equal(found.eigenvectors[:, 0], torch.arange(5000, dtype=torch.float32))
+    assert found.value == 2.0
+    assert found.error.solver == 0.5
+
+
+def test_a_line_begins_with_the_promised_keys_and_is_strict_json(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    line = record(store).to_line()
+    row = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert list(row)[:5] == ["run", "measure", "value", "error", "provenance"]
+    assert row["schema"] == SCHEMA
+    assert row["upper_bound"] is None, "infinity has no JSON form"
+
+
+def test_a_torn_last_line_is_ignored_then_cut_off(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.writing():
+        store.append(record(store, "whole"))
+    whole = store.file.read_bytes()
+    store.file.write_bytes(whole + record(store, "torn").to_line().encode()[:-20])
+    assert [r.task for r in store.records()] == ["whole"]
+    assert len(store.file.read_bytes()) > len(whole), "reading changes nothing"
+    with store.writing():
+        store.append(record(store, "next"))
+    assert [r.task for r in store.records()] == ["whole", "next"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{nonsense\n", "line 1 is not a record"), ("[1]\n", "line 1 is not a record"), ('{"schema": 99}\n', "schema 99")],
+)
+def test_a_whole_line_that_is_no_record_is_an_error(tmp_path: Path, line: str, message: str) -> None:
+    store = Store(tmp_path)
+    store.file.write_text(line)
+    with pytest.raises(ValueError, match=message):
+        store.records()
+
+
+def test_a_missing_store_is_empty_and_reading_makes_nothing(tmp_path: Path) -> None:
+    assert Store(tmp_path / "none").records() == []
+    assert not (tmp_path / "none").exists()
+
+
+def _hold(path: Path, ready: multiprocessing.synchronize.Event, leave: multiprocessing.synchronize.Event) -> None:
+    with Store(path).writing():
+        ready.set()
+        leave.wait(30)
+
+
+def test_a_second_writer_is_told_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, ready, leave))
+    other.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(ValueError, match="another one is at work"), Store(tmp_path).writing():
+            pytest.fail("two writers at once")
+    finally:
+        leave.set()
+        other.join()
+    with Store(tmp_path).writing():
+        pass  # free again
+
+
+def test_run_ids_tell_configurations_apart_and_ignore_order() -> None:
+    assert run_id({"a": 1, "b": 2}) == run_id({"b": 2, "a": 1})
+    assert run_id({"a": 1}) != run_id({"a": 2})
