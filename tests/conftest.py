@@ -19,6 +19,12 @@ ROOT = str(Path(__file__).parents[1])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Torch's own first `jvp` loads decompositions that it compiles with its own deprecated compiler."""
+    config.addinivalue_line("filterwarnings", "ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+
 HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",

@@ -286,6 +286,7 @@ def test_hash_tensors_sees_dtype_shape_and_bytes_but_no_layout():
     others = [x.double(), x.reshape(2, 12), x + 1, torch.zeros(0), torch.zeros(0, 2), x.bfloat16(), x > 3]
     hashes = {hash_tensors(t) for t in [x, *others]}
     assert len(hashes) == 8
+    assert hash_tensors(torch.zeros(3)) != hash_tensors(torch.zeros(3, dtype=torch.int32)), "the same bytes"
     assert hash_tensors(x, x) != hash_tensors(x)
     assert len(hash_tensors(x)) == 16
     assert hash_tensors(torch.tensor(1.0)) != hash_tensors(torch.tensor([1.0]))

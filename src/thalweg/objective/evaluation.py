@@ -64,17 +64,22 @@ def evaluate_points(
             for micro in objective._micro_batches():
                 parts = [_losses_and_correct(o, micro, allow_non_finite) for o in placed]
                 rows.append((torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])))
+                if on_point:
+                    on_point(done + len(chunk) * micro.stop // objective.num_examples)
         losses.append(torch.cat([row[0] for row in rows], dim=1).cpu())
         correct.append(torch.cat([row[1] for row in rows], dim=1).cpu())
         done += len(chunk)
-        if on_point:
-            on_point(done)
     if not losses:
         raise ValueError("`points` must hold at least one point, got none.")
     example_losses = torch.cat(losses)
     return PointEvaluations(
         example_losses.double().mean(1), torch.cat(correct).double().mean(1), example_losses
     )
+
+
+def l2_term(params: Tensor, weight_decay: float) -> float:
+    """``weight_decay / 2 * ||params||^2``, summed in float64 on the CPU: not every device knows float64."""
+    return 0.5 * weight_decay * float(params.cpu().double().square().sum()) if weight_decay else 0.0
 
 
 def _placed(objective: Objective, points: list[Point]) -> list[Objective]:

@@ -17,6 +17,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
     # Wrappers around the user's own network: compiled, data parallel.
     while type(model).__name__ in ("OptimizedModule", "DataParallel", "DistributedDataParallel"):
         model = getattr(model, "_orig_mod", None) or model.module  # type: ignore[assignment]
+    scripted = [k for k, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+    if scripted:
+        # Their batch norm cannot be told apart, nor their parameters swapped.
+        raise TypeError(
+            f"`model` must not hold TorchScript modules, got one at {scripted[0]!r}; pass the module it was "
+            "scripted from."
+        )
     # Shapes are unknown until a first pass.
     tensors = [*model.named_parameters(), *model.named_buffers()]
     lazy = [k for k, t in tensors if nn.parameter.is_lazy(t)]
@@ -62,6 +69,17 @@ def refuse_mixed_parameters(model: nn.Module) -> None:
         )
 
 
+def check_sums(leaves: list[Any], same_structure: bool) -> None:
+    if not all(isinstance(leaf, Tensor) for leaf in leaves):
+        odd = next(type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor))
+        raise TypeError(
+            f"`fn` must return a tensor, or a tuple, list or dictionary of tensors, got {odd}; "
+            "wrap numbers in torch.tensor."
+        )
+    if not same_structure:
+        raise ValueError("`fn` must return the same structure for every micro-batch, got another one.")
+
+
 def check_index(index: Tensor, num_examples: int) -> None:
     if index.ndim != 1 or index.dtype not in (torch.int64, torch.int32) or not len(index):
         raise ValueError(
@@ -75,7 +93,7 @@ def check_index(index: Tensor, num_examples: int) -> None:
 
 
 def check_buffers(given: Mapping[str, Tensor], own: Mapping[str, Tensor], computed: Collection[str]) -> None:
-    """Raise unless each buffer is one of `own`, or belongs to a layer that computes its statistics itself."""
+    """Raise unless each buffer is one of `own`, or is computed anyway and would be ignored."""
     for name, buffer in given.items():
         if name in own:
             if buffer.shape != own[name].shape:
@@ -83,7 +101,7 @@ def check_buffers(given: Mapping[str, Tensor], own: Mapping[str, Tensor], comput
                     f"`buffers` must keep the shapes: {name!r} has {tuple(own[name].shape)}, "
                     f"got {tuple(buffer.shape)}."
                 )
-        elif name.rpartition(".")[0] not in computed:
+        elif name not in computed:
             raise ValueError(
                 f"`buffers` must name the model's floating buffers, got {name!r}; they are "
                 f"{', '.join(own) or 'none'}."

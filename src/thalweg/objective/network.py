@@ -11,7 +11,6 @@ from torch.func import functional_call
 
 from thalweg.core.errors import NondeterminismError
 from thalweg.core.param_space import ParamSpace
-from thalweg.core.rng import preserved_global_rng
 from thalweg.objective.batch_norm import (
     BatchNormMode,
     batch_norm_layers,
@@ -20,6 +19,7 @@ from thalweg.objective.batch_norm import (
     prepare_batch_norm,
 )
 from thalweg.objective.guards import refuse_mixed_parameters
+from thalweg.objective.isolation import isolated
 from thalweg.objective.losses import Batch, Loss, LossModule, check_per_example
 
 
@@ -66,13 +66,19 @@ class PureNetwork:
         return {k: p.detach() for k, p in self.model.named_parameters()}
 
     @property
+    def computed_buffers(self) -> frozenset[str]:
+        """Names of the statistics that each batch computes in ``batch`` mode, so that no point holds them."""
+        layers = self.norm_layers if self.mode == "batch" else {}
+        return frozenset(k for k, _ in self.model.named_buffers() if is_statistic(k, layers))
+
+    @property
     def buffers(self) -> dict[str, Tensor]:
-        """The buffers that belong to a point: floating ones, but for statistics that each batch computes."""
-        computed = self.norm_layers if self.mode == "batch" else {}
+        """The buffers that belong to a point: floating ones, but for those computed anyway."""
+        computed = self.computed_buffers
         return {
             k: b.detach()
             for k, b in self.model.named_buffers()
-            if b.is_floating_point() and not is_statistic(k, computed)
+            if b.is_floating_point() and k not in computed
         }
 
     @property
@@ -102,7 +108,8 @@ class PureNetwork:
     def probe(self, batch: Batch, num_examples: int, tensors: Mapping[str, Tensor]) -> None:
         """Run one micro-batch twice: shape of the loss, determinism, what is written, order of layers."""
         self._writes_inputs = True  # until it is known
-        with torch.no_grad(), preserved_global_rng():
+        device = next(iter(tensors.values())).device
+        with isolated(device), torch.no_grad():
             own = {k: v.clone() for k, v in tensors.items()}
             seen = _cloned(batch)
             params = {k: v._version for k, v in own.items()}

@@ -16,19 +16,21 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from thalweg.core.errors import NonFiniteLossError
-from thalweg.core.rng import generator, preserved_global_rng
+from thalweg.core.rng import generator
 from thalweg.objective.batch_norm import MODES, BatchNormMode, recalibrate_batch_norm
 from thalweg.objective.description import describe
-from thalweg.objective.evaluation import Evaluation, Point, PointEvaluations, evaluate_points
+from thalweg.objective.evaluation import Evaluation, Point, PointEvaluations, evaluate_points, l2_term
 from thalweg.objective.examples import Examples, read_examples
 from thalweg.objective.guards import (
     check_buffers,
     check_count,
     check_index,
+    check_sums,
     refuse_active_dropout,
     refuse_batch_of_one,
     unwrapped,
 )
+from thalweg.objective.isolation import isolated
 from thalweg.objective.losses import Batch, Loss, cast_floating
 from thalweg.objective.micro_batch import MicroBatch, resolve_micro_batch
 from thalweg.objective.network import PureNetwork
@@ -151,7 +153,7 @@ class Objective:
                 f"got {tuple(params.shape)}."
             )
         given = dict(buffers or {})
-        check_buffers(given, self.buffers, self._network.norm_layers)
+        check_buffers(given, self.buffers, self._network.computed_buffers)
         given = {k: v.detach().to(self.buffers[k], copy=True) for k, v in given.items() if k in self.buffers}
         return self._variant(
             params=params.detach().to(self.params, copy=True), buffers={**self.buffers, **given}
@@ -204,7 +206,6 @@ class Objective:
 
     def to_dtype(self, dtype: torch.dtype) -> Objective:
         """The same objective in another floating dtype; models that fix a dtype inside may refuse."""
-
         if not dtype.is_floating_point:
             raise ValueError(f"`dtype` must be a floating one such as torch.float64, got {dtype}.")
 
@@ -260,7 +261,7 @@ class Objective:
             float(result.losses[0]),
             None if math.isnan(accuracy) else accuracy,
             self.num_examples,
-            self._penalty(),
+            l2_term(self.params, self.weight_decay),
         )
 
     def evaluate_points(
@@ -276,7 +277,7 @@ class Objective:
         points
             ``(params (P,), buffers or None)`` each; lazily made ones are held a group at a time.
         on_point
-            Called with the number of points done.
+            Called after each micro-batch with the points done, those under way by the share of the data seen.
         allow_non_finite
             Keep NaN and infinity in the result instead of raising: for surfaces that reach that far.
 
@@ -285,7 +286,7 @@ class Objective:
         NonFiniteLossError
             Naming the first batch whose loss is not finite.
         """
-        with preserved_global_rng():
+        with isolated(self.device):
             return evaluate_points(self, points, on_point, allow_non_finite)
 
     def gradient(self) -> Tensor:
@@ -316,14 +317,15 @@ class Objective:
         """
         total: list[Tensor] | None = None
         structure = None
-        with preserved_global_rng():
+        with isolated(self.device):
             if self._recalibrates:
                 # Known before `fn` starts a transform, inside which they would be that transform's tensors.
                 _ = self.effective_buffers
             for micro in self._micro_batches():
-                leaves, structure = pytree.tree_flatten(fn(micro))
+                leaves, form = pytree.tree_flatten(fn(micro))
+                check_sums(leaves, form == structure or total is None)
                 if total is None:
-                    total = [leaf.clone() for leaf in leaves]
+                    total, structure = [leaf.clone() for leaf in leaves], form
                 else:
                     for accumulated, leaf in zip(total, leaves, strict=True):
                         accumulated += leaf
@@ -365,12 +367,6 @@ class Objective:
         convolves = any(isinstance(m, nn.Conv2d) for m in self._network.model.modules())
         return examples.in_channels_last() if convolves else examples
 
-    def _penalty(self) -> float:
-        if not self.weight_decay:
-            return 0.0
-        # Not every device knows float64.
-        return 0.5 * self.weight_decay * float(self.params.cpu().double().square().sum())
-
     def _micro_batches(self, examples: Examples | None = None) -> Iterator[MicroBatch]:
         examples = self._examples if examples is None else examples
         for start in range(0, examples.num_examples, self.micro_batch):
@@ -389,7 +385,7 @@ class Objective:
     def _recalibrated(self, objectives: list[Objective]) -> list[Named]:
         """Buffers of each point with the exact statistics over the calibration data in place."""
         layers = {name: self._network.norm_layers[name] for name in self._network.norm_order}
-        with preserved_global_rng():
+        with isolated(self.device):
             return recalibrate_batch_norm(
                 layers,
                 [o.buffers for o in objectives],

@@ -1,0 +1,26 @@
+"""Evaluation that neither feels nor changes the state around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from thalweg.core.rng import preserved_global_rng
+
+
+@contextmanager
+def isolated(device: torch.device) -> Iterator[None]:
+    """Keep the global generators, and switch ambient autocast and inference mode off.
+
+    Under the caller's autocast the same objective would give another value, which its provenance would not
+    show; tensors made in inference mode cannot be differentiated. What a model switches on itself stays.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(preserved_global_rng())
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if torch.is_autocast_enabled(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        yield

@@ -1,0 +1,259 @@
+"""What every measure owes its caller, whatever it measures: one test for all of `thalweg.MEASURES`."""
+
+import functools
+import inspect
+import json
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.networks import images, mlp, residual, vectors
+from torch import Tensor
+
+import thalweg as tw
+from thalweg.objective.batch_norm import MODES, BatchNormMode
+
+
+@dataclass(frozen=True)
+class Call:
+    """Cheap arguments for one measure, on 21 examples in batches of 8, 8 and 5."""
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    takes_two: bool = False
+    seeded: bool = True
+    # Results are compared to within this fraction of the larger between micro-batches and dtypes.
+    rounding: float = 1e-9
+    single: float = 1e-3
+
+
+# A measure that is not here fails `test_every_measure_has_an_entry`.
+CALLS = {
+    "top_eigenvalues": Call({"k": 2, "rtol": 1e-4}, rounding=1e-5, single=1e-2),
+    "sam_sharpness": Call({"num_steps": 2, "num_restarts": 2}),
+    "sam_sharpness_spread": Call({"batch_size": 7, "num_batches": 3}),
+    "line_slice": Call({"num_points": 5, "num_directions": 2}),
+    "linear_path": Call({"num_points": 5}, takes_two=True, seeded=False),
+}
+NAMES = [name for name in tw.MEASURES if name in CALLS]
+DEVICES = [
+    "cpu",
+    *(["cuda"] if torch.cuda.is_available() else []),
+    *(["mps"] if torch.backends.mps.is_available() else []),
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small only wait for further threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def network(seed: int, dtype: torch.dtype = torch.float64, device: str = "cpu") -> torch.nn.Module:
+    return residual(seed, dtype).to(device)
+
+
+def objectives(
+    name: str,
+    mode: BatchNormMode = "running",
+    micro_batch: int = 5,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+) -> list[tw.Objective]:
+    """One objective, or two points of one function."""
+    x, y = images(21)
+    return [
+        tw.Objective(
+            network(seed, dtype, device),
+            (x.to(dtype), y),
+            batch_norm=mode,
+            batch_size=8,
+            micro_batch=micro_batch,
+        )
+        for seed in ([0, 1] if CALLS[name].takes_two else [0])
+    ]
+
+
+def measure(name: str, *args: tw.Objective, seed: int | None = 3, **more: Any) -> tw.Measurement:
+    call = CALLS[name]
+    seeded = {"seed": seed} if call.seeded else {}
+    return tw.MEASURES[name](*args, **call.arguments, **seeded, **more)
+
+
+@functools.cache
+def reference(name: str, mode: BatchNormMode = "running") -> tw.Measurement:
+    """What the measure gives on one objective in double precision: computed once, never changed."""
+    return measure(name, *objectives(name, mode))
+
+
+def numbers(result: tw.Measurement) -> dict[str, Tensor]:
+    """The value and every array of a result, in float64."""
+    found = {"value": torch.tensor(result.value, dtype=torch.float64)}
+    for f in fields(result):
+        entry = getattr(result, f.name)
+        if isinstance(entry, Tensor):
+            found[f.name] = entry.double()
+    return found
+
+
+def test_every_measure_has_an_entry():
+    assert set(tw.MEASURES) == set(CALLS), "add the new measure's cheap arguments to CALLS"
+    assert all(getattr(tw, name) is function for name, function in tw.MEASURES.items())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_touched(name, mode, unchanged):
+    data = images(21)
+    models = [network(seed) for seed in ([0, 1] if CALLS[name].takes_two else [0])]
+    for model in models:
+        model.eval()(data[0]).square().sum().backward()
+        model.train()
+        list(model.modules())[-1].eval()
+    with unchanged(models, data):
+        built = [tw.Objective(m, data, batch_norm=mode, batch_size=8, micro_batch=5) for m in models]
+        points = [(o.params, o.buffers) for o in built]
+        with unchanged(points):
+            assert measure(name, *built).value == reference(name, mode).value
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_results_survive_json(name, mode, tmp_path):
+    result = reference(name, mode)
+    assert isinstance(result, tw.Measurement)
+    assert result.measure == name
+    for arrays in (None, tmp_path):
+        text = json.dumps(result.to_dict(arrays), allow_nan=False)
+        back = tw.Measurement.from_dict(json.loads(text), arrays)
+        assert type(back) is type(result)
+        for f in fields(result):
+            ours, theirs = getattr(result, f.name), getattr(back, f.name)
+            if isinstance(ours, Tensor):
+                assert isinstance(theirs, Tensor)
+                assert ours.dtype == theirs.dtype
+                assert torch.equal(ours.nan_to_num(), theirs.nan_to_num()), f.name
+                assert torch.equal(ours.isnan(), theirs.isnan()), f.name
+        assert back == result
+        assert json.dumps(back.to_dict(arrays), allow_nan=False) == text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_result_says_of_itself(name):
+    result = reference(name, "recalibrated")
+    assert math.isfinite(result.value)
+    low, high = result.interval()
+    assert low <= result.value <= high
+    assert "\n" not in repr(result)
+    assert repr(result).startswith(f"{type(result).__name__}(")
+    provenance = result.provenance
+    assert provenance["function"] == name
+    assert provenance["objective"]["batch_norm"] == "recalibrated"
+    # Every argument but the objectives and the progress bar, defaults included.
+    signature = inspect.signature(tw.MEASURES[name]).parameters
+    taken = {n for n in signature if n not in ("objective", "a", "b", "trajectory", "progress")}
+    assert set(provenance["arguments"]) == taken
+    for argument, value in CALLS[name].arguments.items():
+        assert provenance["arguments"][argument] == value
+    json.dumps(provenance, allow_nan=False)
+    for entry in vars(result).values():
+        assert not isinstance(entry, Tensor) or (entry.device.type == "cpu" and not entry.requires_grad)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_result_whatever_the_global_state(name, mode):
+    first = reference(name, mode)
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002 - the global state is the point
+    random.seed(99)
+    assert measure(name, *objectives(name, mode)) == first
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if CALLS[n].seeded])
+def test_the_seed_matters_and_must_be_given(name):
+    built = objectives(name)
+    first, other = numbers(reference(name)), numbers(measure(name, *built, seed=4))
+    assert any(not torch.equal(first[k], other[k]) for k in first), "another seed, other random numbers"
+    with pytest.raises(TypeError, match="seed"):
+        tw.MEASURES[name](*built, **CALLS[name].arguments)
+    with pytest.raises(TypeError, match="`seed` must be an integer"):
+        measure(name, *built, seed=None)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_micro_batch_changes_nothing_beyond_rounding(name, mode):
+    small, large = numbers(reference(name, mode)), numbers(measure(name, *objectives(name, mode, 30)))
+    tolerance = CALLS[name].rounding
+    assert small["value"].item() == pytest.approx(large["value"].item(), rel=tolerance, abs=tolerance)
+    assert {k: v.shape for k, v in small.items()} == {k: v.shape for k, v in large.items()}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_device_and_dtype(name, mode, dtype, device):
+    if device == "mps" and dtype == torch.float64:
+        pytest.skip("this device knows no float64")
+    exact = reference(name, mode)
+    result = measure(name, *objectives(name, mode, dtype=dtype, device=device))
+    tolerance = CALLS[name].rounding if dtype == torch.float64 else CALLS[name].single
+    assert result.value == pytest.approx(exact.value, rel=tolerance, abs=tolerance)
+    assert result.provenance["objective"]["dtype"] == str(dtype).removeprefix("torch.")
+    assert result.provenance["objective"]["device"] == device
+    for entry in vars(result).values():
+        assert not isinstance(entry, Tensor) or entry.device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_batch_norm_the_modes_agree(name):
+    values = set()
+    for mode in MODES:
+        built = [
+            tw.Objective(mlp(seed), vectors(21), batch_norm=mode, batch_size=8, micro_batch=5)
+            for seed in ([0, 1] if CALLS[name].takes_two else [0])
+        ]
+        values.add(measure(name, *built).value)
+    assert len(values) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_progress_rises_to_its_total(name):
+    calls: list[tuple[int, int]] = []
+    built = objectives(name)
+    with_progress = measure(name, *built, progress=lambda done, total: calls.append((done, total)))
+    assert calls, "no progress was reported"
+    done = [c[0] for c in calls]
+    assert done == sorted(done)
+    assert calls[-1][0] == calls[-1][1]
+    assert with_progress == reference(name), "watching changes nothing"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_interrupt_leaves_everything_as_it_was(name, mode, unchanged):
+    built = objectives(name, mode)
+
+    def stop(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt("stop")
+
+    points = [(o.params, o.buffers) for o in built]
+    with unchanged(points), pytest.raises(KeyboardInterrupt, match="stop"):
+        measure(name, *built, progress=stop)
+    assert measure(name, *built) == reference(name, mode)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_broken_network_is_never_measured_in_silence(name):
+    built = [o.at(torch.full_like(o.params, math.nan)) for o in objectives(name)]
+    with pytest.raises(tw.NonFiniteLossError, match=r"example 0, in the batch of examples 0 to 4|not finite"):
+        measure(name, *built)
