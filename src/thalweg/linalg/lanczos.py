@@ -1,0 +1,213 @@
+"""Extreme eigenpairs of a symmetric operator: thick-restart block Lanczos with full reorthogonalisation.
+
+The block starts from warm vectors, if any, and always from random ones too. A small residual proves that *an*
+eigenvalue is near; that it is the largest rests on the random vectors, through `certificate`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from thalweg.core.errors import ConvergenceError
+from thalweg.linalg.block_krylov import BlockKrylov
+from thalweg.linalg.eigen_solution import EigenSolution
+from thalweg.linalg.linear_operator import LinearOperator
+from thalweg.linalg.wanted_pairs import WantedPairs, Which
+
+
+def lanczos_eigenpairs(
+    operator: LinearOperator,
+    k: int = 1,
+    *,
+    rng: torch.Generator,
+    which: Which = "top",
+    rtol: float = 1e-3,
+    start: Tensor | None = None,
+    num_random: int = 1,
+    min_steps: int = 3,
+    certify_rtol: float | None = None,
+    confidence: float = 0.99,
+    max_matvecs: int = 2000,
+    max_basis: int | None = None,
+    max_memory_bytes: int = 2 << 30,
+) -> EigenSolution:
+    """Compute k extreme eigenpairs.
+
+    It stops at the first block product after which (1) at least `min_steps` were made, (2) every wanted pair
+    has a residual of at most `rtol` times the largest absolute Ritz value, so that `rtol` bounds its
+    distance to an eigenvalue relative to ||A||, (3) no other pair's residual interval reaches past the last
+    wanted value, and (4) the certificate is as tight as `certify_rtol` asks. An invariant subspace also ends
+    it, once fresh random vectors have confirmed it. After a restart (3) holds up the stop for `PATIENCE`
+    products only.
+
+    Which eigenvalue a pair belongs to rests on the random vectors. For the first, `top` and `bottom` of the
+    result say how surely. For later ones mind that a Krylov space takes eigenvalues closer together than the
+    residuals, or equal, for one, unless the block has as many columns: lower `rtol` or raise `num_random`.
+
+    Parameters
+    ----------
+    operator
+        A, symmetric, float32 or float64.
+    k
+        Pairs at each end asked for.
+    rng
+        CPU generator of the random vectors.
+    which
+        "top" (largest first), "bottom" (smallest first) or "both".
+    rtol
+        Bound on each residual over ||A||, in [64 eps, 1) of the operator's dtype.
+    start
+        ``(P, W)`` warm vectors, such as eigenvectors of a smaller problem; need not be orthonormal or
+        independent. They must not depend on the numbers that `rng` will give.
+    num_random
+        Random vectors in the first block, at least 1. A second one costs a column in each product and is
+        worth about one more product to the probabilistic bound.
+    min_steps
+        Least number of block products; each gives the random vectors another chance to show a missed
+        direction.
+    certify_rtol
+        Go on until the probabilistic bound is within this, relative to ||A||, of the extreme Ritz value.
+        ``None`` reports the bound as it is.
+    confidence
+        Of the probabilistic bound.
+    max_matvecs
+        Most columns to multiply.
+    max_basis
+        Most basis vectors to hold, beyond what `max_memory_bytes` says.
+    max_memory_bytes
+        Bound on basis, products and returned vectors together.
+
+    Raises
+    ------
+    ConvergenceError
+        `max_matvecs` is spent; carries the partial `EigenSolution`.
+    NonFiniteLossError
+        A product is not finite.
+    ValueError
+        An argument is out of range, or the memory does not hold the smallest basis that works.
+
+    References
+    ----------
+    Wu and Simon (2000), SIAM J. Matrix Anal. Appl. 22(2): thick restart. Golub and Underwood (1977): block
+    Lanczos.
+    """
+    num_wanted = 2 * k if which == "both" else k
+    _check_arguments(operator, k, num_wanted, which, rtol, num_random, min_steps, confidence)
+    warm = _warm_rows(operator, start)
+    block = min(len(warm) + num_random, operator.dim)
+    if max_matvecs < block:
+        raise ValueError(f"`max_matvecs` must allow the first block of {block} columns, got {max_matvecs}.")
+    capacity = _capacity(operator, num_wanted, 1 + (which == "both"), block, max_basis, max_memory_bytes)
+    process = BlockKrylov(operator, warm, num_random, capacity, rng, negligible=1e-3 * rtol)
+    pairs = WantedPairs(process, k, which, confidence)
+    first_step = 0  # of the present search
+    last_values = None  # wanted values of the last search that ended in an invariant subspace
+
+    while True:
+        if process.num_matvecs + process.num_pending > max_matvecs:
+            partial = pairs.solution(converged=False)
+            raise ConvergenceError(pairs.complaint(partial, rtol, max_matvecs), partial)
+        process.step()
+        pairs.update()
+        tolerance = rtol * process.norm
+        if process.complete:
+            return pairs.solution(converged=True)
+        enough = process.num_steps - first_step >= min_steps
+        if process.exhausted:
+            # All that the start could see is here. Further copies, and what it missed, show to fresh vectors.
+            values = pairs.values[pairs.wanted]
+            if last_values is not None and bool(((values - last_values).abs() <= tolerance).all()):
+                return pairs.solution(converged=True)
+            last_values = values if len(values) == num_wanted else None
+            pairs.make_room(2 * num_random)
+            process.add_random(num_random)
+            if process.exhausted:  # what is left of the space is smaller than rounding
+                return pairs.solution(converged=True)
+            first_step = process.num_steps
+            continue
+        if (
+            pairs.settled(tolerance)
+            and enough
+            and (certify_rtol is None or pairs.gap() <= certify_rtol * process.norm)
+        ):
+            return pairs.solution(converged=True)
+        pairs.make_room(process.num_pending)
+
+
+def _check_arguments(
+    operator: LinearOperator,
+    k: int,
+    num_wanted: int,
+    which: str,
+    rtol: float,
+    num_random: int,
+    min_steps: int,
+    confidence: float,
+) -> None:
+    if which not in ("top", "bottom", "both"):
+        raise ValueError(f'`which` must be "top", "bottom" or "both", got {which!r}.')
+    if operator.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"`operator` must be float32 or float64, got {operator.dtype}: too coarse to orthogonalise."
+        )
+    if k < 1:
+        raise ValueError(f"`k` must be at least 1, got {k}.")
+    if num_wanted > operator.dim:
+        ends = " at both ends" if num_wanted > k else ""
+        raise ValueError(
+            f"`k` = {k}{ends} asks for {num_wanted} eigenpairs of a matrix that has {operator.dim}."
+        )
+    least = 64 * torch.finfo(operator.dtype).eps
+    if not least <= rtol < 1:
+        raise ValueError(
+            f"`rtol` must lie in [{least:.2g}, 1) for {operator.dtype}, got {rtol}; below, rounding decides."
+        )
+    if num_random < 1:
+        raise ValueError(
+            f"`num_random` must be at least 1, got {num_random}: "
+            "without a random vector nothing shows what was missed."
+        )
+    if min_steps < 1:
+        raise ValueError(f"`min_steps` must be at least 1, got {min_steps}.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must lie in (0, 1), got {confidence}; 0.99 is customary.")
+
+
+def _warm_rows(operator: LinearOperator, start: Tensor | None) -> Tensor:
+    if start is None:
+        return torch.zeros(0, operator.dim, dtype=operator.dtype, device=operator.device)
+    if start.ndim != 2 or start.shape[0] != operator.dim:
+        raise ValueError(
+            f"`start` must have shape ({operator.dim}, W), warm vectors as columns, got {tuple(start.shape)}."
+        )
+    if not bool(torch.isfinite(start).all()):
+        raise ValueError("`start` must be finite, got NaN or infinity; leave it out for a cold start.")
+    return start.detach().T.to(operator.device, operator.dtype).contiguous()
+
+
+def _capacity(
+    operator: LinearOperator,
+    num_wanted: int,
+    num_ends: int,
+    block: int,
+    max_basis: int | None,
+    max_memory_bytes: int,
+) -> int:
+    """Basis vectors that fit beside a product, its copy and the returned vectors."""
+    bytes_per_vector = operator.dim * torch.finfo(operator.dtype).bits // 8
+    beside = 2 * block + num_wanted
+    fit = max_memory_bytes // bytes_per_vector - beside
+    least = min(operator.dim, num_wanted + num_ends + 2 * block)
+    if fit < least:
+        raise ValueError(
+            f"`max_memory_bytes` must hold the smallest basis, got {max_memory_bytes:,}: {least} vectors of "
+            f"{operator.dim:,} entries and {beside} beside them need "
+            f"{(least + beside) * bytes_per_vector:,} bytes."
+        )
+    if max_basis is not None and max_basis < least:
+        raise ValueError(
+            f"`max_basis` must be at least {least} for {num_wanted} eigenpairs and a block of {block}, "
+            f"got {max_basis}."
+        )
+    return min(operator.dim, fit, max_basis or fit)

@@ -1,0 +1,322 @@
+"""Eigenpairs against planted spectra: values, honest residuals, lures, copies, restarts, budgets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from scipy.sparse.linalg import LinearOperator as ScipyOperator
+from scipy.sparse.linalg import eigsh
+from tests.oracles import planted_matrix
+from torch import Tensor
+
+from thalweg.core.errors import ConvergenceError, NonFiniteLossError
+from thalweg.linalg.eigen_solution import EigenSolution
+from thalweg.linalg.lanczos import lanczos_eigenpairs
+from thalweg.linalg.linear_operator import DenseOperator, LinearOperator
+
+P = 120
+
+SPECTRA: dict[str, Tensor] = {
+    "network": torch.cat([torch.tensor([90.0, 60, 45, 28, 20]), 5 * torch.linspace(1, -0.5, P - 5)]),
+    "negative": -torch.logspace(0, 2, P),
+    "indefinite": torch.linspace(-2, 1, P) ** 3,
+    "degenerate": torch.tensor([5.0] * 3 + [1.0] * (P - 5) + [-2.0] * 2),
+    "low rank": torch.tensor([3.0, 2, -1] + [0.0] * (P - 3)),
+    "identity": torch.ones(P),
+    "zero": torch.zeros(P),
+    "pair": torch.tensor([2.0, -1]),
+    "single": torch.tensor([-3.0]),
+}
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def solve(operator: LinearOperator, k: int = 1, seed: int = 0, **options: Any) -> EigenSolution:
+    return lanczos_eigenpairs(operator, k, rng=rng(seed), **options)
+
+
+def extremes(spectrum: Tensor, k: int, which: str) -> Tensor:
+    ordered = spectrum.double().sort(descending=True).values
+    return {"top": ordered[:k], "bottom": ordered.flip(0)[:k]}.get(
+        which, torch.cat([ordered[:k], ordered.flip(0)[:k]])
+    )
+
+
+def check_pairs(A: Tensor, solution: EigenSolution, rtol: float) -> None:
+    """Unit, orthogonal vectors whose true residuals are below the reported ones, and those below `rtol`."""
+    X, A = solution.eigenvectors.double(), A.double()
+    true = torch.linalg.vector_norm(A @ X - X * solution.eigenvalues, dim=0)
+    assert bool((true <= solution.residuals * (1 + 1e-9)).all()), (true, solution.residuals)
+    assert float(solution.residuals.max()) <= rtol * solution.norm_estimate
+    accuracy = 1e-4 if solution.eigenvectors.dtype == torch.float32 else 1e-12
+    assert float((X.T @ X - torch.eye(X.shape[1])).abs().max()) < accuracy
+    assert solution.converged
+
+
+CASES = [
+    (name, which, k)
+    for name, spectrum in SPECTRA.items()
+    for which in ("top", "bottom", "both")
+    for k in (1, 3)
+    if k * (2 if which == "both" else 1) <= len(spectrum)
+]
+
+
+@pytest.mark.parametrize(("name", "which", "k"), CASES)
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "num_random"),
+    [(torch.float32, 1e-4, 1), (torch.float64, 1e-9, 1), (torch.float64, 1e-5, 2)],
+)
+def test_planted_spectra(
+    name: str, which: Any, k: int, dtype: torch.dtype, rtol: float, num_random: int
+) -> None:
+    spectrum = SPECTRA[name]
+    wanted = extremes(spectrum, k, which)
+    A, _ = planted_matrix(spectrum, dtype=dtype)
+    solution = solve(DenseOperator(A), k, which=which, rtol=rtol, num_random=num_random)
+    check_pairs(A, solution, rtol)
+    tolerance = rtol * float(spectrum.abs().max()) + 1e-30
+    torch.testing.assert_close(solution.eigenvalues, wanted, rtol=0, atol=tolerance)
+    top, bottom = float(spectrum.max()), float(spectrum.min())
+    rounding = 1e-12 if dtype == torch.float64 else 1e-5
+    for bound, truth in ((solution.top, top), (solution.bottom, bottom)):
+        if bound is not None:
+            assert bound.lower - rounding <= truth <= bound.upper + rounding
+    assert (solution.top is None, solution.bottom is None) == (which == "bottom", which == "top")
+    first = solution.bottom if which == "bottom" else solution.top
+    assert first is not None
+    assert (solution.lower_bound, solution.upper_bound, solution.confidence) == (
+        first.lower,
+        first.upper,
+        first.confidence,
+    )
+
+
+def test_all_pairs_of_a_matrix() -> None:
+    A, _ = planted_matrix(SPECTRA["indefinite"])
+    solution = solve(DenseOperator(A), P, rtol=1e-10)
+    torch.testing.assert_close(solution.eigenvalues, torch.linalg.eigvalsh(A).flip(0), rtol=0, atol=1e-9)
+    assert solution.num_matvecs == P
+    assert solution.confidence == 1  # nothing is left that could have been missed
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-2])
+def test_a_warm_start_at_the_second_eigenvector_does_not_lure(seed: int, noise: float) -> None:
+    spectrum = torch.cat([torch.tensor([100.0, 90]), torch.linspace(-1, 1, 398)])
+    A, Q = planted_matrix(spectrum, seed)
+    start = Q[:, 1:2] + noise * torch.randn(400, 1, generator=rng(seed), dtype=torch.float64)
+    solution = solve(DenseOperator(A), seed=seed, start=start)
+    assert float(solution.eigenvalues[0]) == pytest.approx(100, rel=1e-3)
+    assert solution.num_steps <= 6
+
+
+def test_the_lure_does_lure_without_enough_steps() -> None:
+    # One step says little of the random vector, and the bound says so: a tiny residual, a wide bound.
+    A, Q = planted_matrix(torch.cat([torch.tensor([100.0, 90]), torch.linspace(-1, 1, 398)]))
+    solution = solve(DenseOperator(A), start=Q[:, 1:2], min_steps=1)
+    assert float(solution.eigenvalues[0]) == pytest.approx(90)
+    assert float(solution.residuals[0]) < 1e-6
+    assert solution.upper_bound > 1000
+
+
+def test_certify_goes_on_until_the_bound_is_tight() -> None:
+    A, Q = planted_matrix(SPECTRA["network"])
+    loose = solve(DenseOperator(A), start=Q[:, :1], min_steps=1)
+    tight = solve(DenseOperator(A), start=Q[:, :1], min_steps=1, certify_rtol=0.01)
+    assert loose.upper_bound > 200
+    assert 90 <= tight.upper_bound < 91
+    assert loose.num_steps < tight.num_steps <= 8
+
+
+def test_a_good_warm_start_takes_few_block_products() -> None:
+    A, Q = planted_matrix(SPECTRA["network"], dtype=torch.float32)
+    for quality, most in ((0.01, 3), (0.1, 4), (0.3, 5)):
+        noise = torch.randn(P, 1, generator=rng(7), dtype=torch.float64)
+        start = (Q[:, :1] + quality * noise / noise.norm()).float()
+        solution = solve(DenseOperator(A), start=start)
+        assert float(solution.eigenvalues[0]) == pytest.approx(90, rel=1e-3)
+        assert 3 <= solution.num_steps <= most
+        assert solution.num_matvecs == 2 * solution.num_steps
+
+
+def test_a_rare_direction_outside_the_warm_space_is_found() -> None:
+    # What a subset has never seen: the full matrix gains a top eigenvector orthogonal to every warm vector.
+    spectrum = SPECTRA["network"].clone()
+    A, Q = planted_matrix(spectrum)
+    A = A + (150 - spectrum[77]) * torch.outer(Q[:, 77], Q[:, 77])
+    solution = solve(DenseOperator(A), 2, start=Q[:, :2])
+    torch.testing.assert_close(
+        solution.eigenvalues, torch.tensor([150.0, 90], dtype=torch.float64), rtol=1e-3, atol=0
+    )
+
+
+def test_dependent_zero_and_too_many_warm_vectors() -> None:
+    A, Q = planted_matrix(SPECTRA["network"])
+    start = torch.stack([Q[:, 0], 2 * Q[:, 0], Q[:, 0] + 1e-12 * Q[:, 5], 0 * Q[:, 0], Q[:, 1]], 1)
+    solution = solve(DenseOperator(A), 2, start=start)
+    assert solution.num_matvecs <= 3 * solution.num_steps  # two warm directions and the random one
+    torch.testing.assert_close(solution.eigenvalues[:2], SPECTRA["network"][:2].double(), rtol=1e-3, atol=0)
+    more_than_there_are = torch.randn(P, 2 * P, generator=rng(), dtype=torch.float64)
+    assert float(solve(DenseOperator(A), start=more_than_there_are).eigenvalues[0]) == pytest.approx(90)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-4), (torch.float64, 1e-8)])
+@pytest.mark.parametrize("which", ["top", "bottom", "both"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_restarts_in_bounded_memory_give_the_same_answer(
+    which: Any, k: int, dtype: torch.dtype, rtol: float
+) -> None:
+    spectrum = SPECTRA["indefinite"]
+    A, Q = planted_matrix(spectrum, dtype=dtype)
+    start = Q[:, [40, 80]].to(dtype)  # of no help, so that there are restarts at either end
+    solution = solve(DenseOperator(A), k, which=which, rtol=rtol, start=start, max_basis=14, max_matvecs=4000)
+    check_pairs(A, solution, rtol)
+    torch.testing.assert_close(solution.eigenvalues, extremes(spectrum, k, which), rtol=0, atol=rtol * 8)
+    free = solve(DenseOperator(A), k, which=which, rtol=rtol, start=start)
+    assert solution.num_restarts > 0 == free.num_restarts
+    torch.testing.assert_close(solution.eigenvalues, free.eigenvalues, rtol=0, atol=rtol * 8)
+
+
+def test_float32_residuals_stay_honest_over_many_restarts() -> None:
+    spectrum = torch.cat([torch.tensor([1.0]), torch.linspace(0.99, -1, 399)])
+    A, _ = planted_matrix(spectrum, dtype=torch.float32)
+    solution = solve(DenseOperator(A), rtol=2e-5, max_basis=10, max_matvecs=6000)
+    check_pairs(A, solution, 2e-5)
+    assert solution.num_restarts > 15
+
+
+def test_memory_bound_is_kept_or_refused() -> None:
+    A, _ = planted_matrix(SPECTRA["network"], dtype=torch.float32)
+    # k = 1, a block of 1: four vectors of basis and three beside it, of 480 bytes each.
+    assert solve(DenseOperator(A), max_memory_bytes=7 * 480).converged
+    with pytest.raises(
+        ValueError, match=r"`max_memory_bytes` must hold the smallest basis, got 3,359: .* 3,360 bytes"
+    ):
+        solve(DenseOperator(A), max_memory_bytes=7 * 480 - 1)
+    with pytest.raises(ValueError, match=r"`max_basis` must be at least 4 for 1 eigenpairs .* got 3"):
+        solve(DenseOperator(A), max_basis=3)
+
+
+def test_cold_start_needs_no_more_products_than_scipy() -> None:
+    for name, rtol in (("network", 1e-3), ("indefinite", 1e-4), ("negative", 1e-4)):
+        A, _ = planted_matrix(SPECTRA[name])
+        ours = solve(DenseOperator(A), rtol=rtol)
+        calls: list[int] = []
+
+        def count(x: Any, A: Tensor = A, calls: list[int] = calls) -> Any:
+            calls.append(1)
+            return A.numpy() @ x
+
+        start = torch.randn(P, generator=rng(), dtype=torch.float64).numpy()
+        eigsh(ScipyOperator((P, P), matvec=count, dtype=float), k=1, which="LA", tol=rtol, v0=start)
+        assert ours.num_matvecs <= len(calls), name
+
+
+def test_products_counted_and_reproducible_from_the_generator() -> None:
+    A, _ = planted_matrix(SPECTRA["network"])
+
+    class Counting(DenseOperator):
+        columns = 0
+
+        def matmat(self, V: Tensor) -> Tensor:
+            self.columns += V.shape[1]
+            return super().matmat(V)
+
+    operator = Counting(A)
+    before = torch.get_rng_state()
+    first = solve(operator, 2, num_random=3)
+    assert operator.columns == first.num_matvecs
+    again = solve(operator, 2, num_random=3)
+    assert torch.equal(first.eigenvectors, again.eigenvectors)
+    assert not torch.equal(first.eigenvectors, solve(operator, 2, num_random=3, seed=1).eigenvectors)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_reduced_precision_of_the_user_does_not_spoil_the_basis() -> None:
+    A, _ = planted_matrix(SPECTRA["network"])
+
+    class Through64(DenseOperator):
+        def matmat(self, V: Tensor) -> Tensor:
+            return (A @ V.double()).float()
+
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        solution = solve(Through64(A.float()), rtol=1e-5)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    check_pairs(A, solution, 1e-5)
+
+
+def test_a_spent_budget_carries_the_partial_result() -> None:
+    A, _ = planted_matrix(SPECTRA["indefinite"])
+    with pytest.raises(
+        ConvergenceError, match="12 products were spent before 2 eigenpairs converged"
+    ) as caught:
+        solve(DenseOperator(A), 2, rtol=1e-9, max_matvecs=12)
+    partial = caught.value.partial
+    assert isinstance(partial, EigenSolution)
+    assert not partial.converged
+    assert partial.num_matvecs == 12
+    assert partial.lower_bound <= 1 <= partial.upper_bound
+    true = torch.linalg.vector_norm(
+        A @ partial.eigenvectors - partial.eigenvectors * partial.eigenvalues, dim=0
+    )
+    assert bool((true <= partial.residuals * (1 + 1e-9)).all())
+    with pytest.raises(ConvergenceError, match="the basis holds only 1") as caught:
+        solve(DenseOperator(A), 2, max_matvecs=1)
+    assert len(caught.value.partial.eigenvalues) == 1
+
+
+def test_asymmetric_products_never_converge_falsely() -> None:
+    A, _ = planted_matrix(SPECTRA["network"])
+    skew = torch.triu(torch.ones(P, P, dtype=torch.float64), 1)
+
+    class Asymmetric(DenseOperator):
+        def matmat(self, V: Tensor) -> Tensor:
+            return (A + 0.05 * (skew - skew.T)) @ V
+
+    with pytest.raises(ConvergenceError, match="Products are symmetric only to"):
+        solve(Asymmetric(A), rtol=1e-6, max_matvecs=60)
+
+
+def test_non_finite_products_are_reported() -> None:
+    class Broken(DenseOperator):
+        def matmat(self, V: Tensor) -> Tensor:
+            return V / 0.0
+
+    with pytest.raises(NonFiniteLossError, match=r"product 1 of Broken\(P = 3, .*\) is not finite"):
+        solve(Broken(torch.eye(3)))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"k": 0}, "`k` must be at least 1, got 0"),
+        ({"k": 5}, "`k` = 5 asks for 5 eigenpairs of a matrix that has 4"),
+        ({"k": 3, "which": "both"}, "`k` = 3 at both ends asks for 6 eigenpairs of a matrix that has 4"),
+        ({"which": "largest"}, '`which` must be "top", "bottom" or "both", got \'largest\''),
+        ({"rtol": 0.0}, r"`rtol` must lie in \[1.4e-14, 1\) for torch.float64, got 0.0"),
+        ({"rtol": 1.0}, r"`rtol` must lie in .*, got 1.0"),
+        ({"num_random": 0}, "`num_random` must be at least 1, got 0"),
+        ({"min_steps": 0}, "`min_steps` must be at least 1, got 0"),
+        ({"confidence": 1.0}, r"`confidence` must lie in \(0, 1\), got 1.0"),
+        ({"max_matvecs": 0}, "`max_matvecs` must allow the first block of 1 columns, got 0"),
+        ({"start": torch.zeros(3, 1)}, r"`start` must have shape \(4, W\), .* got \(3, 1\)"),
+        ({"start": torch.full((4, 1), torch.nan)}, "`start` must be finite"),
+    ],
+)
+def test_wrong_arguments_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        solve(DenseOperator(torch.eye(4, dtype=torch.float64)), **options)
+
+
+def test_coarse_dtypes_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"`operator` must be float32 or float64, got torch\.bfloat16"):
+        solve(DenseOperator(torch.eye(4, dtype=torch.bfloat16)))
