@@ -19,7 +19,7 @@ from thalweg.study.store import Store
 
 # Real data, and as little work as still passes through every stage.
 TINY = {
-    "data": {"num_train": 256, "num_test": 64},
+    "data": {"num_train": 256, "num_test": 100},
     "training": {
         "epochs": 2,
         "learning_rate": 0.01,
@@ -38,7 +38,7 @@ TINY = {
         "spread_num_batches": 2,
     },
     "slices": {"num_examples": 70, "num_points": 3, "span": 0.5, "num_directions": 1},
-    "path": {"num_examples": 60, "num_points": 3},
+    "path": {"num_examples": 64 + 20, "num_points": 3},
 }
 
 PROGRAM = """
@@ -101,7 +101,10 @@ def test_a_study_killed_at_any_moment_ends_with_the_same_records(tmp_path: Path)
     assert {p.name for p in (killed / "arrays").iterdir()} >= arrays
 
     # The study's shape: every measure in every mode, and once without batch norm.
-    found = {(r["measure"], r["labels"]["model"], r["provenance"].get("objective", {}).get("batch_norm")) for r in expected}
+    found = {
+        (r["measure"], r["labels"]["model"], r["provenance"].get("objective", {}).get("batch_norm"))
+        for r in expected
+    }
     for mode in ("running", "recalibrated", "batch"):
         for measure in ("sam_sharpness", "sam_sharpness_spread", "line_slice", "top_eigenvalues"):
             assert (measure, "A1", mode) in found
@@ -136,7 +139,11 @@ def test_runs_differ_by_seed_settings_and_data() -> None:
     study = PaperStudy(settings, (x, y), (x, y), Path("nowhere"))
     other_data = PaperStudy(settings, (x + 1, y), (x, y), Path("nowhere"))
     longer = settings.model_copy(update={"training": settings.training.model_copy(update={"epochs": 3})})
-    runs = {t.run for s in (study, other_data, PaperStudy(longer, (x, y), (x, y), Path("nowhere"))) for t in s.tasks()}
+    runs = {
+        t.run
+        for s in (study, other_data, PaperStudy(longer, (x, y), (x, y), Path("nowhere")))
+        for t in s.tasks()
+    }
     # Three networks and one pair for each of three studies.
     assert len(runs) == 12
     keys = [t.key for t in study.tasks()]

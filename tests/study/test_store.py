@@ -83,7 +83,11 @@ def test_a_torn_last_line_is_ignored_then_cut_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{nonsense\n", "line 1 is not a record"), ("[1]\n", "line 1 is not a record"), ('{"schema": 99}\n', "schema 99")],
+    [
+        ("{nonsense\n", "line 1 is not a record"),
+        ("[1]\n", "line 1 is not a record"),
+        ('{"schema": 99}\n', "schema 99"),
+    ],
 )
 def test_a_whole_line_that_is_no_record_is_an_error(tmp_path: Path, line: str, message: str) -> None:
     store = Store(tmp_path)
@@ -97,7 +101,9 @@ def test_a_missing_store_is_empty_and_reading_makes_nothing(tmp_path: Path) -> N
     assert not (tmp_path / "none").exists()
 
 
-def _hold(path: Path, ready: multiprocessing.synchronize.Event, leave: multiprocessing.synchronize.Event) -> None:
+def _hold(
+    path: Path, ready: multiprocessing.synchronize.Event, leave: multiprocessing.synchronize.Event
+) -> None:
     with Store(path).writing():
         ready.set()
         leave.wait(30)

@@ -233,6 +233,19 @@ def test_other_losses_and_forms_of_data():
     assert torch.equal(results[0], state(model))
 
 
+def test_a_last_batch_of_one_is_refused_only_where_it_cannot_work():
+    data = make_data(17)
+    train(Net(), data, None, TrainConfig(seed=0, epochs=1, batch_size=8))  # normalises over 16 pixels
+    x = data[0].flatten(1)
+    flat = nn.Sequential(nn.Linear(72, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    before = state(flat)
+    with pytest.raises(ValueError, match="`batch_size` 8 and 17 examples leave a last batch of one"):
+        train(flat, (x, data[1]), None, TrainConfig(seed=0, epochs=1, batch_size=8))
+    with pytest.raises(ValueError, match="`batch_size` 1 and 17 examples leave a last batch of one"):
+        train(flat, (x, data[1]), None, TrainConfig(seed=0, epochs=1, batch_size=1))
+    assert torch.equal(state(flat), before)
+
+
 def test_a_shuffling_loader_is_refused():
     loader = DataLoader(TensorDataset(*TRAIN), shuffle=True)
     with pytest.raises(ValueError, match=r"data=loader\.dataset"):

@@ -82,4 +82,8 @@ class StudyWatcher:
     def finish(self, record: Record) -> None:
         """A task is recorded."""
         names = " ".join(str(v) for v in record.labels.values())
-        errors.print(f"{self._place} {names}: {record.measurement!r} in {record.seconds:.0f} s", markup=False)
+        errors.print(
+            f"{self._place} {names}: {record.measurement!r} in {record.seconds:.0f} s",
+            markup=False,
+            soft_wrap=True,
+        )

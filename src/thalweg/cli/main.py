@@ -19,7 +19,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    # Plain: rich would turn the ":train:" of a data set into a picture of a train.
+    rich_markup_mode=None,
 )
 
 for verb in (data, train, measure, reproduce):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -198,6 +199,7 @@ def _train(
         **dataclasses.asdict(config),
         "objective": train_objective.describe(),
         "test_data": test_objective and test_objective.describe()["data"],
+        "num_test_examples": test_objective and test_objective.num_examples,
     }
 
     # Resident on the device in the dtype of the model: a step costs an index and no copy from the host.
@@ -209,6 +211,7 @@ def _train(
     steps_per_epoch = -(-examples.num_examples // config.batch_size)
     num_steps = config.epochs * steps_per_epoch
     losses_of = LossModule(model, loss, batch)
+    _refuse_batch_of_one(losses_of, examples, config.batch_size)
     optimizer = SGD(
         [p for p in model.parameters() if p.requires_grad],
         lr=config.lr,
@@ -297,6 +300,22 @@ def _train(
         with replacing(folder / HISTORY_FILE) as partial:
             partial.write_text(json.dumps(history.to_dict(), indent=1) + "\n")
     return history
+
+
+def _refuse_batch_of_one(losses_of: LossModule, examples: Examples, batch_size: int) -> None:
+    # Batch norm over the pixels of a single image is possible, over a single number it is not; only a trial
+    # tells, and the user should hear before the first epoch is spent.
+    if batch_size != 1 and examples.num_examples % batch_size != 1:
+        return
+    trial = copy.deepcopy(losses_of).train()
+    try:
+        with torch.no_grad():
+            trial(examples.slice(0, 1))
+    except ValueError as error:
+        raise ValueError(
+            f"`batch_size` {batch_size} and {examples.num_examples} examples leave a last batch of one, "
+            f"which this network cannot train on ({error}); choose another batch size, or drop an example."
+        ) from error
 
 
 def _evaluate(objective: Objective, model: nn.Module) -> tuple[float, float | None]:

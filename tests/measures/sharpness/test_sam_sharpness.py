@@ -1,4 +1,4 @@
-"""`sam_sharpness`: trust-region truths on quadratics, plain PyTorch in each mode, its guarantees, refusals."""
+"""`sam_sharpness`: trust-region truths on quadratics, plain PyTorch in each mode, guarantees, refusals."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import Measurement
+from thalweg.core.rng import generator
 from thalweg.measures.sharpness.sam_sharpness import SamSharpness, sam_sharpness
 from thalweg.objective.objective import Objective
 
@@ -110,6 +111,19 @@ def test_restarts_and_steps_never_lower_the_value(toys, name) -> None:
     for r in (1, 2, 4):
         for less, more in ((1, 3), (3, 5)):
             assert (found[less, r].restart_values <= found[more, r].restart_values + 1e-15).all()
+
+
+def test_a_restart_climbs_from_its_random_point_of_the_sphere(toys) -> None:
+    objective, _, _ = problem(SPECTRA["convex"], 0.3, toys)
+    found = sam_sharpness(objective, num_steps=2, num_restarts=3, seed=4)
+    for restart in (1, 2):
+        u = torch.randn(20, generator=generator(4, "sam_sharpness", restart), dtype=torch.float64)
+        delta = RADIUS * u / u.norm()
+        for _ in range(2):
+            gradient = objective.at(objective.params + delta).gradient()
+            delta = RADIUS * gradient / gradient.norm()
+        rise = objective.at(objective.params + delta).value() - objective.value()
+        assert float(found.restart_values[restart]) == pytest.approx(rise, rel=1e-9)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -261,11 +275,11 @@ def test_tuples_and_dictionaries_agree(toys) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_of_the_users_is_touched(toys, mode) -> None:
+def test_nothing_of_the_users_is_touched(toys, unchanged, mode) -> None:
     net = toys.convnet().train()
     net.head.weight.grad = torch.ones_like(net.head.weight)
     net.conv.bias.requires_grad_(False)
-    with toys.untouched(net):
+    with unchanged(net):
         o = Objective(net, toys.images(), batch_norm=mode, batch_size=8)
         before = copy.deepcopy((o.params, o.buffers))
         sam_sharpness(o, num_steps=2, num_restarts=2, seed=0)

@@ -187,10 +187,7 @@ def test_in_batch_mode_the_batches_are_the_units(toys) -> None:
     found = line_slice(o, num_points=3, span=0.5, population=True, ignore="none", seed=0)
     d = random_direction(o, 0, ignore="none", seed=0)
     sizes = np.array([8, 8, 8, 8, 5])
-    totals = np.array([
-        [toys.plain_loss(toys.moved(net, a * d), (x[i : i + 8], y[i : i + 8]), "batch")[0].item() for i in range(0, 37, 8)]
-        for a in found.alphas
-    ]) * sizes  # fmt: skip
+    totals = [toys.batch_totals(toys.moved(net, a * d), (x, y), 8) for a in found.alphas]
 
     def by_hand(t: np.ndarray) -> float:
         return math.sqrt(5 / 4 * np.sum((t - sizes * t.sum() / 37) ** 2)) / 37
@@ -258,11 +255,11 @@ def test_tuples_and_dictionaries_give_one_slice(toys) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_of_the_users_is_touched(toys, mode) -> None:
+def test_nothing_of_the_users_is_touched(toys, unchanged, mode) -> None:
     net = toys.convnet().train()
     net.head.weight.grad = torch.ones_like(net.head.weight)
     net.conv.bias.requires_grad_(False)
-    with toys.untouched(net):
+    with unchanged(net):
         line_slice(Objective(net, toys.images(), batch_norm=mode, batch_size=8), num_points=3, seed=0)
 
 

@@ -71,9 +71,9 @@ def linear_path(
     network's own at every point; in ``"batch"`` mode each batch has its own.
 
     A grid can miss the peak, so the barrier found is a lower bound on the line's. ``error.solver`` estimates
-    by how much: an eighth of the largest second difference of the losses at the highest interior point and
-    beside it, which bounds what a curve that bends no more than that can hide between two points. The line's
-    barrier in turn is only an upper bound on what separates the networks: another path may be lower.
+    by how much, as a smooth curve would: an eighth of the largest second difference of the losses at the
+    highest interior point and beside it, plus an eighth of how much these differ. The line's barrier in turn
+    is only an upper bound on what separates the networks: another path may be lower.
 
     Parameters
     ----------
@@ -138,7 +138,6 @@ def linear_path(
     check_same_losses(found.example_losses[-1], own.example_losses[0])
 
     heights = losses - ((1 - alphas) * losses[0] + alphas * losses[-1])
-    heights[[0, -1]] = 0.0
     top, inner = int(heights.argmax()), 1 + int(heights[1:-1].argmax())
 
     standard_errors, data_error = torch.zeros_like(alphas), None
@@ -171,7 +170,7 @@ def linear_path(
 
 
 def _between(x: Tensor, y: Tensor, alpha: float) -> Tensor:
-    """``(1 - alpha) x + alpha y``; exact at the ends and where both agree, so that equal infinities stay."""
+    """``(1 - alpha) x + alpha y``, exact at the ends and where both agree: rounding must not break a mask."""
     if alpha in (0.0, 1.0):
         return y if alpha else x
     return torch.where(x == y, x, (1 - alpha) * x + alpha * y)

@@ -2,27 +2,34 @@ r"""Extreme eigenvalues of the loss Hessian: :math:`\lambda_{\max}`, the paper's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from thalweg.core.errors import ConvergenceError
-from thalweg.core.measurement import ErrorBudget, Measurement
-from thalweg.linalg.lanczos import EigenSolution
+from thalweg.core.measurement import ErrorBudget, Measurement, hash_tensors
+from thalweg.linalg.wanted_pairs import Which
+from thalweg.objective.guards import check_count
 from thalweg.objective.objective import Objective
+from thalweg.operators.ggn import GGN
 from thalweg.operators.hessian import Hessian
-from thalweg.solvers.multilevel import multilevel_eigenpairs
+from thalweg.operators.objective_operator import ObjectiveOperator
+from thalweg.solvers.multilevel import MultilevelSolution, multilevel_eigenpairs
 
 Progress = Callable[[int, int], None]
 
-OPERATORS = {"hessian": Hessian}
+OPERATORS: dict[str, type[ObjectiveOperator]] = {"hessian": Hessian, "ggn": GGN}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class TopEigenvalues(Measurement):
     """Eigenvalues at one or both ends, in loss / parameter^2; `value` is the first of them.
+
+    ``error.solver`` is the first residual: how far the value can be from *an* eigenvalue. That it is the
+    extreme one is a matter of `confidence`, and `interval` says what is known of that one.
 
     Parameters
     ----------
@@ -35,8 +42,8 @@ class TopEigenvalues(Measurement):
     num_matvecs
         Products with single vectors on the full data; `num_subset_matvecs` those on subsets.
     lower_bound, upper_bound
-        Of the extreme eigenvalue itself. The Ritz value is a certain bound on one side; on the other the bound
-        holds with probability `confidence`, by what random vectors would have shown.
+        Of the extreme eigenvalue itself. The Ritz value is a certain bound on one side; on the other the
+        bound holds with probability `confidence`, by what random vectors would have shown.
     """
 
     measure: ClassVar[str] = "top_eigenvalues"
@@ -50,15 +57,39 @@ class TopEigenvalues(Measurement):
     upper_bound: float
     confidence: float
 
+    @property
+    def is_bottom(self) -> bool:
+        """Whether `value` is the smallest eigenvalue rather than the largest."""
+        return self.provenance.get("arguments", {}).get("which") == "bottom"
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Where the extreme eigenvalue lies: between the bounds up to a `level` of `confidence`.
+
+        Beyond that, nothing bounds it on the far side.
+        """
+        super().interval(level)  # for its check of `level`
+        if level <= self.confidence:
+            return self.lower_bound, self.upper_bound
+        return (-math.inf, self.upper_bound) if self.is_bottom else (self.lower_bound, math.inf)
+
+    def __repr__(self) -> str:
+        mode = self.provenance.get("objective", {}).get("batch_norm")
+        far = f"at least {self.lower_bound:.4g}" if self.is_bottom else f"at most {self.upper_bound:.4g}"
+        return (
+            f"{type(self).__name__}({self.value:.6g} ± {self.error.half_width():.2g}, {far} "
+            f"({100 * self.confidence:.4g} %){f', batch norm {mode}' if mode else ''})"
+        )
+
 
 def top_eigenvalues(
     objective: Objective,
     k: int = 1,
     *,
-    which: Literal["top", "bottom", "both"] = "top",
+    which: Which = "top",
     of: str = "hessian",
     params: str | Sequence[str] | None = None,
     rtol: float = 1e-3,
+    certify_rtol: float | None = 0.1,
     max_matvecs: int = 2000,
     levels: Sequence[int] | None = None,
     start: Tensor | None = None,
@@ -68,24 +99,27 @@ def top_eigenvalues(
 ) -> TopEigenvalues:
     r"""Find the extreme eigenvalues of the exact Hessian over all N examples, by block Lanczos.
 
-    The solve starts on a small subset and is warm-started on larger ones; the last level is the whole data, and
-    only its products count towards the residual. Random vectors ride along at every level, so that a direction
-    which the subsets do not show can still be found.
+    The solve starts on a small subset and is warm-started on larger ones; the last level is the whole data,
+    and only its products count towards the residual. Random vectors ride along at every level, so that a
+    direction which the subsets do not show can still be found.
 
     Parameters
     ----------
     objective
         Mean loss over N examples at one point. In ``"recalibrated"`` mode the statistics are held constant.
     k
-        Eigenpairs at each end asked for, at most P.
+        Eigenpairs at each end asked for, at most P in all.
     which
         ``"top"`` (algebraically largest first), ``"bottom"`` (smallest first) or ``"both"``.
     of
-        The matrix: ``"hessian"``.
+        The matrix: ``"hessian"``, or ``"ggn"``, the generalised Gauss-Newton matrix.
     params
         Only the block of the parameters that match, ``"layer4.*"``.
     rtol
         Bound on ``|error| / ||H||``: every residual is at most this times the largest absolute Ritz value.
+    certify_rtol
+        Go on until the probabilistic bound on the extreme eigenvalue is within this times ``||H||`` of the
+        value, so that no larger one has been missed. ``None`` takes the bound as it comes.
     max_matvecs
         Most products with single vectors on the full data.
     levels
@@ -93,7 +127,7 @@ def top_eigenvalues(
     start
         ``(P, W)`` vectors to start from instead of subsets: eigenvectors of a nearby point, say.
     composition
-        How to differentiate; see `thalweg.operators.hessian.Hessian`.
+        How to differentiate; see `thalweg.operators.hessian.Hessian` and `thalweg.operators.ggn.GGN`.
     seed
         Of the subsets and the random vectors.
     progress
@@ -113,11 +147,18 @@ def top_eigenvalues(
     Golub and Underwood (1977), block Lanczos; van Dorsselaer, Hochstenbach and van der Vorst (2000), SIAM J.
     Matrix Anal. Appl. 22(3), the probabilistic bound.
     """
+    check_count("k", k)
+    if which not in ("top", "bottom", "both"):
+        raise ValueError(f"`which` must be 'top', 'bottom' or 'both', got {which!r}.")
     if of not in OPERATORS:
         raise ValueError(f"`of` must be one of {', '.join(OPERATORS)}, got {of!r}.")
     target = objective if params is None else objective.restrict(params)
-    if k > target.space.dim:
-        raise ValueError(f"`k` must be at most P = {target.space.dim}, the number of parameters, got {k}.")
+    num_wanted = 2 * k if which == "both" else k
+    if num_wanted > target.space.dim:
+        raise ValueError(
+            f"`k` = {k} with which={which!r} asks for {num_wanted} eigenpairs of a matrix that has "
+            f"P = {target.space.dim}, the number of parameters; ask for fewer."
+        )
     operator = OPERATORS[of](target, composition)
     provenance: dict[str, Any] = {
         "function": "top_eigenvalues",
@@ -127,9 +168,10 @@ def top_eigenvalues(
             "of": of,
             "params": params if params is None or isinstance(params, str) else list(params),
             "rtol": rtol,
+            "certify_rtol": certify_rtol,
             "max_matvecs": max_matvecs,
             "levels": None if levels is None else list(levels),
-            "start": None if start is None else "given",
+            "start": None if start is None else hash_tensors(start),
             "composition": composition,
             "seed": seed,
         },
@@ -141,6 +183,7 @@ def top_eigenvalues(
             k,
             which=which,
             rtol=rtol,
+            certify_rtol=certify_rtol,
             max_matvecs=max_matvecs,
             levels=levels,
             start=start,
@@ -148,27 +191,30 @@ def top_eigenvalues(
             progress=progress,
         )
     except ConvergenceError as error:
-        provenance["operator"] = operator.check.to_dict()
-        partial = _result(error.partial, provenance, 0, ()) if error.partial else None
+        partial = _result(error.partial, operator, provenance)
         raise ConvergenceError(str(error), partial) from None
-    provenance["operator"] = operator.check.to_dict()
-    return _result(solved.solution, provenance, solved.num_subset_matvecs, solved.levels)
+    return _result(solved, operator, provenance)
 
 
 def _result(
-    solution: EigenSolution, provenance: dict[str, Any], num_subset_matvecs: int, levels: Sequence[int]
+    solved: MultilevelSolution, operator: ObjectiveOperator, provenance: dict[str, Any]
 ) -> TopEigenvalues:
-    bound = solution.bound
+    solution = solved.solution
     return TopEigenvalues(
         value=float(solution.eigenvalues[0]),
         error=ErrorBudget(solver=float(solution.residuals[0])),
-        provenance={**provenance, "levels": list(levels), "converged": solution.converged},
+        provenance={
+            **provenance,
+            "operator": operator.check.to_dict(),
+            "levels": list(solved.levels),
+            "converged": solution.converged,
+        },
         eigenvalues=solution.eigenvalues,
         eigenvectors=solution.eigenvectors.cpu(),
         residuals=solution.residuals,
         num_matvecs=solution.num_matvecs,
-        num_subset_matvecs=num_subset_matvecs,
-        lower_bound=bound.lower,
-        upper_bound=bound.upper,
-        confidence=bound.confidence,
+        num_subset_matvecs=solved.num_subset_matvecs,
+        lower_bound=solution.lower_bound,
+        upper_bound=solution.upper_bound,
+        confidence=solution.confidence,
     )

@@ -116,7 +116,7 @@ def _highest_on_tangent(visit: Visit, radius: float) -> Tensor | None:
 
 
 def _peak(here: Visit, there: Visit) -> float:
-    """Where between `here` (0) and `there` (1), no higher, a parabola with the slope of `here` peaks: (0, 1/2]."""
+    """Where from `here` (0) to `there` (1), no higher, a parabola of the slope at `here` peaks: (0, 1/2]."""
     assert here.gradient is not None
     slope = max(0.0, float((here.gradient * (there.delta - here.delta)).cpu().double().sum()))
     fall = here.loss - there.loss

@@ -1,0 +1,6 @@
+"""``python -m thalweg``: the command."""
+
+from thalweg.cli.main import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,168 @@
+r"""What all curvature matrices over an objective share: sums over micro-batches, proved before they are used.
+
+.. math:: A = \frac1N \sum_b A_b + \lambda I
+
+with :math:`A_b` that of a micro-batch's loss sum and :math:`\lambda` the weight decay.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from thalweg.core.errors import NonFiniteLossError
+from thalweg.linalg.linear_operator import LinearOperator
+from thalweg.objective.guards import check_count
+from thalweg.objective.micro_batch import MicroBatch
+from thalweg.objective.objective import Objective
+from thalweg.operators.jacobians import Named
+from thalweg.operators.kernels import differentiable_kernels
+from thalweg.operators.self_check import SelfCheck, prove
+from thalweg.operators.slope_comparison import Claim
+
+# Columns that share one primal pass; more need memory and gain little.
+BLOCK_SIZE = 8
+
+
+class ObjectiveOperator(LinearOperator):
+    """A matrix of second derivatives, P x P, symmetric; ``A @ V`` for ``(P,)`` and ``(P, K)``.
+
+    Before its first product it proves on one micro-batch of this very network that a composition of
+    automatic differentiation gives the slope of a gradient and is symmetric, and takes the first that does
+    (autodiff is silently wrong for common layers). In ``"recalibrated"`` mode the statistics of the base
+    point are constants.
+
+    A sub-class names its compositions and says how one micro-batch is multiplied and what it is the slope
+    of.
+
+    Parameters
+    ----------
+    objective
+        The function and the point.
+    composition
+        ``"auto"``, or one of `compositions`, which is checked as well.
+    block_size
+        Columns computed together.
+    on_examples
+        Called with the number of examples done times columns, for progress.
+
+    Raises
+    ------
+    DerivativeError
+        At the first product, if no composition passes.
+    NonFiniteLossError
+        At a product, if the loss or the product is not finite.
+    """
+
+    # Name to implementation, in the order they are tried.
+    compositions: ClassVar[Mapping[str, Callable[..., Named]]]
+
+    def __init__(
+        self,
+        objective: Objective,
+        composition: str = "auto",
+        block_size: int = BLOCK_SIZE,
+        on_examples: Callable[[int], None] | None = None,
+    ) -> None:
+        if composition != "auto" and composition not in self.compositions:
+            raise ValueError(
+                f"`composition` must be 'auto' or one of {', '.join(self.compositions)}, got {composition!r}."
+            )
+        check_count("block_size", block_size)
+        self.objective = objective.frozen()
+        self.block_size = block_size
+        self.on_examples = on_examples
+        self._asked = composition
+        self._check: SelfCheck | None = None
+        super().__init__(dim=objective.space.dim, dtype=objective.dtype, device=objective.device)
+
+    @classmethod
+    @abstractmethod
+    def micro_product(cls, composition: str, micro: MicroBatch, params: Named, tangents: Named) -> Named:
+        """Products ``(K, ...)`` of one micro-batch's matrix, by one composition."""
+
+    @classmethod
+    @abstractmethod
+    def micro_gradient(cls, micro: MicroBatch, params: Named, displacement: Named) -> Named:
+        """The gradient whose slope in `displacement`, at nought, is the matrix: by another route."""
+
+    @classmethod
+    def is_convex(cls, objective: Objective) -> bool:
+        """Whether the matrix is known to have no negative eigenvalue (the L2 term apart)."""
+        return False
+
+    def over(self, objective: Objective) -> Self:
+        """The same matrix over other data of the same network: what was proved is not proved again."""
+        return self._like(objective, self.on_examples)
+
+    def counting(self, on_examples: Callable[[int], None]) -> Self:
+        """The same operator that reports its work: examples times columns, micro-batch by micro-batch."""
+        return self._like(self.objective, on_examples)
+
+    @property
+    def check(self) -> SelfCheck:
+        """How the products were proved; proves them on first use."""
+        if self._check is None:
+            names = list(self.compositions) if self._asked == "auto" else [self._asked]
+            self._check = prove(self.objective, names, self._claim())
+        return self._check
+
+    def matmat(self, V: Tensor) -> Tensor:
+        composition = self.check.composition
+        blocks = [
+            self.data_product(self.objective, composition, block, self.on_examples)
+            for block in V.split(self.block_size, dim=1)
+        ]
+        product = torch.cat(blocks, dim=1) + self.objective.weight_decay * V
+        if not bool(torch.isfinite(product).all()):
+            self.objective.value()  # names the batch, where the loss itself is at fault
+            raise NonFiniteLossError(
+                f"a product of the {type(self).__name__} is not finite although the loss is; look for a "
+                "layer whose second derivative is singular here (a norm or a square root at zero, say)."
+            )
+        return product
+
+    @classmethod
+    def data_product(
+        cls,
+        objective: Objective,
+        composition: str,
+        V: Tensor,
+        on_examples: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Product with one block ``(P, K)`` by one composition, unchecked, without the L2 term."""
+        space, named = objective.space, objective.named_params
+        rows = V.T.contiguous()
+        tangents = {s.name: rows[:, s.start : s.stop].view(-1, *s.shape) for s in space}
+
+        def product(micro: MicroBatch) -> Named:
+            result = cls.micro_product(composition, micro, named, tangents)
+            if on_examples:
+                on_examples(micro.size * V.shape[1])
+            return result
+
+        with differentiable_kernels():
+            total = objective.reduce(product)
+        flat = torch.cat([total[s.name].reshape(V.shape[1], -1) for s in space], dim=1)
+        return flat.T / objective.num_examples
+
+    @classmethod
+    def data_gradient(cls, objective: Objective, displacement: Tensor) -> Tensor:
+        """``(P,)``: what the matrix is the slope of, a displacement ``(P,)`` away, without the L2 term."""
+        named, moved = objective.named_params, objective.space.unflatten(displacement)
+        with differentiable_kernels():
+            total = objective.reduce(lambda micro: cls.micro_gradient(micro, named, moved))
+        return objective.space.flatten(total) / objective.num_examples
+
+    def _claim(self) -> Claim:
+        convex = self.is_convex(self.objective)
+        return Claim(self.data_product, self.data_gradient, convex, reference="double_backward")
+
+    def _like(self, objective: Objective, on_examples: Callable[[int], None] | None) -> Self:
+        other = type(self)(objective, self._asked, self.block_size, on_examples)
+        other._check = self.check
+        return other

@@ -1,0 +1,208 @@
+"""``thalweg measure`` as a user calls it: its output, its errors, its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import thalweg as tw
+from thalweg.cli.main import run
+
+MODULE = """
+import torch
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+
+def data():
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(50, 12, generator=rng), torch.randint(0, 3, (50,), generator=rng)
+
+def loss(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets, reduction="none", label_smoothing=0.1)
+
+not_callable = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user's folder: a module, and weights in both formats."""
+    path = tmp_path_factory.mktemp("user")
+    (path / "own.py").write_text(MODULE)
+    namespace: dict[str, object] = {}
+    exec(MODULE, namespace)
+    torch.manual_seed(5)
+    model = namespace["build"]()  # type: ignore[operator]
+    assert isinstance(model, nn.Module)
+    save_file(model.state_dict(), path / "w.safetensors")
+    torch.save(model.state_dict(), path / "w.pt")
+    torch.manual_seed(6)
+    other = namespace["build"]()  # type: ignore[operator]
+    assert isinstance(other, nn.Module)
+    save_file(other.state_dict(), path / "v.safetensors")
+    save_file({k: v for k, v in model.state_dict().items() if k != "1.bias"}, path / "short.safetensors")
+    wrong = {**model.state_dict(), "1.bias": torch.zeros(7)}
+    save_file(wrong, path / "wrong.safetensors")
+    (path / "broken.safetensors").write_bytes(b"\x08\x00\x00")
+    yield path
+    sys.modules.pop("own", None)
+
+
+def thalweg(folder: Path, *arguments: str) -> SimpleNamespace:
+    """Run the command in `folder`, in this process: a new one takes seconds to import torch."""
+    out, err, code = io.StringIO(), io.StringIO(), None
+    with (
+        contextlib.chdir(folder),
+        mock.patch.object(sys, "argv", ["thalweg", *arguments]),
+        mock.patch.object(sys, "path", [*sys.path]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            run()
+        except SystemExit as stop:
+            code = stop.code
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+def measure(folder: Path, name: str, *more: str) -> SimpleNamespace:
+    return thalweg(folder, "measure", name, "--model", "own:build", "--data", "own:data", *more)
+
+
+def own(folder: Path) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
+    namespace: dict[str, object] = {}
+    exec(MODULE, namespace)
+    model = namespace["build"]()  # type: ignore[operator]
+    assert isinstance(model, nn.Module)
+    model.load_state_dict(torch.load(folder / "w.pt", weights_only=True))
+    return model.eval(), namespace["data"]()  # type: ignore[operator]
+
+
+def test_it_prints_what_the_library_returns(folder: Path) -> None:
+    done = measure(
+        folder, "top_eigenvalues", "--checkpoint", "w.safetensors", "--batch-norm", "batch", "--batch-size", "16",
+        "--set", "k=2", "--seed", "3", "--device", "cpu", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    model, data = own(folder)
+    expected = tw.top_eigenvalues(tw.Objective(model, data, batch_norm="batch", batch_size=16), 2, seed=3)
+    assert row["value"] == expected.value
+    assert row["eigenvalues"]["tensor"] == expected.eigenvalues.tolist()
+    assert row["provenance"]["objective"]["batch_norm"] == "batch"
+
+
+def test_both_formats_of_weights_give_one_value_and_text_is_readable(folder: Path) -> None:
+    outputs = [
+        measure(folder, "sam_sharpness", "--checkpoint", name, "--device", "cpu").stdout
+        for name in ("w.safetensors", "w.pt")
+    ]
+    assert outputs[0] == outputs[1]
+    assert "SamSharpness(" in outputs[0]
+    assert "95 % interval" in outputs[0]
+
+
+def test_a_path_takes_two_checkpoints_and_a_figure_is_drawn(folder: Path) -> None:
+    done = measure(
+        folder, "linear_path", "--checkpoint", "w.safetensors", "--checkpoint", "v.safetensors",
+        "--set", "num_points=5", "--plot", "path.png", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["alphas"]["tensor"]) == 5
+    assert (folder / "path.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_own_loss_is_imported(folder: Path) -> None:
+    done = measure(folder, "line_slice", "--loss", "own:loss", "--set", "num_points=3", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["provenance"]["objective"]["loss"] == "loss"
+
+
+BAD = {
+    "missing key": (("--checkpoint", "short.safetensors"), "1.bias"),
+    "wrong shape": (("--checkpoint", "wrong.safetensors"), "1.bias"),
+    "unreadable file": (("--checkpoint", "broken.safetensors"), "broken.safetensors"),
+    "no such file": (("--checkpoint", "none.safetensors"), "none.safetensors"),
+    "too many checkpoints": (("--checkpoint", "w.pt", "--checkpoint", "w.pt"), "`checkpoint`"),
+    "bad batch size": (("--batch-size", "0"), "`batch_size`"),
+    "batch size not a number": (("--batch-size", "many"), "--batch-size"),
+    "bad micro-batch": (("--micro-batch", "-3"), "`micro_batch`"),
+    "batch of one": (("--batch-norm", "batch", "--batch-size", "7"), "`batch_size`"),
+    "unknown mode": (("--batch-norm", "frozen"), "`batch_norm`"),
+    "unknown loss": (("--loss", "hinge"), "`loss`"),
+    "not callable": (("--loss", "own:not_callable"), "`loss`"),
+    "unknown argument": (("--set", "depth=3"), "depth"),
+    "bad argument": (("--set", "k=1000"), "`k`"),
+    "unknown device": (("--device", "abacus"), "abacus"),
+    "unknown dtype": (("--dtype", "int8"), "`dtype`"),
+    "unknown option": (("--colour", "red"), "--colour"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_exit_code_2(folder: Path, case: str) -> None:
+    arguments, word = BAD[case]
+    done = measure(folder, "top_eigenvalues", *arguments)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("thalweg: ")
+    assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("measure", "flatness", "--model", "own:build", "--data", "own:data"), "flatness"),
+        (("measure", "line_slice", "--model", "own:nothing", "--data", "own:data"), "own:nothing"),
+        (("measure", "line_slice", "--model", "own:build", "--data", "nowhere:data"), "nowhere"),
+        (("measure", "line_slice", "--model", "own:build"), "--data"),
+        (("fly",), "fly"),
+    ],
+)
+def test_wrong_names_are_one_clear_line(folder: Path, arguments: tuple[str, ...], word: str) -> None:
+    done = thalweg(folder, *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert word in done.stderr
+
+
+def test_a_failed_measurement_exits_with_1(folder: Path) -> None:
+    done = measure(folder, "top_eigenvalues", "--set", "rtol=1e-5", "--set", "max_matvecs=2")
+    assert done.returncode == 1, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("verb", ["data", "train", "measure", "reproduce"])
+def test_every_verb_has_help_with_an_example(folder: Path, verb: str) -> None:
+    done = thalweg(folder, verb, "--help")
+    assert done.returncode == 0
+    assert f"thalweg {verb}" in done.stdout
+    assert "Example" in done.stdout
+
+
+def test_as_a_process_it_touches_nothing_and_says_the_same(folder: Path) -> None:
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    arguments = ("measure", "sam_sharpness", "--model", "own:build", "--data", "own:data", "--json")
+    process = subprocess.run(
+        [sys.executable, "-m", "thalweg", *arguments], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == "", "no progress bar where there is no terminal"
+    assert process.stdout == thalweg(folder, *arguments).stdout
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
