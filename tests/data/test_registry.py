@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from thalweg.core.registry import Registry
 from thalweg.data import registry
 from thalweg.data.registry import dataset_names, load_data, load_train_test, register_dataset
 
@@ -11,7 +12,7 @@ from thalweg.data.registry import dataset_names, load_data, load_train_test, reg
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     """A registered data set of 7 training and 5 test examples."""
-    monkeypatch.setattr(registry, "_DATASETS", {})
+    monkeypatch.setattr(registry, "_DATASETS", Registry({}))
     calls = []
 
     def loader(split, root):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from thalweg.core.registry import Registry
 from thalweg.models import registry
 from thalweg.models.registry import build_model, model_names, register_model
 
@@ -80,7 +81,9 @@ def test_unknown_names_say_what_is_known():
 
 
 def test_register(monkeypatch):
-    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
+    monkeypatch.setattr(
+        registry, "_MODELS", Registry({n: registry._MODELS[n] for n in registry._MODELS.names})
+    )
     register_model("tiny", lambda: nn.Linear(2, 2))
     assert "tiny" in model_names()
     assert torch.equal(state(build_model("tiny", 1)), state(build_model("tiny", 1)))

@@ -17,8 +17,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Some writers make their files private to the owner; the file gets the mode of any other new file.
+    partial.touch()
+    mode = partial.stat().st_mode
+    partial.unlink()
     try:
         yield partial
+        partial.chmod(mode)
         with partial.open("rb") as f:
             os.fsync(f.fileno())
         partial.replace(path)

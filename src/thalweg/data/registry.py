@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from thalweg.core.imports import import_callable
+from thalweg.core.registry import Registry
 from thalweg.data import fashion_mnist
 
 SPLITS = ("train", "test")
@@ -25,7 +26,7 @@ def _load_fashion_mnist(split: str, root: str | Path | None) -> tuple[Tensor, ..
     return fashion_mnist.load(split, root)  # type: ignore[arg-type]
 
 
-_DATASETS: dict[str, Loader] = {"fashion-mnist": _load_fashion_mnist}
+_DATASETS: Registry[Loader] = Registry({"fashion-mnist": _load_fashion_mnist})
 
 
 def register_dataset(name: str, loader: Loader) -> None:
@@ -44,16 +45,12 @@ def register_dataset(name: str, loader: Loader) -> None:
     ValueError
         If the name is empty, taken, or has a colon in it.
     """
-    if not name or ":" in name:
-        raise ValueError(f"`name` must be a word without a colon, got {name!r}.")
-    if name in _DATASETS:
-        raise ValueError(f"`name` must be new, but {name!r} is registered already; choose another.")
-    _DATASETS[name] = loader
+    _DATASETS.add(name, loader)
 
 
 def dataset_names() -> tuple[str, ...]:
     """Names of the registered data sets."""
-    return tuple(_DATASETS)
+    return _DATASETS.names
 
 
 def load_data(spec: str, root: str | Path | None = None) -> Any:
@@ -142,4 +139,4 @@ def _first(data: tuple[Tensor, ...], size: int | None, spec: str) -> tuple[Tenso
 
 
 def _call(spec: str) -> Any:
-    return import_callable(spec, "data", [f"{name} with a split" for name in _DATASETS])()
+    return import_callable(spec, "data", [f"{name} with a split" for name in _DATASETS.names])()

@@ -10,15 +10,18 @@ import torch
 from torch import nn
 
 from thalweg.core.imports import import_callable
+from thalweg.core.registry import Registry
 from thalweg.core.rng import preserved_global_rng, stream_seed
 from thalweg.models.small_cnn import SmallCNN
 
 Builder = Callable[[], nn.Module]
 
-_MODELS: dict[str, Builder] = {
-    "small_cnn_bn": lambda: SmallCNN(batch_norm=True),
-    "small_cnn": lambda: SmallCNN(batch_norm=False),
-}
+_MODELS: Registry[Builder] = Registry(
+    {
+        "small_cnn_bn": lambda: SmallCNN(batch_norm=True),
+        "small_cnn": lambda: SmallCNN(batch_norm=False),
+    }
+)
 
 
 def register_model(name: str, builder: Builder) -> None:
@@ -29,16 +32,12 @@ def register_model(name: str, builder: Builder) -> None:
     ValueError
         If the name is empty, taken, or has a colon in it.
     """
-    if not name or ":" in name:
-        raise ValueError(f"`name` must be a word without a colon, got {name!r}.")
-    if name in _MODELS:
-        raise ValueError(f"`name` must be new, but {name!r} is registered already; choose another.")
-    _MODELS[name] = builder
+    _MODELS.add(name, builder)
 
 
 def model_names() -> tuple[str, ...]:
     """Names of the registered models."""
-    return tuple(_MODELS)
+    return _MODELS.names
 
 
 def build_model(name: str, seed: int) -> nn.Module:

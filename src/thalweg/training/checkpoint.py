@@ -166,11 +166,7 @@ def _write(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     # Copies: safetensors takes neither shared memory (tied weights) nor other layouts than the plain one.
     plain = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
     with replacing(path) as partial:
-        # safetensors makes its files private to their owner; give them the mode of any other new file.
-        partial.touch()
-        mode = partial.stat().st_mode
         save_file(plain, partial, metadata)
-        partial.chmod(mode)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
