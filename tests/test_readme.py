@@ -17,7 +17,9 @@ BLOCKS = re.findall(r"^```(\S*)( file=(\S+))?\n(.*?)^```", (ROOT / "README.md").
 @pytest.mark.real_data
 def test_the_library_example_runs(tmp_path: Path) -> None:
     (program,) = [text for language, _, file, text in BLOCKS if language == "python" and not file]
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert "batch norm running" in done.stdout
     assert "batch norm batch" in done.stdout

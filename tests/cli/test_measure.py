@@ -94,7 +94,8 @@ def own(folder: Path) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
 
 def test_it_prints_what_the_library_returns(folder: Path) -> None:
     done = measure(
-        folder, "top_eigenvalues", "--checkpoint", "w.safetensors", "--batch-norm", "batch", "--batch-size", "16",
+        folder, "top_eigenvalues", "--checkpoint", "w.safetensors",
+        "--batch-norm", "batch", "--batch-size", "16",
         "--set", "k=2", "--seed", "3", "--device", "cpu", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

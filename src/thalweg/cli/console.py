@@ -1,4 +1,4 @@
-"""What people see while they wait: progress with time left, on standard error; results go to standard output."""
+"""What people see while they wait: progress with time left, on standard error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class StudyWatcher:
-    """Progress of a list of tasks: the whole with its time left, the present one, and a line for each done."""
+    """Progress of a list of tasks: the whole with its time left, the present one, a line for each done."""
 
     def __init__(self) -> None:
         self._bar = _bar()

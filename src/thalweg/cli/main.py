@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def run() -> None:
-    """Run the command. Exit codes: 0 done, 1 the measurement failed, 2 bad input; one line on standard error."""
+    """Run the command; exit with 0 when done, 1 if the measurement failed, 2 for bad input, in one line."""
     try:
         code = app(standalone_mode=False)
     except (ValueError, TypeError, DataError, OSError) as error:

@@ -76,10 +76,8 @@ def measure(
     num_networks = 2 if list(inspect.signature(function).parameters)[:2] == ["a", "b"] else 1
     checkpoints = checkpoint or []
     if len(checkpoints) not in ({2} if num_networks == 2 else {0, 1}):
-        raise ValueError(
-            f"`checkpoint` must be given {'twice, for the two ends,' if num_networks == 2 else 'at most once'} for "
-            f"{name}, got {len(checkpoints)}."
-        )
+        times = "twice, for the two ends," if num_networks == 2 else "at most once"
+        raise ValueError(f"`checkpoint` must be given {times} for {name}, got {len(checkpoints)}.")
     place = resolve_device(device)
     objectives = []
     for i in range(num_networks):

@@ -146,7 +146,7 @@ class PaperStudy:
         split: str = "train",
         calibration_size: int | None = None,
     ) -> Objective:
-        """The first `size` examples of a split, calibrated on as many training examples unless told otherwise."""
+        """The first `size` examples of a split, calibrated on as many of training unless told otherwise."""
         return Objective(
             self._network(model),
             _first(self.train_data if split == "train" else self.test_data, size),

@@ -122,8 +122,8 @@ class Store:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(
-                    f"`out` must not be written by two runs at once, but another one is at work in {self.path}; "
-                    "wait for it, or choose another folder."
+                    f"`out` must not be written by two runs at once, but another one is at work in "
+                    f"{self.path}; wait for it, or choose another folder."
                 ) from None
             self._cut_torn_line()
             yield
