@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from thalweg.linalg.krylov_basis import KrylovBasis, full_precision, inner_products, orthonormalise
+from thalweg.core.precision import full_precision
+from thalweg.linalg.krylov_basis import KrylovBasis, inner_products, orthonormalise
 
 
 def rng(seed: int = 0) -> torch.Generator:

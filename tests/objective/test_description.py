@@ -16,9 +16,12 @@ def make(**kwargs):
 
 def test_the_contract():
     described = make(batch_norm="recalibrated", micro_batch=5, weight_decay=0.1).describe()
-    assert described | {"params": "", "buffers": "", "data": "", "calibration_data": ""} == {
+    hashes = dict.fromkeys(("model_code", "params", "buffers", "data", "calibration_data"), "")
+    assert described | hashes == {
         "model": "Sequential",
+        "model_code": "",
         "loss": "cross_entropy",
+        "loss_code": None,
         "params": "",
         "buffers": "",
         "data": "",
@@ -66,6 +69,16 @@ def test_each_part_shows_in_its_own_entry():
     assert differing(base, make(data=(x.flip(0), y.flip(0)))) == {"data"}
     assert differing(base, make(data=(x, (y + 1) % 3))) == {"data"}
     assert differing(base, make(batch_norm="batch")) == {"batch_norm", "buffers", "micro_batch"}
+
+
+def test_functions_that_only_their_code_tells_apart_differ():
+    relu = nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.ReLU()).double()
+    tanh = nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.Tanh()).double()
+    tanh.load_state_dict(relu.state_dict())
+    assert differing(make(model=relu), make(model=tanh)) == {"model_code"}
+    one = make(loss=lambda outputs, targets: outputs.square().mean(1))
+    two = make(loss=lambda outputs, targets: outputs.abs().mean(1))
+    assert differing(one, two) == {"loss_code"}
 
 
 def test_frozen_parameters_and_integer_buffers_are_hashed():

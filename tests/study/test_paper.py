@@ -28,7 +28,7 @@ TINY = {
         "step_size": 1,
         "gamma": 0.5,
     },
-    "curvature": {"num_examples": 32, "rtol": 0.3},
+    "curvature": {"num_examples": 32, "rtol": 0.3, "certify_rtol": 0.9},
     "sharpness": {
         "num_examples": 32,
         "radius": 0.05,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from thalweg.cli.console import errors, progress_bar
 from thalweg.cli.options import DataRoot, Device, Json, resolve_device
@@ -19,6 +21,7 @@ from thalweg.measures import MEASURES
 from thalweg.models.registry import build_model
 from thalweg.objective.losses import NAMED
 from thalweg.objective.objective import Objective
+from thalweg.report.figures import FORMATS
 from thalweg.report.plot import plot as plot_result
 from thalweg.training.checkpoint import load_weights
 
@@ -68,6 +71,8 @@ def measure(
     arguments = _arguments(function, name, set_ or [], seed)
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    if plot and plot.suffix.lower() not in FORMATS:
+        raise ValueError(f"`plot` must end in one of {', '.join(FORMATS)}, got {str(plot)!r}.")
     size = "auto" if micro_batch == "auto" else _whole_number("micro_batch", micro_batch)
     examples, calibration = (
         load_data(data, data_root),
@@ -98,10 +103,10 @@ def measure(
         )
     with progress_bar(name) as progress:
         result = function(*objectives, **arguments, progress=progress)
+    print(json.dumps(result.to_dict(), allow_nan=False) if as_json else _text(result))
     if plot:
         plot_result(result, plot)
         errors.print(f"figure: {plot}", markup=False, soft_wrap=True)
-    print(json.dumps(result.to_dict(), allow_nan=False) if as_json else _text(result))
 
 
 def _measure_named(name: str) -> Any:
@@ -123,11 +128,20 @@ def _arguments(function: Any, name: str, settings: list[str], seed: int) -> dict
             raise ValueError(
                 f"`set` must be name=value with a name among {', '.join(known)} for {name}, got {setting!r}."
             )
-        try:
-            arguments[key] = json.loads(text)
-        except json.JSONDecodeError:
-            arguments[key] = text
+        arguments[key] = _as_declared(function, key, text)
     return arguments
+
+
+def _as_declared(function: Any, key: str, text: str) -> Any:
+    """The text as a Python literal or else as it is, checked against what the function declares."""
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        value = {"true": True, "false": False, "null": None}.get(text, text)
+    try:
+        return TypeAdapter(get_type_hints(function)[key]).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"`{key}` in --set: {error.errors()[0]['msg'].lower()}, got {text!r}.") from None
 
 
 def _whole_number(name: str, text: str) -> int:

@@ -68,9 +68,9 @@ class ErrorBudget:
         return statistical + (self.solver or 0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form; a solver without any bound is the text ``"inf"``, since ``null`` means exact."""
+        """JSON-safe form; ``null`` means exact, and infinity is the text ``"inf"``."""
         return {
-            "solver": "inf" if self.solver == math.inf else _number(self.solver),
+            "solver": _number(self.solver),
             "probe": self.probe and {"value": _number(self.probe.value), "dof": _number(self.probe.dof)},
             "data": self.data and {"value": _number(self.data.value), "dof": _number(self.data.dof)},
         }
@@ -82,8 +82,8 @@ class ErrorBudget:
         def part(entry: Mapping[str, Any] | None) -> StandardError | None:
             if entry is None:
                 return None
-            value = math.nan if entry["value"] is None else entry["value"]
-            return StandardError(value, math.inf if entry["dof"] is None else entry["dof"])
+            value = math.nan if entry["value"] is None else float(entry["value"])
+            return StandardError(value, float(entry["dof"]))
 
         solver = raw.get("solver")
         return cls(None if solver is None else float(solver), part(raw.get("probe")), part(raw.get("data")))
@@ -138,12 +138,18 @@ class Measurement:
 
     def __repr__(self) -> str:
         half = self.error.half_width(0.95)
-        mode = self.provenance.get("objective", {}).get("batch_norm")
         spread = "exact" if half == 0 else f"± {half:.2g} (95 %)"
-        return f"{type(self).__name__}({self.value:.6g} {spread}{f', batch norm {mode}' if mode else ''})"
+        mode = f", batch norm {self.batch_norm}" if self.batch_norm else ""
+        return f"{type(self).__name__}({self.value:.6g} {spread}{mode})"
+
+    @property
+    def batch_norm(self) -> str | None:
+        """Batch-norm mode of the function measured, or ``None`` if it has no batch norm."""
+        objective = self.provenance.get("objective", {})
+        return objective.get("batch_norm") if objective.get("has_batch_norm", True) else None
 
     def to_dict(self, arrays: str | Path | None = None) -> dict[str, Any]:
-        """JSON-safe form; NaN becomes ``null``.
+        """JSON-safe form; NaN becomes ``null``, an infinity the text ``"inf"`` or ``"-inf"``.
 
         Parameters
         ----------
@@ -190,7 +196,7 @@ class Measurement:
         kwargs: dict[str, Any] = {}
         for f in dataclasses.fields(result):
             if f.name == "value":
-                kwargs["value"] = math.nan if raw["value"] is None else raw["value"]
+                kwargs["value"] = math.nan if raw["value"] is None else float(raw["value"])
             elif f.name == "error":
                 kwargs["error"] = ErrorBudget.from_dict(raw["error"])
             elif f.name == "provenance":
@@ -198,7 +204,9 @@ class Measurement:
             elif f.name in raw:
                 entry = _restore(raw[f.name], arrays)
                 # Annotations are text here; a field that is always a number had NaN where JSON has null.
-                kwargs[f.name] = math.nan if entry is None and f.type in ("float", float) else entry
+                if f.type in ("float", float):
+                    entry = math.nan if entry is None else float(entry)
+                kwargs[f.name] = entry
             elif f.name in raw.get("omitted", ()):
                 kwargs[f.name] = None
         return result(**kwargs)
@@ -214,8 +222,11 @@ def hash_tensors(*tensors: Tensor) -> str:
     return digest.hexdigest()[:16]
 
 
-def _number(x: float | None) -> float | None:
-    return None if x is None or not math.isfinite(x) else float(x)
+def _number(x: float | None) -> float | str | None:
+    # JSON has neither: NaN is null, and an infinity is text.
+    if x is None or math.isnan(x):
+        return None
+    return float(x) if math.isfinite(x) else str(float(x))
 
 
 def _jsonable(x: Any, arrays: Path | None = None) -> Any:

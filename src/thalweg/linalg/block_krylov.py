@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from thalweg.core.errors import NonFiniteLossError
+from thalweg.core.precision import full_precision
 from thalweg.core.rng import normal
-from thalweg.linalg.krylov_basis import KrylovBasis, full_precision
+from thalweg.linalg.krylov_basis import KrylovBasis
 from thalweg.linalg.linear_operator import LinearOperator
 
 

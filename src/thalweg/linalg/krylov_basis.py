@@ -8,27 +8,12 @@ added in float64, so that a float32 inner product over 1e8 entries is as good as
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 # Rows in one allocation: small enough not to grab the whole bound at once, large enough for matrix products.
 SLAB_ROWS = 32
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Hold float32 matrix products to float32: under TF32 or bfloat16 a basis would not be orthogonal."""
-    before = torch.get_float32_matmul_precision()
-    if before == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _pieces(dim: int, device: torch.device) -> Iterator[slice]:

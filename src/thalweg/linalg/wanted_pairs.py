@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from thalweg.core.precision import full_precision
 from thalweg.linalg.block_krylov import BlockKrylov
 from thalweg.linalg.certificate import RandomStartCertificate
 from thalweg.linalg.eigen_solution import EigenSolution, SpectralBound
-from thalweg.linalg.krylov_basis import full_precision
 
 # Pairs that a bounded basis cannot keep never converge, and a spectrum narrower than the tolerance never
 # stops being invariant: these hold up the stop no longer than this many products during which the wanted
@@ -84,7 +84,9 @@ class WantedPairs:
 
     def bounds(self) -> tuple[SpectralBound | None, SpectralBound | None]:
         """Bounds on the largest and the smallest eigenvalue, each ``None`` if that end was not asked for."""
-        slack, highest, lowest = self.process.slack, float(self.values[0]), float(self.values[-1])
+        # Rounding as it was seen: what H does not show, and the products' lack of symmetry.
+        slack = self.process.slack + self.process.noise
+        highest, lowest = float(self.values[0]), float(self.values[-1])
         if self.process.complete:
             level, upper, lower = 1.0, highest, lowest
         else:
@@ -136,6 +138,12 @@ class WantedPairs:
         """Why the budget did not do, and what would help."""
         wanted, found = self.num_top + self.num_bottom, len(partial.eigenvalues)
         reached = float(partial.residuals.max()) / (partial.norm_estimate or 1.0)
+        if found == wanted and reached <= rtol:
+            return (
+                f"{max_matvecs} products were spent with {wanted} eigenpairs converged to `rtol`, but before "
+                f"it was certain enough that none is missing: the bounds are {self.gap():.3g} wide. Raise "
+                "`max_matvecs`, or `certify_rtol` (None takes the bounds as they come)."
+            )
         text = f"{max_matvecs} products were spent before {wanted} eigenpairs converged: "
         if found < wanted:
             text += f"the basis holds only {found}"

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from thalweg.core.precision import full_precision
+
 BatchNormMode = Literal["running", "recalibrated", "batch"]
 MODES: tuple[BatchNormMode, ...] = ("running", "recalibrated", "batch")
 
@@ -166,12 +168,22 @@ class Moments:
     @classmethod
     def of(cls, x: Tensor) -> Moments:
         """Moments of activations ``(B, C, ...)`` over all but the channel dimension."""
-        dims = [d for d in range(x.ndim) if d != 1]
         wide = torch.float32 if x.device.type == "mps" else torch.float64
-        # Half precision overflows in sums of squares; single precision is exact enough within a micro-batch.
+        # Half precision overflows in sums of squares; single precision is exact enough within an example.
         x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        var, mean = torch.var_mean(x, dim=dims, correction=0)
-        return cls(x.numel() // x.shape[1], mean.to(wide), var.to(wide))
+        rows = x.movedim(1, -1).reshape(len(x) if x.ndim > 2 else 1, -1, x.shape[1])  # (B, positions, C)
+        # About the first example's means, so that squares do not cancel against a large mean. Sums as matrix
+        # products: on channels-last activations ten times faster than `var_mean`, as accurate, and unlike
+        # the batch norm kernel's own sums not wrong by 1e-4.
+        centre = rows[0].mean(0)
+        rows = rows - centre
+        averages = rows.new_full((len(rows), 1, rows.shape[1]), 1 / rows.shape[1])
+        with full_precision():
+            means = torch.bmm(averages, rows)[:, 0].to(wide)
+            squares = torch.bmm(averages, rows.square())[:, 0].to(wide)
+        mean = means.mean(0)
+        var = (squares - means.square()).clamp_min(0).mean(0) + (means - mean).square().mean(0)
+        return cls(x.numel() // x.shape[1], centre.to(wide) + mean, var)
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both samples together (Chan, Golub and LeVeque 1979), without cancellation."""

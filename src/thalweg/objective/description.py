@@ -15,7 +15,9 @@ def describe(objective: Objective) -> dict[str, Any]:
     network = objective._network
     result: dict[str, Any] = {
         "model": type(network.model).__qualname__,
+        "model_code": network.code,
         "loss": network.module.name,
+        "loss_code": network.module.code,
         "params": hash_tensors(objective.params, *objective._constants.values()),
         "buffers": hash_tensors(*objective.buffers.values(), *network.fixed_buffers.values()),
         "data": objective._examples.hash,

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thalweg.core.identity import code_identity
+
 Batch = tuple[Tensor, ...] | dict[str, Tensor]
 Loss = str | Callable[..., Tensor]
 
@@ -38,6 +40,8 @@ class LossModule(nn.Module):
         super().__init__()
         self.model = model
         self.name, self._function, self.takes_model = _resolve(loss, batch)
+        # A named loss is identified by its name; anybody's function by its code.
+        self.code = None if isinstance(loss, str) else code_identity(loss)
         self.classifies = loss == "cross_entropy"
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from thalweg.core.errors import NondeterminismError
+from thalweg.core.identity import code_identity
 from thalweg.core.param_space import ParamSpace
 from thalweg.objective.batch_norm import (
     BatchNormMode,
@@ -40,6 +41,8 @@ class PureNetwork:
 
     def __init__(self, model: nn.Module, loss: Loss, mode: BatchNormMode, batch: Batch) -> None:
         refuse_mixed_parameters(model)
+        # Before the copy is prepared for its mode, which shows in how its layers print.
+        self.code = code_identity(model)
         private = copy.deepcopy(model).eval()
         private.zero_grad(set_to_none=True)
         self.mode = mode
@@ -119,7 +122,15 @@ class PureNetwork:
             def forward() -> None:
                 buffers = {k: own.get(k, b).clone() for k, b in self.model.named_buffers()}
                 swapped = {f"model.{k}": v for k, v in {**own, **buffers}.items()}
-                results.append(functional_call(self._module, swapped, (seen,))[0])
+                try:
+                    results.append(functional_call(self._module, swapped, (seen,))[0])
+                except (RuntimeError, IndexError, KeyError, AttributeError) as error:
+                    # Raised by the model or the loss at the first examples they are given.
+                    reason = str(error).strip().partition("\n")[0]
+                    raise ValueError(
+                        f"`data` must fit `model` and `loss`, but the first {num_examples} examples gave "
+                        f"{type(error).__name__}: {reason}"
+                    ) from error
 
             if self.mode == "recalibrated" and self.norm_layers:
                 self.norm_order = execution_order(self.norm_layers, forward)

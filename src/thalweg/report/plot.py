@@ -48,7 +48,7 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
         )
     with draw.house_style():
         figure = drawer(result)
-        mode = result.provenance.get("objective", {}).get("batch_norm")
+        mode = result.batch_norm
         if mode:
             figure.suptitle(f"batch norm: {mode}", x=0.01, ha="left", fontsize=8.5, color=draw.GREY)
     if path is not None:

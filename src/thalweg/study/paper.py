@@ -159,7 +159,13 @@ class PaperStudy:
 
     def _eigenvalues(self, model: str, mode: BatchNormMode) -> Task:
         settings = self.settings.curvature
-        arguments = {"k": 1, "which": "top", "rtol": settings.rtol, "seed": MEASURE_SEED}
+        arguments = {
+            "k": 1,
+            "which": "top",
+            "rtol": settings.rtol,
+            "certify_rtol": settings.certify_rtol,
+            "seed": MEASURE_SEED,
+        }
         labels = {"model": model, "split": "train", "batch_norm": mode}
 
         def compute(progress: Progress) -> Measurement:

@@ -37,6 +37,7 @@ class CurvatureSettings(_Section):
 
     num_examples: PositiveInt | None = None
     rtol: PositiveFloat
+    certify_rtol: PositiveFloat
 
 
 class SharpnessSettings(_Section):
