@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import re
@@ -32,8 +33,8 @@ def _texts(thing: Any) -> list[str]:
     if not inspect.isfunction(function):
         # A callable object or a partial: its class's source and whatever of its state prints plainly.
         parts = [_source(type(thing)), _plain(getattr(thing, "__dict__", {}))]
-        if inner := getattr(thing, "func", None):
-            parts += [*_texts(inner), _plain(thing.args), _plain(thing.keywords)]
+        if isinstance(thing, functools.partial):
+            parts += [*_texts(thing.func), _plain(thing.args), _plain(thing.keywords)]
         return parts
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     texts = [_source(function), _plain(function.__defaults__), _plain(function.__kwdefaults__)]

@@ -1,23 +1,28 @@
 """Extreme eigenpairs of an operator over data, by solving on subsets first.
 
-A Ritz vector of a thousand examples points almost where that of sixty thousand does, and costs a sixtieth. What a
-subset cannot show, a direction that few examples make, the random vectors of the last level can.
+A Ritz vector of a thousand examples points almost where that of sixty thousand does, and costs a sixtieth.
+What a subset cannot show, a direction that few examples make, the random vectors of the last level can; how
+surely, its certificate says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
-from thalweg.core.errors import ConvergenceError
+from thalweg.core.errors import ConvergenceError, NonFiniteLossError
+from thalweg.core.measurement import hash_tensors
 from thalweg.core.rng import generator
-from thalweg.linalg.lanczos import EigenSolution, lanczos_eigenpairs
-from thalweg.operators.hessian import Hessian
+from thalweg.linalg.eigen_solution import EigenSolution
+from thalweg.linalg.lanczos import lanczos_eigenpairs
+from thalweg.linalg.wanted_pairs import Which
+from thalweg.objective.guards import check_count
+from thalweg.operators.objective_operator import ObjectiveOperator
 
-# Each level is this many times smaller than the next, so that all of them together cost little beside the last.
+# Each level is this many times smaller than the next, so that all of them together cost little beside the
+# last.
 LEVEL_RATIO = 8
 SMALLEST_LEVEL = 512
 
@@ -30,7 +35,7 @@ MIN_STEPS = 3
 
 @dataclass(frozen=True)
 class MultilevelSolution:
-    """The full data's solution, the sizes of the subsets before it, and the products those took."""
+    """The full data's solution, the sizes of the subsets it started from, and the products those took."""
 
     solution: EigenSolution
     levels: tuple[int, ...]
@@ -38,7 +43,11 @@ class MultilevelSolution:
 
 
 def default_levels(num_examples: int) -> tuple[int, ...]:
-    """Sizes N / 8^i of at least 512 examples, ascending, N itself left out."""
+    """Sizes N / 8^i of at least 512 examples, ascending, N itself left out.
+
+    >>> default_levels(60_000)
+    (937, 7500)
+    """
     sizes = []
     size = num_examples // LEVEL_RATIO
     while size >= SMALLEST_LEVEL:
@@ -48,11 +57,12 @@ def default_levels(num_examples: int) -> tuple[int, ...]:
 
 
 def multilevel_eigenpairs(
-    operator: Hessian,
+    operator: ObjectiveOperator,
     k: int,
     *,
-    which: Literal["top", "bottom", "both"] = "top",
+    which: Which = "top",
     rtol: float = 1e-3,
+    certify_rtol: float | None = None,
     max_matvecs: int = 2000,
     levels: Sequence[int] | None = None,
     start: Tensor | None = None,
@@ -61,52 +71,71 @@ def multilevel_eigenpairs(
 ) -> MultilevelSolution:
     """Solve over growing subsets, then over all the data; arguments as in `top_eigenvalues`.
 
+    A subset that does not converge gives a poorer start, one whose products are not finite none: the verdict
+    is the full data's.
+
     Raises
     ------
     ConvergenceError
-        If the last level spends `max_matvecs`. A subset that does not converge only gives a poorer start.
+        If the last level spends `max_matvecs`; carries a `MultilevelSolution`.
     """
     objective = operator.objective
-    if levels is None:
-        levels = () if start is not None else default_levels(objective.num_examples)
-    sizes = tuple(levels)
-    if any(not 1 <= n < objective.num_examples for n in sizes) or list(sizes) != sorted(set(sizes)):
-        raise ValueError(
-            f"`levels` must ascend and stay below the {objective.num_examples} examples there are, got {sizes}."
-        )
+    sizes = _checked_levels(levels, start, objective.num_examples)
     work = _Work(objective.num_examples, sizes, progress)
-    warm, num_subset_matvecs = start, 0
+    warm, used, num_subset_matvecs = start, [], 0
+    # Vectors handed in may come from an earlier run with this seed; the random ones must not be its again.
+    stream = ("cold",) if start is None else ("warm", hash_tensors(start))
     operator.check  # noqa: B018 - proves the operator once, for all levels
     for level, size in enumerate(sizes):
-        subset = objective.subset(size, seed=seed + level)
-        rng = generator(seed, "level", level)
         try:
             solution = lanczos_eigenpairs(
-                operator.over(subset).counting(work.add),
+                operator.over(objective.subset(size, seed=seed + level)).counting(work.add),
                 k,
                 which=which,
                 rtol=max(rtol, LEVEL_RTOL),
                 start=warm,
-                rng=rng,
+                rng=generator(seed, *stream, level),
                 max_matvecs=max_matvecs,
             )
         except ConvergenceError as error:
             solution = error.partial
-        warm = solution.eigenvectors
-        num_subset_matvecs += solution.num_matvecs
+        except NonFiniteLossError:
+            solution = None
+        if solution is not None:
+            warm = solution.eigenvectors
+            num_subset_matvecs += solution.num_matvecs
+            used.append(size)
         work.finished_level(level)
-    solution = lanczos_eigenpairs(
-        operator.counting(work.add),
-        k,
-        which=which,
-        rtol=rtol,
-        start=warm,
-        min_steps=MIN_STEPS,
-        rng=generator(seed, "level", "full"),
-        max_matvecs=max_matvecs,
-    )
+    try:
+        solution = lanczos_eigenpairs(
+            operator.counting(work.add),
+            k,
+            which=which,
+            rtol=rtol,
+            certify_rtol=certify_rtol,
+            start=warm,
+            min_steps=MIN_STEPS,
+            rng=generator(seed, *stream, "full"),
+            max_matvecs=max_matvecs,
+        )
+    except ConvergenceError as error:
+        partial = MultilevelSolution(error.partial, tuple(used), num_subset_matvecs)
+        raise ConvergenceError(str(error), partial) from None
     work.finished()
-    return MultilevelSolution(solution, sizes, num_subset_matvecs)
+    return MultilevelSolution(solution, tuple(used), num_subset_matvecs)
+
+
+def _checked_levels(levels: Sequence[int] | None, start: Tensor | None, num_examples: int) -> tuple[int, ...]:
+    if levels is None:
+        return () if start is not None else default_levels(num_examples)
+    sizes = tuple(levels)
+    for size in sizes:
+        check_count("levels", size)
+    if list(sizes) != sorted(set(sizes)) or (sizes and sizes[-1] >= num_examples):
+        raise ValueError(
+            f"`levels` must ascend and stay below the {num_examples} examples there are, got {sizes}."
+        )
+    return sizes
 
 
 class _Work:
@@ -127,7 +156,7 @@ class _Work:
                 + max(self.done_now, self.remaining[self.level])
                 + sum(self.remaining[self.level + 1 :])
             )
-            self.report(min(self.done_before + self.done_now, total), total)
+            self.report(self.done_before + self.done_now, total)
 
     def finished_level(self, level: int) -> None:
         self.done_before += self.done_now

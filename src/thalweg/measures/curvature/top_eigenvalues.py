@@ -73,11 +73,10 @@ class TopEigenvalues(Measurement):
         return (-math.inf, self.upper_bound) if self.is_bottom else (self.lower_bound, math.inf)
 
     def __repr__(self) -> str:
-        mode = self.provenance.get("objective", {}).get("batch_norm")
         far = f"at least {self.lower_bound:.4g}" if self.is_bottom else f"at most {self.upper_bound:.4g}"
         return (
             f"{type(self).__name__}({self.value:.6g} ± {self.error.half_width():.2g}, {far} "
-            f"({100 * self.confidence:.4g} %){f', batch norm {mode}' if mode else ''})"
+            f"({100 * self.confidence:.4g} %){f', batch norm {self.batch_norm}' if self.batch_norm else ''})"
         )
 
 

@@ -1,0 +1,208 @@
+"""The Hessian against a dense float64 oracle that shares no code with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import torch
+from tests import networks
+from tests.operators import oracle
+from tests.operators.cases import BATCH, CASES, available, deviation, hessian_of
+from torch import Tensor, nn
+
+from thalweg.core.errors import DerivativeError, NonFiniteLossError
+from thalweg.objective.objective import Objective
+from thalweg.operators.compositions import COMPOSITIONS
+from thalweg.operators.hessian import Hessian
+
+# What a release of torch may or may not have a forward derivative of, in the memory layout used.
+MAY_BE_ABSENT = {("group-norm", "vmap_jvp_grad"), ("group-norm", "jvp_grad")}
+
+
+def dense(operator: Hessian) -> Tensor:
+    """All columns in one product: more than a block, and no multiple of one."""
+    identity = torch.eye(operator.dim, dtype=operator.dtype)
+    assert operator.dim > operator.block_size
+    return operator @ identity
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_oracle(name: str) -> None:
+    H = hessian_of(name)
+    assert deviation(dense(Hessian(CASES[name].objective())), H) < 1e-11
+
+
+@pytest.mark.parametrize("composition", COMPOSITIONS)
+@pytest.mark.parametrize("name", CASES)
+def test_every_composition(name: str, composition: str) -> None:
+    operator = Hessian(CASES[name].objective(), composition)
+    if (name, composition) in MAY_BE_ABSENT and not available(operator):
+        return
+    assert operator.check.composition == composition
+    assert operator.check.rejected == ()
+    V = torch.randn(operator.dim, operator.block_size + 3, dtype=torch.float64)
+    tolerance = 1e-6 if composition == "finite_differences" else 1e-11
+    assert deviation(operator @ V, hessian_of(name) @ V) < tolerance
+    assert deviation(operator @ V[:, 0], hessian_of(name) @ V[:, 0]) < tolerance
+
+
+@pytest.mark.parametrize("composition", ["vmap_jvp_grad", "jvp_grad", "double_backward"])
+def test_blocks(composition: str) -> None:
+    operator = Hessian(CASES["attention"].objective(), composition, block_size=3)
+    V = torch.randn(operator.dim, 7, dtype=torch.float64)
+    product = operator @ V
+    torch.testing.assert_close(product, hessian_of("attention") @ V, rtol=1e-10, atol=1e-12)
+    for i in (0, 6):
+        torch.testing.assert_close(operator @ V[:, i], product[:, i], rtol=1e-10, atol=1e-12)
+    # A transposed block has other strides.
+    torch.testing.assert_close(operator @ V.T.contiguous().T, product, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["residual-running", "residual-recalibrated", "encoder-layer", "mlp-mse"])
+@pytest.mark.parametrize("micro_batch", [1, 5, 21])
+def test_micro_batch_changes_nothing(name: str, micro_batch: int) -> None:
+    operator = Hessian(CASES[name].objective(micro_batch=micro_batch))
+    V = torch.randn(operator.dim, 3, dtype=torch.float64)
+    torch.testing.assert_close(operator @ V, hessian_of(name) @ V, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_single_precision(name: str) -> None:
+    operator = Hessian(CASES[name].objective(torch.float32))
+    assert operator.check.dtype == torch.float64
+    assert operator.dtype == torch.float32
+    V = torch.randn(operator.dim, 5)
+    assert deviation(operator @ V, hessian_of(name) @ V.double()) < 1e-5
+
+
+def test_weight_decay() -> None:
+    operator = Hessian(CASES["mlp-mse"].objective(weight_decay=0.3))
+    H = hessian_of("mlp-mse")
+    assert deviation(dense(operator), H + 0.3 * torch.eye(len(H), dtype=H.dtype)) < 1e-11
+
+
+def test_weight_decay_does_not_hide_a_wrong_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = COMPOSITIONS["double_backward"]
+    monkeypatch.setitem(COMPOSITIONS, "wrong", lambda *args: {k: 1.001 * v for k, v in right(*args).items()})
+    objective = CASES["mlp-mse"].objective(weight_decay=1e6)
+    with pytest.raises(DerivativeError, match="differs from the slope"):
+        _ = Hessian(objective, "wrong").check
+
+
+@pytest.mark.parametrize("pattern", ["head", ["norm2.*", "conv2.weight"]])
+def test_some_parameters(pattern: str | list[str]) -> None:
+    objective = CASES["residual-batch"].objective()
+    H = hessian_of("residual-batch")
+    chosen = objective.space.select(pattern)
+    index = torch.cat([torch.arange(s.start, s.stop) for s in objective.space if s.name in chosen.names])
+    found = Hessian(objective.restrict(pattern)) @ torch.eye(len(index), dtype=torch.float64)
+    assert deviation(found, H[index][:, index]) < 1e-11
+
+
+def test_other_data_and_other_point() -> None:
+    case = CASES["residual-running"]
+    x, y = networks.images(13, seed=9)
+    operator = Hessian(case.objective())
+    other = operator.over(Objective(case.model(), (x, y)))
+    assert other.check is operator.check
+    V = torch.randn(operator.dim, 3, dtype=torch.float64)
+    assert deviation(other @ V, oracle.dense_hessian(case.model(), (x, y), confirm=False) @ V) < 1e-11
+
+    model = case.model()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.mul_(1.1)
+    moved = case.objective().at(1.1 * case.objective().params)
+    assert deviation(Hessian(moved) @ V, oracle.dense_hessian(model, case.data(), confirm=False) @ V) < 1e-11
+
+
+def test_recalibrated_statistics_are_those_of_the_calibration_data() -> None:
+    case = CASES["residual-recalibrated"]
+    x, y = case.data()
+    prepared = oracle.prepared(case.model(), (x, y), "cross_entropy", "recalibrated")
+    H = oracle.dense_hessian(prepared, (x[:9], y[:9]), confirm=False)
+    part = Hessian(case.objective().select(torch.arange(9)))
+    V = torch.randn(part.dim, 3, dtype=torch.float64)
+    assert deviation(part @ V, H @ V) < 1e-11
+
+
+def test_state_is_untouched(unchanged: Callable[..., AbstractContextManager[None]]) -> None:
+    for name in ("residual-batch", "encoder-layer"):
+        case = CASES[name]
+        model, data = case.model(), case.data()
+        objective = Objective(model, data, batch_norm=case.mode, batch_size=BATCH)  # type: ignore[arg-type]
+        fast = torch.backends.mha.get_fastpath_enabled()
+        with unchanged(model, data):
+            operator = Hessian(objective)
+            _ = operator @ torch.ones(operator.dim, 2, dtype=torch.float64)
+        assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+def test_counting() -> None:
+    seen: list[int] = []
+    operator = Hessian(CASES["mlp-mse"].objective(micro_batch=5), block_size=4).counting(seen.append)
+    _ = operator @ torch.ones(operator.dim, 6, dtype=torch.float64)
+    assert sum(seen) == 6 * 21
+    assert len(seen) == 2 * 5
+    assert seen[4] == 4 * 1
+
+
+class Root(nn.Module):
+    """``sqrt(theta)``, whose second derivative at nought is infinite; so is the first."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([1.0, value], dtype=torch.float64))
+
+
+def power(exponent: float) -> Any:
+    def loss(model: Root, batch: tuple[Tensor]) -> Tensor:
+        return batch[0] * (model.theta**exponent).sum()
+
+    return loss
+
+
+def test_singular_first_derivative_is_named() -> None:
+    objective = Objective(Root(0.0), (torch.ones(5).double(),), loss=power(0.5))
+    with pytest.raises(NonFiniteLossError, match="gradient is not finite although the loss is"):
+        _ = Hessian(objective) @ torch.ones(2).double()
+
+
+def test_singular_second_derivative_is_named() -> None:
+    objective = Objective(Root(0.0), (torch.ones(5).double(),), loss=power(1.5))
+    with pytest.raises(DerivativeError, match="double_backward: the product is not finite"):
+        _ = Hessian(objective) @ torch.ones(2).double()
+
+
+def test_product_that_overflows_later_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = Hessian(CASES["mlp-mse"].objective())
+    chosen = operator.check.composition
+    monkeypatch.setitem(
+        COMPOSITIONS, chosen, lambda loss, params, t: {k: v * float("inf") for k, v in t.items()}
+    )
+    with pytest.raises(NonFiniteLossError, match="product of the Hessian is not finite"):
+        _ = operator @ torch.ones(operator.dim).double()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"composition": "magic"}, "`composition` must be 'auto' or one of vmap_jvp_grad"),
+        ({"block_size": 0}, "`block_size` must be a whole number of at least 1"),
+    ],
+)
+def test_bad_arguments(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Hessian(CASES["mlp-mse"].objective(), **options)
+
+
+def test_wrong_vectors() -> None:
+    operator = Hessian(CASES["mlp-mse"].objective())
+    with pytest.raises(ValueError, match="vectors are the columns of a block"):
+        _ = operator @ torch.ones(3).double()
+    with pytest.raises(TypeError, match=r"convert it with `V.to"):
+        _ = operator @ torch.ones(operator.dim)
