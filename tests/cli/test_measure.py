@@ -148,6 +148,10 @@ BAD = {
     "not callable": (("--loss", "own:not_callable"), "`loss`"),
     "unknown argument": (("--set", "depth=3"), "depth"),
     "bad argument": (("--set", "k=1000"), "`k`"),
+    "argument of the wrong type": (("--set", "rtol=abc"), "`rtol`"),
+    "argument not a sequence": (("--set", "levels=5"), "`levels`"),
+    "figure of no known format": (("--plot", "x.txt"), "`plot`"),
+    "device that holds no numbers": (("--device", "meta"), "`device`"),
     "unknown device": (("--device", "abacus"), "abacus"),
     "unknown dtype": (("--dtype", "int8"), "`dtype`"),
     "unknown option": (("--colour", "red"), "--colour"),
@@ -207,3 +211,19 @@ def test_as_a_process_it_touches_nothing_and_says_the_same(folder: Path) -> None
     assert process.stderr == "", "no progress bar where there is no terminal"
     assert process.stdout == thalweg(folder, *arguments).stdout
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+
+
+def test_a_flag_is_read_as_a_flag(folder: Path) -> None:
+    done = measure(folder, "line_slice", "--set", "num_points=3", "--set", "population=False", "--json")
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["provenance"]["arguments"]["population"] is False
+    assert row["error"]["data"] is None
+
+
+def test_data_that_do_not_fit_the_model_are_one_clear_line(folder: Path) -> None:
+    (folder / "wide.py").write_text(MODULE.replace("nn.Linear(12, 4)", "nn.Linear(13, 4)"))
+    done = thalweg(folder, "measure", "line_slice", "--model", "wide:build", "--data", "own:data")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "`data` must fit `model`" in done.stderr

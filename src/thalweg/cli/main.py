@@ -47,6 +47,9 @@ def run() -> None:
         # Errors of the command line itself carry their own text and code.
         if not hasattr(error, "format_message"):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())  # type: ignore[attr-defined]
+            sys.exit(2)
         _complain(error.format_message(), getattr(error, "exit_code", 2))  # type: ignore[attr-defined]
     else:
         sys.exit(code if isinstance(code, int) else 0)

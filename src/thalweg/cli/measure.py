@@ -16,7 +16,7 @@ from thalweg.cli.console import errors, progress_bar
 from thalweg.cli.options import DataRoot, Device, Json, resolve_device
 from thalweg.core.imports import import_callable
 from thalweg.core.measurement import Measurement
-from thalweg.data.registry import load_data
+from thalweg.data.registry import dataset_names, load_data
 from thalweg.measures import MEASURES
 from thalweg.models.registry import build_model
 from thalweg.objective.losses import NAMED
@@ -50,7 +50,7 @@ def measure(
     weight_decay: Annotated[float, typer.Option(help="Factor of an explicit L2 term.")] = 0.0,
     calibration_data: Annotated[
         str | None,
-        typer.Option(help="Data of recalibrated statistics, as --data; default: the data themselves."),
+        typer.Option(help="Data of recalibrated statistics; default: the training split for a test split."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="An argument of the measure, name=value; repeatable.")
@@ -74,10 +74,12 @@ def measure(
     if plot and plot.suffix.lower() not in FORMATS:
         raise ValueError(f"`plot` must end in one of {', '.join(FORMATS)}, got {str(plot)!r}.")
     size = "auto" if micro_batch == "auto" else _whole_number("micro_batch", micro_batch)
-    examples, calibration = (
-        load_data(data, data_root),
-        calibration_data and load_data(calibration_data, data_root),
-    )
+    dataset, _, split = data.partition(":")
+    if calibration_data is None and batch_norm == "recalibrated" and dataset in dataset_names():
+        # Statistics are those of training: test data do not calibrate themselves.
+        calibration_data = f"{dataset}:train" if split.startswith("test") else None
+    examples = load_data(data, data_root)
+    calibration = None if calibration_data is None else load_data(calibration_data, data_root)
     num_networks = 2 if list(inspect.signature(function).parameters)[:2] == ["a", "b"] else 1
     checkpoints = checkpoint or []
     if len(checkpoints) not in ({2} if num_networks == 2 else {0, 1}):

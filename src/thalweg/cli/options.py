@@ -26,7 +26,9 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        # One that can be computed on and read from, which "meta" is not.
+        float(torch.zeros(1, device=device))
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"`device` must be auto or one this machine has, got {name!r} ({error}).") from None
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"`device` must be auto or one this machine has, got {name!r} ({reason}).") from None
     return device

@@ -34,7 +34,7 @@ def import_callable(name: str, argument: str, known: Sequence[str] = ()) -> Call
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a user's module may fail in any way while it is imported
         raise ValueError(f"`{argument}` must be {wanted}; {name!r} cannot be imported: {error}.") from error
     if not callable(found):
         raise ValueError(

@@ -1,8 +1,10 @@
-"""Extreme eigenpairs of an operator over data, by solving on subsets first.
+"""Extreme eigenpairs of an operator over data, by solving on subsets first where that pays.
 
 A Ritz vector of a thousand examples points almost where that of sixty thousand does, and costs a sixtieth.
 What a subset cannot show, a direction that few examples make, the random vectors of the last level can; how
-surely, its certificate says.
+surely, its certificate says. To say it surely they need about as many products as a cold solve takes
+altogether, which then comes with the eigenpair; so subsets are the default only where no certificate is asked
+for.
 """
 
 from __future__ import annotations
@@ -80,7 +82,10 @@ def multilevel_eigenpairs(
         If the last level spends `max_matvecs`; carries a `MultilevelSolution`.
     """
     objective = operator.objective
-    sizes = _checked_levels(levels, start, objective.num_examples)
+    if levels is None:
+        wanted = start is None and certify_rtol is None
+        levels = default_levels(objective.num_examples) if wanted else ()
+    sizes = _checked_levels(levels, objective.num_examples)
     work = _Work(objective.num_examples, sizes, progress)
     warm, used, num_subset_matvecs = start, [], 0
     # Vectors handed in may come from an earlier run with this seed; the random ones must not be its again.
@@ -125,9 +130,7 @@ def multilevel_eigenpairs(
     return MultilevelSolution(solution, tuple(used), num_subset_matvecs)
 
 
-def _checked_levels(levels: Sequence[int] | None, start: Tensor | None, num_examples: int) -> tuple[int, ...]:
-    if levels is None:
-        return () if start is not None else default_levels(num_examples)
+def _checked_levels(levels: Sequence[int], num_examples: int) -> tuple[int, ...]:
     sizes = tuple(levels)
     for size in sizes:
         check_count("levels", size)

@@ -98,9 +98,9 @@ def top_eigenvalues(
 ) -> TopEigenvalues:
     r"""Find the extreme eigenvalues of the exact Hessian over all N examples, by block Lanczos.
 
-    The solve starts on a small subset and is warm-started on larger ones; the last level is the whole data,
-    and only its products count towards the residual. Random vectors ride along at every level, so that a
-    direction which the subsets do not show can still be found.
+    The last level is the whole data, and only its products count towards the residual; subsets before it give
+    it warm vectors to start from. Random vectors ride along at every level, so that a direction which the
+    warm ones do not show can still be found.
 
     Parameters
     ----------
@@ -122,7 +122,8 @@ def top_eigenvalues(
     max_matvecs
         Most products with single vectors on the full data.
     levels
-        Sizes of the subsets, ascending. Default: N / 8^i while that is at least 512; ``()`` starts cold.
+        Sizes of the subsets, ascending; ``()`` starts cold. Default: cold with a certificate, which costs as
+        many products as a cold solve in any case; without one, N / 8^i while that is at least 512.
     start
         ``(P, W)`` vectors to start from instead of subsets: eigenvectors of a nearby point, say.
     composition
