@@ -29,7 +29,7 @@ def slices(data: Data, size: int) -> list[Data]:
 
 def example_losses(model: nn.Module, batch: Data, loss: Any) -> Tensor:
     """``(B,)`` by the definitions of the documentation."""
-    if callable(loss):
+    if not isinstance(loss, str):
         return loss(model, batch)
     *inputs, y = batch
     outputs = model(*inputs)
@@ -47,17 +47,14 @@ def prepared(model: nn.Module, data: Data, loss: Any, mode: str) -> nn.Module:
             norm.train()
     if mode == "recalibrated":
         # Each layer in the order of execution, when all before it have their exact statistics.
-        order: list[_BatchNorm] = []
-        handles = [
-            n.register_forward_pre_hook(lambda m, _: order.append(m))
-            for n in norms  # type: ignore[arg-type]
-        ]
+        order: list[Any] = []
+        handles = [n.register_forward_pre_hook(lambda m, _: order.append(m)) for n in norms]
         with torch.no_grad():
             example_losses(model, data, loss)
             for handle in handles:
                 handle.remove()
             for norm in order:
-                seen: list[Tensor] = []
+                seen: Any = []
                 handle = norm.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
                 example_losses(model, data, loss)
                 handle.remove()

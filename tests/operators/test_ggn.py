@@ -92,12 +92,24 @@ def test_loss_that_is_not_convex() -> None:
     params = oracle.trainable(model)
     outputs = model(x)
     J = torch.stack([oracle.flat_gradient(f, params, retain_graph=True) for f in outputs.reshape(-1)])
-    curvature = torch.autograd.functional.hessian(
+    curvature: Any = torch.autograd.functional.hessian(
         lambda f: chance_of_error(f.view_as(outputs), y).sum(), outputs.reshape(-1)
     )
     G = J.T @ curvature @ J / len(x)
     assert torch.linalg.eigvalsh(G)[0] < -1e-2
     assert deviation(operator @ torch.eye(operator.dim, dtype=torch.float64), G) < 1e-11
+
+
+def test_concave_loss() -> None:
+    """No positive curvature at all, and none asked for: only the named losses are known to be convex."""
+
+    def gain(outputs: Tensor, targets: Tensor) -> Tensor:
+        return -outputs.square().sum(1)
+
+    operator = GGN(Objective(networks.mlp(), networks.vectors(), loss=gain))
+    assert operator.check.rejected == ()
+    v = torch.randn(operator.dim, dtype=torch.float64)
+    assert float(v @ (operator @ v)) < 0
 
 
 def test_dense_outputs() -> None:

@@ -135,11 +135,12 @@ def test_state_is_untouched(unchanged: Callable[..., AbstractContextManager[None
         case = CASES[name]
         model, data = case.model(), case.data()
         objective = Objective(model, data, batch_norm=case.mode, batch_size=BATCH)  # type: ignore[arg-type]
-        fast = torch.backends.mha.get_fastpath_enabled()
-        with unchanged(model, data):
-            operator = Hessian(objective)
-            _ = operator @ torch.ones(operator.dim, 2, dtype=torch.float64)
-        assert torch.backends.mha.get_fastpath_enabled() == fast
+        for fast in (False, True):
+            torch.backends.mha.set_fastpath_enabled(fast)
+            with unchanged(model, data):
+                operator = Hessian(objective)
+                _ = operator @ torch.ones(operator.dim, 2, dtype=torch.float64)
+            assert torch.backends.mha.get_fastpath_enabled() == fast
 
 
 def test_counting() -> None:

@@ -102,7 +102,7 @@ def test_wrong_compositions_are_rejected(
 
 
 @pytest.mark.parametrize("norm", [lambda: nn.LayerNorm(6), lambda: nn.BatchNorm1d(6)])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_wrong_composition_on_many_networks(
     monkeypatch: pytest.MonkeyPatch, norm: Callable[[], nn.Module], seed: int
 ) -> None:
@@ -116,6 +116,50 @@ def test_wrong_composition_on_many_networks(
         assert deviation(wrong, right) > 3e-3  # the field's own table: up to 6e-2
         with pytest.raises(DerivativeError, match="differs from"):
             _ = Hessian(objective, "wrong").check
+
+
+def test_second_opinion_where_a_slope_tells_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One per cent, which kinks and rounding hide in single precision, and another composition does not."""
+    monkeypatch.setitem(COMPOSITIONS, "wrong", altered(lambda H: {k: 1.01 * v for k, v in H.items()}))
+    model = SinglePrecision(seeded(lambda: nn.Linear(5, 6), nn.ReLU, lambda: nn.Linear(6, 3)))
+    with pytest.raises(DerivativeError, match="wrong: differs from double_backward by 1e-02"):
+        _ = Hessian(objective_of(model), "wrong").check
+
+
+def test_kernels_that_are_poor_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The formula is right, as float64 shows; what float32 makes of it is not."""
+    right = COMPOSITIONS["double_backward"]
+
+    def poor(loss: Any, params: Any, tangents: Any) -> dict[str, Tensor]:
+        single = next(iter(params.values())).dtype == torch.float32
+        return {k: (1.1 if single else 1) * v for k, v in right(loss, params, tangents).items()}
+
+    monkeypatch.setitem(COMPOSITIONS, "vmap_jvp_grad", poor)
+    assert Hessian(CASES["mlp-mse"].objective()).check.composition == "vmap_jvp_grad"
+    check = Hessian(CASES["mlp-mse"].objective(torch.float32)).check
+    assert check.composition == "jvp_grad"
+    assert check.rejected == ("vmap_jvp_grad: differs in torch.float32 from its float64 self by 9e-02",)
+
+
+def test_examples_without_curvature_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All gradients are exactly nought here, as every wrong product is; the next examples may differ."""
+    monkeypatch.setitem(COMPOSITIONS, "wrong", jacfwd_of_jacrev)
+    deep = [nn.ReLU, lambda: nn.Linear(6, 6)] * 2
+    model = seeded(lambda: nn.Linear(5, 6), lambda: nn.LayerNorm(6), *deep, lambda: nn.Linear(6, 3)).double()
+    x, _ = networks.vectors(4)
+    with torch.no_grad():
+        for i in (3, 5, 6):
+            next(model[i].parameters()).mul_(60)
+        y = model(x).argmax(1)
+    objective = Objective(model, (x, y))
+    assert not bool(objective.gradient().any())
+    with pytest.raises(DerivativeError, match="wrong: differs from the slope"):
+        _ = Hessian(objective, "wrong").check
+    for operator in (Hessian, GGN):
+        check = operator(objective).check
+        assert check.rejected == ()
+        assert not check.nought
+        assert check.point in POINTS[1:]
 
 
 def test_first_that_passes_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +220,7 @@ def test_straight_through_estimator_has_no_hessian() -> None:
 # -- right products -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_relu_networks_pass_at_the_first_composition(seed: int) -> None:
     """Kinks are no reason to refuse. `docs/derivatives.md` has the counts over many more."""
     rng = torch.Generator().manual_seed(seed)
@@ -203,24 +247,25 @@ def test_relu_networks_pass_at_the_first_composition(seed: int) -> None:
 def test_point_on_a_kink() -> None:
     """Every unit sits at exactly nought: weights and biases start there."""
     model = seeded(lambda: nn.Linear(5, 8), nn.ReLU, lambda: nn.Linear(8, 3)).double()
-    with torch.no_grad():
-        model[0].weight.zero_()
-        model[0].bias.zero_()
+    for p in model[0].parameters():
+        nn.init.zeros_(p)
     for operator in (Hessian, GGN):
-        check = operator(objective_of(model)).check
-        assert check.passed
-        assert check.rejected == ()
-        assert check.point == POINTS[1]
-        assert check.to_dict()["checked_at"] == [1.0, 0.01]
+        for dtype in (torch.float64, torch.float32):
+            check = operator(objective_of(model.to(dtype))).check
+            assert check.passed
+            assert check.rejected == ()
+            assert check.dtype == torch.float64
+            assert check.point == POINTS[1]
+            assert check.to_dict()["checked_at"] == [1.0, 0.01]
+    model.double()
     V = torch.randn(75, 3, dtype=torch.float64)
     assert deviation(Hessian(objective_of(model)) @ V, hessian_of(model) @ V) < 1e-11
 
 
 def test_kink_does_not_let_a_wrong_product_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model = seeded(lambda: nn.Linear(5, 8), nn.ReLU, lambda: nn.Linear(8, 3)).double()
-    with torch.no_grad():
-        model[0].weight.zero_()
-        model[0].bias.zero_()
+    for p in model[0].parameters():
+        nn.init.zeros_(p)
     for change in (1.001, 0.0):
         monkeypatch.setitem(
             COMPOSITIONS, "wrong", altered(lambda H, c=change: {k: c * v for k, v in H.items()})
@@ -235,12 +280,28 @@ def test_network_that_fits_beyond_rounding(confidence: float) -> None:
     model = seeded(lambda: nn.Linear(5, 8), nn.Tanh, lambda: nn.Linear(8, 3)).double()
     x, _ = networks.vectors()
     with torch.no_grad():
-        model[2].weight *= confidence
+        next(model[2].parameters()).mul_(confidence)
         y = model(x).argmax(1)
     for operator in (Hessian, GGN):
         check = operator(Objective(model, (x, y))).check
         assert check.passed
         assert check.rejected == ()
+
+
+@pytest.mark.parametrize("factor", [24, 32])
+def test_deep_network_that_fits_one_example(factor: float) -> None:
+    """The loss is exactly nought, the gradient 1e-9 or 1e-18, and its rounding is not symmetric."""
+    hidden = [lambda: nn.Linear(32, 32), nn.ReLU] * 2
+    model = seeded(lambda: nn.Linear(5, 32), nn.ReLU, *hidden, lambda: nn.Linear(32, 3)).double()
+    x, _ = networks.vectors(1)
+    with torch.no_grad():
+        for i in (2, 4):
+            next(model[i].parameters()).mul_(factor)
+        y = model(x).argmax(1)
+    for operator in (Hessian, GGN):
+        check = operator(Objective(model, (x, y))).check
+        assert check.rejected == ()
+        assert check.point in POINTS[2:]
 
 
 def test_linear_model_and_zero_hessian() -> None:
@@ -250,6 +311,7 @@ def test_linear_model_and_zero_hessian() -> None:
     model = seeded(lambda: nn.Linear(5, 3)).double()
     operator = Hessian(objective_of(model, loss=margin))
     assert operator.check.composition == "vmap_jvp_grad"
+    assert operator.check.nought
     assert not bool((operator @ torch.randn(18, 2).double()).any())
 
 
@@ -353,6 +415,7 @@ def test_float32_models_are_judged_in_float64_unless_they_round_inside() -> None
         "checked_on": 21,
         "checked_at": [1.0, 0.0],
         "tolerance": 1e-6,
+        "nought": False,
         "rejected": [],
     }
 
@@ -410,12 +473,12 @@ class CubeOfOldStyle(torch.autograd.Function):
 class CubeOnce(CubeOfOldStyle):
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # type: ignore[override]
         return 3 * ctx.saved_tensors[0] ** 2 * grads[0]
 
 
 class WithFunction(nn.Module):
-    def __init__(self, function: type[torch.autograd.Function]) -> None:
+    def __init__(self, function: Any) -> None:
         super().__init__()
         self.function = function
         self.inner, self.outer = nn.Linear(5, 6), nn.Linear(6, 3)

@@ -20,6 +20,9 @@ COARSE_TOLERANCE = 0.3
 STEPS = {torch.float64: (1e-7, 1e-8, 1e-9, 1e-6), torch.float32: (1e-4, 1e-3, 3e-4, 1e-5, 3e-5, 1e-2)}
 COARSE_STEPS = (1e-1, 3e-2)
 
+# No verdict on what was being tried: else the choice would depend on what memory was free.
+OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
+
 # A product is nought to rounding if over a step this long it would change the gradient by no more than
 # rounding does, up to this factor.
 LONG_STEP = 1e-2
@@ -65,7 +68,7 @@ class SlopeComparison:
         Of u.Av from v.Au.
     failures
         What is wrong, in words; empty if nothing is.
-    finite
+    finite, nought
         Whether the products are.
     """
 
@@ -73,6 +76,7 @@ class SlopeComparison:
     symmetry_error: float
     failures: tuple[str, ...]
     finite: bool = True
+    nought: bool = False
 
 
 def tolerance_of(dtype: torch.dtype) -> float:
@@ -108,7 +112,7 @@ def compare_with_slope(o: Objective, name: str, claim: Claim, dtype: torch.dtype
         failures.append(f"is asymmetric by {symmetry_error:.0e}")
     if claim.convex and any(float(d @ Ad) < -tolerance * float(Ad.norm()) for d, Ad in ((v, Av), (u, Au))):
         failures.append("has negative curvature although the loss is convex in the outputs")
-    return SlopeComparison(slope_error, symmetry_error, tuple(failures))
+    return SlopeComparison(slope_error, symmetry_error, tuple(failures), nought=not float(AV.norm()) > 0)
 
 
 def vanishes(o: Objective, name: str, claim: Claim, dtype: torch.dtype) -> bool:

@@ -44,7 +44,7 @@ def check(result: TopEigenvalues, A: Tensor, k: int, which: str, rtol: float) ->
     assert float(result.residuals.max()) <= rtol * norm * (1 + 1e-9) + 1e-14 * norm
     torch.testing.assert_close(X.norm(dim=0), torch.ones_like(X[0]))
     assert result.error.solver == float(result.residuals[0])
-    assert abs(result.value - float(true[0])) <= result.error.solver + 1e-14 * norm
+    assert abs(result.value - float(true[0])) <= float(result.residuals[0]) + 1e-14 * norm
     # The bounds hold for the extreme eigenvalue itself.
     assert result.lower_bound <= float(true[0]) + 1e-14 * norm
     assert result.upper_bound >= float(true[0]) - 1e-14 * norm
@@ -161,9 +161,7 @@ def test_one_parameter_and_one_example() -> None:
     assert result.confidence == 1
 
 
-def rare(
-    num_examples: int = 400, dim: int = 60, bulk: float = 1.0, levels: tuple[int, ...] = (20, 60)
-) -> Objective:
+def rare(bulk: float, levels: tuple[int, ...], num_examples: int = 400, dim: int = 60) -> Objective:
     """One example outside all the subsets makes the top direction (100); the second is everybody's (90)."""
     rng = torch.Generator().manual_seed(0)
     eigenvalues = torch.cat([torch.tensor([0.0, 90.0]), bulk * torch.rand(dim - 2, generator=rng)]).double()
@@ -180,7 +178,7 @@ def rare(
 def test_direction_of_a_rare_example(bulk: float) -> None:
     """The subsets' top eigenvector is the second of the whole data: a lure that a residual cannot see."""
     levels = (20, 60)
-    objective = rare(bulk=bulk)
+    objective = rare(bulk, levels)
     for i, n in enumerate(levels):
         seen = top_eigenvalues(objective.subset(n, seed=i), levels=(), seed=0)
         assert seen.value == pytest.approx(90, abs=1)
@@ -255,17 +253,6 @@ def test_warm_start_saves_products() -> None:
     assert again.provenance["levels"] == []
     assert again.provenance["arguments"]["start"] == hash_tensors(cold.eigenvectors)  # type: ignore[arg-type]
     assert again.value == pytest.approx(cold.value, rel=0.02)
-
-
-def test_start_from_a_run_with_the_same_seed_gets_other_random_vectors() -> None:
-    """Else what those missed once they would miss again, and the bound would not hold."""
-    dim = 40
-    eigenvalues = torch.linspace(0, 1, dim).double()
-    objective = planted(scattered(eigenvalues))
-    first = top_eigenvalues(objective, levels=(), seed=3)
-    starts = [first.eigenvectors, orthogonal(dim)[:, :1]]
-    bounds = {top_eigenvalues(objective, start=s, certify_rtol=None, seed=3).upper_bound for s in starts}
-    assert len(bounds) == 2
 
 
 @pytest.mark.parametrize(
