@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import struct
+import sys
 
 import pytest
 
@@ -39,6 +40,7 @@ def thalweg(monkeypatch, capsys):
     """Run the command in this process: ``thalweg(*arguments) -> (exit code, stdout, stderr)``."""
 
     def run(*arguments):
+        monkeypatch.setattr("sys.path", [*sys.path])
         monkeypatch.setattr("sys.argv", ["thalweg", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
             main.run()

@@ -19,6 +19,8 @@ from torch import nn
 
 import thalweg as tw
 from thalweg.cli.main import run
+from thalweg.core.registry import Registry
+from thalweg.data import registry
 
 MODULE = """
 import torch
@@ -33,6 +35,20 @@ def data():
 
 def loss(outputs, targets):
     return nn.functional.cross_entropy(outputs, targets, reduction="none", label_smoothing=0.1)
+
+def broken():
+    return {}["width"]
+
+def broken_loss(outputs, targets):
+    raise LookupError("no such\\nloss")
+
+def broken_loss_of_torch(outputs, targets):
+    return outputs @ targets
+
+def late_loss(outputs, targets):
+    if len(targets) < 16:
+        raise ZeroDivisionError("at the end")
+    return loss(outputs, targets)
 
 not_callable = 3
 """
@@ -149,6 +165,25 @@ BAD = {
     "unknown argument": (("--set", "depth=3"), "depth"),
     "bad argument": (("--set", "k=1000"), "`k`"),
     "argument of the wrong type": (("--set", "rtol=abc"), "`rtol`"),
+    "argument that may be None of the wrong type": (
+        ("--set", "certify_rtol=tight"),
+        "`certify_rtol` in --set: input should be a valid number, unable to parse string as a number, "
+        "got 'tight'",
+    ),
+    "model that raises": (("--model", "own:broken"), "`model` own:broken raised KeyError: 'width'"),
+    "data that raise": (("--data", "own:broken"), "`data` own:broken raised KeyError: 'width'"),
+    "loss that raises": (
+        ("--loss", "own:broken_loss"),
+        "`loss` own:broken_loss raised LookupError: no such loss",
+    ),
+    "loss that raises what torch does": (
+        ("--loss", "own:broken_loss_of_torch"),
+        "own:broken_loss_of_torch gave RuntimeError: ",
+    ),
+    "loss that raises on a later batch": (
+        ("--loss", "own:late_loss", "--micro-batch", "16"),
+        "`loss` own:late_loss raised ZeroDivisionError: at the end",
+    ),
     "argument not a sequence": (("--set", "levels=5"), "`levels`"),
     "figure of no known format": (("--plot", "x.txt"), "`plot`"),
     "device that holds no numbers": (("--device", "meta"), "`device`"),
@@ -205,7 +240,12 @@ def test_as_a_process_it_touches_nothing_and_says_the_same(folder: Path) -> None
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
     arguments = ("measure", "sam_sharpness", "--model", "own:build", "--data", "own:data", "--json")
     process = subprocess.run(
-        [sys.executable, "-m", "thalweg", *arguments], cwd=folder, capture_output=True, text=True, timeout=300
+        # Isolated, so that only the command itself makes the current folder importable.
+        [sys.executable, "-P", "-m", "thalweg", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert process.returncode == 0, process.stderr
     assert process.stderr == "", "no progress bar where there is no terminal"
@@ -227,3 +267,33 @@ def test_data_that_do_not_fit_the_model_are_one_clear_line(folder: Path) -> None
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "`data` must fit `model`" in done.stderr
+
+
+def test_test_data_are_calibrated_on_the_training_split(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = torch.Generator().manual_seed(1)
+    sets = {
+        split: (shift + torch.randn(n, 12, generator=rng), torch.randint(0, 3, (n,), generator=rng))
+        for split, n, shift in (("train", 40, 0.0), ("test", 30, 2.0))
+    }
+    stand_in = Registry({"fashion-mnist": lambda split, root: sets[split]})
+    monkeypatch.setattr(registry, "_DATASETS", stand_in)
+
+    def value(data: str, *more: str) -> float:
+        done = thalweg(
+            folder,
+            *("measure", "line_slice", "--model", "own:build", "--checkpoint", "w.pt", "--data", data),
+            *("--batch-norm", "recalibrated", "--set", "num_points=3", "--device", "cpu", "--json", *more),
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["value"]
+
+    model, _ = own(folder)
+    x, y = (t[:20] for t in sets["test"])
+
+    def expected(calibration: object) -> float:
+        return tw.Objective(model, (x, y), batch_norm="recalibrated", calibration_data=calibration).value()
+
+    assert value("fashion-mnist:test:20") == expected(sets["train"]) != expected(None)
+    assert value("fashion-mnist:test:20", "--calibration-data", "fashion-mnist:test:20") == expected(None)

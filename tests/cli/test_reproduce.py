@@ -21,7 +21,9 @@ def test_smoke_runs_to_its_report_and_a_second_call_does_nothing_again(tmp_path:
     assert first.returncode == 0, first.stderr
     records = Store(out).records()
     assert len(records) >= 40
-    assert first.stderr.count(" in ") >= len(records), "each task is reported as it ends"
+    reported = [line for line in first.stderr.splitlines() if " elapsed " in line]
+    assert len(reported) == len(records), "each task is reported as it ends"
+    assert all(line.endswith(" left") for line in reported), "with the time left"
     page = (out / "report" / "index.html").read_text()
     for number in ("57.18", "37.51", "0.1837", "0.0886"):
         assert number in page

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from thalweg.core.imports import import_callable
+from thalweg.core.imports import import_callable, naming
 
 
 @pytest.fixture
@@ -17,10 +17,35 @@ def own_module(tmp_path, monkeypatch):
     sys.modules.pop("own_for_imports", None)
 
 
-def test_the_current_folder_is_importable(own_module):
+def test_what_python_finds_is_imported(own_module, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
     assert import_callable(f"{own_module}:build", "model")() == "built"
     assert import_callable(f"{own_module}:Outer.inner", "model")() == "built"
     assert import_callable("math:sqrt", "loss")(4) == 2
+
+
+def test_where_python_looks_stays_the_callers_own(own_module):
+    before = [*sys.path]
+    with pytest.raises(ValueError, match="cannot be imported: ModuleNotFoundError: No module named"):
+        import_callable(f"{own_module}:build", "model")
+    import_callable("math:sqrt", "loss")
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}['width']", "KeyError: 'width'"),
+        ("raise SystemExit(2)", "SystemExit: 2"),
+        ("assert False", "AssertionError"),
+        ("x = (", "SyntaxError: '\\(' was never closed"),
+    ],
+)
+def test_a_module_that_fails_says_how(tmp_path, monkeypatch, text, message):
+    (tmp_path / "fails_on_import.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=rf"'fails_on_import:f' cannot be imported: {message}"):
+        import_callable("fails_on_import:f", "model")
 
 
 @pytest.mark.parametrize("name", ["", "resnet", ":build", "module:", ":"])
@@ -32,7 +57,7 @@ def test_another_form_names_what_is_wanted(name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no_such_module_at_all:f", "`data` .* cannot be imported: No module named"),
+        ("no_such_module_at_all:f", "`data` .* cannot be imported: ModuleNotFoundError: No module named"),
         ("math:no_such_function", "`data` .* cannot be imported: .*no attribute 'no_such_function'"),
         ("bad name:f", "`data` .* cannot be imported"),
         ("math:pi", "`data` must name something to call, got float for 'math:pi'"),
@@ -41,3 +66,29 @@ def test_another_form_names_what_is_wanted(name):
 def test_what_cannot_be_called_says_why(name, message):
     with pytest.raises(ValueError, match=message):
         import_callable(name, "data")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError("width"), "KeyError: 'width'"),
+        (ValueError("two\n lines."), "ValueError: two lines"),
+        (AssertionError(), "AssertionError"),
+        (StopIteration(), "StopIteration"),
+        (SystemExit(2), "SystemExit: 2"),
+    ],
+)
+def test_what_a_callable_raises_names_it_and_is_kept_as_the_cause(error, words):
+    with (
+        pytest.raises(ValueError, match=rf"^`model` own:net raised {words}\.$") as caught,
+        naming("model", "own:net"),
+    ):
+        raise error
+    assert caught.value.__cause__ is error
+
+
+def test_what_is_let_through_stays_as_it_is():
+    with pytest.raises(NotImplementedError, match=r"^no$"), naming("loss", "own:loss", passing=RuntimeError):
+        raise NotImplementedError("no")
+    with pytest.raises(KeyboardInterrupt, match="stop"), naming("loss", "own:loss"):
+        raise KeyboardInterrupt("stop")

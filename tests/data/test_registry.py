@@ -36,6 +36,7 @@ def own(tmp_path, monkeypatch):
         "def pair(): return (x, y), (x[:1], y[:1])\n"
         "def datasets(): return [dataset(), dataset()]\n"
         "def dictionary(): return {'x': x, 'labels': y}\n"
+        "def broken(): return x[7]\n"
         "number = 3\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -62,7 +63,7 @@ def test_splits_and_first_examples(toy):
         ("toy:train:few", "number of examples of at least 1, got 'few'"),
         ("toy:train:8", "more than the 7 examples there are"),
         ("unknown", "`data` must be toy with a split or module:callable, got 'unknown'"),
-        ("no_such_module:load", "cannot be imported: No module named 'no_such_module'"),
+        ("no_such_module:load", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
     ],
 )
 def test_bad_names_say_what_is_wrong(spec, message):
@@ -75,6 +76,10 @@ def test_own_callables_come_back_as_they_are(own):
     assert isinstance(load_data("own_data:dataset"), TensorDataset)
     with pytest.raises(ValueError, match=r"cannot be imported: .*no attribute 'nothing'"):
         load_data("own_data:nothing")
+    with pytest.raises(
+        ValueError, match="`data` own_data:broken raised IndexError: index 7 is out of bounds"
+    ):
+        load_data("own_data:broken")
     with pytest.raises(ValueError, match="must name something to call, got int"):
         load_data("own_data:number")
 

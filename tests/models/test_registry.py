@@ -45,6 +45,7 @@ def own(tmp_path, monkeypatch):
         "    with torch.no_grad(): net.bias.copy_(torch.tensor([random.random(), np.random.rand(), 0.]))\n"
         "    return net\n"
         "def text(): return 'net'\n"
+        "def broken(): return {}['width']\n"
         "size = 3\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -63,6 +64,8 @@ def test_own_models(own):
     )
     with pytest.raises(TypeError, match=r"must build a torch\.nn\.Module, but 'own_model:text' returned str"):
         build_model("own_model:text", 0)
+    with pytest.raises(ValueError, match="`model` own_model:broken raised KeyError: 'width'"):
+        build_model("own_model:broken", 0)
     with pytest.raises(ValueError, match="must name something to call, got int"):
         build_model("own_model:size", 0)
     with pytest.raises(ValueError, match="no attribute 'Nothing'"):
@@ -74,7 +77,9 @@ def test_unknown_names_say_what_is_known():
         ValueError, match="`model` must be small_cnn_bn or small_cnn or module:callable, got 'x'"
     ):
         build_model("x", 0)
-    with pytest.raises(ValueError, match="cannot be imported: No module named 'no_such_module'"):
+    with pytest.raises(
+        ValueError, match="cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"
+    ):
         build_model("no_such_module:Net", 0)
     with pytest.raises(TypeError, match="`seed` must be an integer"):
         build_model("small_cnn", None)  # type: ignore[arg-type]

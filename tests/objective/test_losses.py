@@ -242,3 +242,47 @@ def test_mse_per_example_against_torch(shape):
     assert ours.shape == (7,)
     for i in range(7):
         assert float(ours[i]) == pytest.approx(float(F.mse_loss(outputs[i], targets[i])))
+
+
+def picky(outputs, targets):
+    if len(targets) < 5:
+        raise KeyError("a short batch")
+    return per_example(outputs, targets)
+
+
+def wrong_shape(outputs, targets):
+    return outputs @ outputs
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda outputs, targets: 1 / 0, r"`loss` .*:.*<lambda> raised ZeroDivisionError: division by zero"),
+        (
+            lambda model, batch: model.nothing,
+            r"`loss` .*<lambda> raised AttributeError: .*no attribute 'nothing'",
+        ),
+        (
+            wrong_shape,
+            r"`data` must fit `model` and `loss`, but .* and .*:wrong_shape gave RuntimeError: mat1",
+        ),
+    ],
+)
+def test_what_an_own_loss_raises_names_it(loss, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        Objective(mlp(), vectors(21), loss=loss)
+    assert caught.value.__cause__ is not None
+
+
+def test_what_an_own_loss_raises_later_names_it_too():
+    objective = Objective(mlp(), vectors(21), loss=picky, micro_batch=6)
+    with pytest.raises(ValueError, match=r"`loss` .*:picky raised KeyError: 'a short batch'"):
+        objective.value()
+
+
+def test_named_losses_are_known_to_be_convex():
+    convex = [
+        Objective(mlp(), vectors(21), loss=loss).loss.is_convex_in_outputs
+        for loss in ("cross_entropy", per_example)
+    ]
+    assert convex == [True, False]

@@ -107,6 +107,24 @@ def test_losses_are_per_example_and_follow_the_parameters():
     assert float(total) / 21 == pytest.approx(other.value(), rel=1e-13)
 
 
+def test_losses_are_those_of_the_outputs():
+    pieces = []
+
+    def note(micro):
+        assert torch.equal(micro.losses_of(micro.outputs()), micro.losses())
+        params = {k: 2 * v for k, v in micro.objective.named_params.items()}
+        assert torch.equal(micro.losses_of(micro.outputs(params)), micro.losses(params))
+        pieces.append(micro.outputs())
+        return torch.zeros(())
+
+    make().reduce(note)
+    assert [tuple(p.shape) for p in pieces] == [(5, 3)] * 4 + [(1, 3)]
+    of_model = make(loss=lambda model, batch: model(batch[0]).square().sum(1))
+    of_model.reduce(lambda micro: torch.tensor(micro.outputs() is None).float())
+    assert of_model.loss.takes_model
+    assert not make().loss.takes_model
+
+
 def test_losses_can_be_differentiated_twice():
     objective = make()
     v = objective.space.unflatten(torch.ones_like(objective.params))

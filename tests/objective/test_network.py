@@ -225,3 +225,24 @@ def test_gradients_of_the_users_model_do_not_reach_the_copy():
     assert all(p.grad is None for p in objective._network.model.parameters())
     assert not objective.gradient().requires_grad
     assert not objective.evaluate_points([(objective.params, None)]).example_losses.requires_grad
+
+
+class Fails(nn.Linear):
+    def __init__(self, error):
+        super().__init__(5, 3)
+        self.error = error
+
+    def forward(self, x):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), TypeError("no"), ZeroDivisionError("no"), StopIteration("no")]
+)
+def test_what_the_model_raises_on_the_data_is_one_clear_error(error):
+    with pytest.raises(
+        ValueError,
+        match="`data` must fit `model` and `loss`, but on the first 21 examples Fails and cross_entropy gave "
+        f"{type(error).__name__}: no",
+    ):
+        Objective(Fails(error).double(), vectors(21))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -49,9 +51,20 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class StudyWatcher:
-    """Progress of a list of tasks: the whole with its time left, the present one, a line for each done."""
+    """Progress of a list of tasks: the whole with its time left, the present one, a line for each done.
 
-    def __init__(self) -> None:
+    Where standard error is no terminal, the lines carry the time left instead of a bar.
+
+    Parameters
+    ----------
+    clock
+        Tells the seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._cost = self._done = self._total = 0.0
         self._bar = _bar()
         self._whole = self._bar.add_task("whole study", total=None)
         self._task: int | None = None
@@ -69,21 +82,37 @@ class StudyWatcher:
     def start(self, task: Task, number: int, total: int) -> None:
         """A task begins."""
         self._place = f"[{number}/{total}]"
+        self._cost = task.cost
         if self._task is not None:
             self._bar.remove_task(self._task)  # type: ignore[arg-type]
         self._task = self._bar.add_task(f"{self._place} {task.title}", total=1.0)
 
     def advance(self, fraction: float, done: float, total: float) -> None:
         """So much of the task and of everything is done."""
+        self._total = total
         if self._task is not None:
             self._bar.update(self._task, completed=fraction)  # type: ignore[arg-type]
         self._bar.update(self._whole, completed=done, total=total)
 
     def finish(self, record: Record) -> None:
         """A task is recorded."""
+        self._done += self._cost
         names = " ".join(str(v) for v in record.labels.values())
+        times = "" if errors.is_terminal else self._times()
         errors.print(
-            f"{self._place} {names}: {record.measurement!r} in {record.seconds:.0f} s",
+            f"{self._place} {names}: {record.measurement!r} in {record.seconds:.0f} s{times}",
             markup=False,
             soft_wrap=True,
         )
+
+    def _times(self) -> str:
+        """Time since the start, and the time left if what is to do goes at the pace of what was done."""
+        elapsed = self._clock() - self._began
+        words = f"; elapsed {_duration(elapsed)}"
+        if self._total:  # known from the first progress of a task
+            words += f", about {_duration(elapsed * max(0.0, self._total / self._done - 1))} left"
+        return words
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

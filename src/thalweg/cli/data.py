@@ -13,11 +13,14 @@ from thalweg.data.registry import dataset_names
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="The data set: fashion-mnist.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The data set: fashion-mnist.")],
     data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Find or fetch a data set, check its hashes, and say where it is and which source served it.
+    """Find or fetch a data set and check its files.
+
+    Says where it is and which source served it, and why those before did not. The other commands do the same
+    for themselves: this one is to see it done, or to fetch the data before going offline.
 
     Example: `thalweg data fashion-mnist --json`
     """

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 import typer
+from safetensors import SafetensorError
 
 from thalweg.cli.console import errors
 from thalweg.cli.data import data
-from thalweg.cli.measure import measure
+from thalweg.cli.measure import MEASURES_HELP, measure
 from thalweg.cli.reproduce import reproduce
 from thalweg.cli.train import train
 from thalweg.core.errors import DataError, ThalwegError
 
+# Set this variable to see the traceback of an error instead of its one line.
+DEBUG = "THALWEG_DEBUG"
+
+# What the system says of a path that the user named. All else it says, of a full disk or a dead line, is no
+# fault of the input.
+WRONG_PATH = {
+    *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM),
+    *(errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
+}
+
 app = typer.Typer(
     name="thalweg",
-    help="The geometry of neural-network loss landscapes, with error bars.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,39 +35,56 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for verb in (data, train, measure, reproduce):
-    app.command()(verb)
+app.command()(data)
+app.command()(train)
+app.command(epilog=MEASURES_HELP)(measure)
+app.command()(reproduce)
 
 
-@app.callback()
+@app.callback(
+    epilog="Each command has --help with an example. Exit codes: 0 done, 1 the measurement failed, 2 bad "
+    f"input. {DEBUG}=1 shows the traceback of an error."
+)
 def main() -> None:
     """The geometry of neural-network loss landscapes, with error bars."""
 
 
 def run() -> None:
     """Run the command; exit with 0 when done, 1 if the measurement failed, 2 for bad input, in one line."""
+    # As under `python -m`: modules in the current folder are found for `--model module:callable`.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     try:
         code = app(standalone_mode=False)
-    except (ValueError, TypeError, DataError, OSError) as error:
-        _complain(error, 2)
-    except ThalwegError as error:
-        _complain(error, 1)
+        sys.stdout.flush()  # or a full disk would show only after the exit code is chosen
     except (typer.Abort, KeyboardInterrupt):
         errors.print("thalweg: interrupted; what was finished is kept.", markup=False)
         sys.exit(130)
     except Exception as error:
         # Errors of the command line itself carry their own text and code.
-        if not hasattr(error, "format_message"):
-            raise
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message())  # type: ignore[attr-defined]
             sys.exit(2)
-        _complain(error.format_message(), getattr(error, "exit_code", 2))  # type: ignore[attr-defined]
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+        code = _exit_code(error)
+        if code is None or os.environ.get(DEBUG):
+            raise
+        _complain(error)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _complain(error: object, code: int) -> None:
-    text = " ".join(str(error).split())
-    errors.print(f"thalweg: {text}", markup=False, soft_wrap=True)
-    sys.exit(code)
+def _exit_code(error: Exception) -> int | None:
+    """2 for bad input, 1 for a failure; None for what only a mistake of ours can raise."""
+    if hasattr(error, "format_message"):
+        return getattr(error, "exit_code", 2)
+    if isinstance(error, OSError):
+        return 2 if error.errno in WRONG_PATH else 1
+    if isinstance(error, ValueError | TypeError | DataError):
+        return 2
+    # Files of weights that cannot be read are complained of as values; this one could not be written.
+    return 1 if isinstance(error, ThalwegError | SafetensorError) else None
+
+
+def _complain(error: Exception) -> None:
+    text = error.format_message() if hasattr(error, "format_message") else str(error)  # type: ignore[attr-defined]
+    hint = f" ({DEBUG}=1 shows the traceback.)" if error.__cause__ else ""
+    errors.print(f"thalweg: {' '.join(text.split())}{hint}", markup=False, soft_wrap=True)

@@ -13,13 +13,12 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from thalweg.cli.console import errors, progress_bar
-from thalweg.cli.options import DataRoot, Device, Json, resolve_device
-from thalweg.core.imports import import_callable
+from thalweg.cli.options import DataRoot, Device, Json, LossName, Model, resolve_device, resolve_loss
 from thalweg.core.measurement import Measurement
 from thalweg.data.registry import dataset_names, load_data
 from thalweg.measures import MEASURES
 from thalweg.models.registry import build_model
-from thalweg.objective.losses import NAMED
+from thalweg.objective.batch_norm import MODES
 from thalweg.objective.objective import Objective
 from thalweg.report.figures import FORMATS
 from thalweg.report.plot import plot as plot_result
@@ -27,42 +26,98 @@ from thalweg.training.checkpoint import load_weights
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
+# Arguments of measures that have an option of their own, or none.
+NOT_SET = ("objective", "a", "b", "progress", "seed", "start")
+
+
+def _settable(function: Any) -> dict[str, Any]:
+    """What ``--set`` takes for a measure, with the defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.name not in NOT_SET}
+
+
+MEASURES_HELP = "\n\n".join(
+    [
+        "What --set takes for each measure, with the defaults:",
+        *(f"{m}: {', '.join(f'{k}={v}' for k, v in _settable(f).items())}" for m, f in MEASURES.items()),
+        "What they mean: python -c 'import thalweg; help(thalweg.line_slice)', and so on for the others.",
+    ]
+)
+
 
 def measure(
     name: Annotated[str, typer.Argument(metavar="MEASURE", help=f"One of: {', '.join(MEASURES)}.")],
-    model: Annotated[str, typer.Option(help="small_cnn_bn, small_cnn, or module:callable of your own.")],
+    model: Model,
     data: Annotated[
         str,
-        typer.Option(help="fashion-mnist:train, fashion-mnist:test:1000, or module:callable of your own."),
+        typer.Option(
+            metavar="NAME",
+            help="fashion-mnist:train or fashion-mnist:test, with :N for the first N examples; or "
+            "module:callable of your own, called without arguments, which returns (inputs, targets), a "
+            "dictionary of tensors, a Dataset or a DataLoader.",
+        ),
     ],
     checkpoint: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Weights, .safetensors or .pt; give it twice for a path. Default: as the model is built."
+            metavar="FILE",
+            help="Weights: .safetensors, or a .pt state dictionary. Twice for linear_path, its two ends. "
+            "Default: the model as it is built.",
         ),
     ] = None,
-    loss: Annotated[
-        str, typer.Option(help="cross_entropy, mse, or module:callable: (outputs, targets) -> (B,).")
-    ] = "cross_entropy",
-    batch_norm: Annotated[str, typer.Option(help="running, recalibrated or batch.")] = "running",
-    batch_size: Annotated[int | None, typer.Option(help="Partition in batch mode; default: 128.")] = None,
-    micro_batch: Annotated[str, typer.Option(help="Examples a pass, or auto.")] = "auto",
-    weight_decay: Annotated[float, typer.Option(help="Factor of an explicit L2 term.")] = 0.0,
+    loss: LossName = "cross_entropy",
+    batch_norm: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help=f"{', '.join(MODES)}: stored statistics, exact ones over the data, or each batch's own.",
+        ),
+    ] = "running",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Examples a batch, for --batch-norm batch alone. Default: a DataLoader's, or 128.",
+        ),
+    ] = None,
+    micro_batch: Annotated[
+        str, typer.Option(metavar="N", help="Examples a pass, or auto: memory and speed, never the value.")
+    ] = "auto",
+    weight_decay: Annotated[
+        float,
+        typer.Option(metavar="X", help="Adds X / 2 times the squared norm of the parameters to the loss."),
+    ] = 0.0,
     calibration_data: Annotated[
         str | None,
-        typer.Option(help="Data of recalibrated statistics; default: the training split for a test split."),
+        typer.Option(
+            metavar="NAME",
+            help="What --batch-norm recalibrated takes its statistics from, in the form of --data. Default: "
+            "the data themselves, but for a named test split the whole training split.",
+        ),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="An argument of the measure, name=value; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="ARGUMENT=VALUE", help="An argument of the measure, see below; repeatable."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the measure's random streams.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Seed of what the measure draws, and of a model that gets no checkpoint."
+        ),
+    ] = 0,
+    dtype: Annotated[str, typer.Option(metavar="NAME", help=f"{' or '.join(DTYPES)}.")] = "float32",
     device: Device = "auto",
     data_root: DataRoot = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the result into this .png, .svg or .pdf.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the result, too: .png, .svg or .pdf.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure your own network.
+    """Measure the loss landscape of your own network.
+
+    Prints the value with its uncertainty; --json everything, with what produced it.
 
     Example: `thalweg measure top_eigenvalues --model pkg.mod:build --checkpoint w.safetensors
     --data fashion-mnist:train:4096 --batch-norm running --set k=2 --seed 0 --json`
@@ -95,7 +150,7 @@ def measure(
             Objective(
                 network.to(place, DTYPES[dtype]).eval(),
                 examples,
-                loss=loss if loss in NAMED else import_callable(loss, "loss", tuple(NAMED)),
+                loss=resolve_loss(loss),
                 batch_norm=batch_norm,  # type: ignore[arg-type]
                 batch_size=batch_size,
                 micro_batch=size,
@@ -118,11 +173,7 @@ def _measure_named(name: str) -> Any:
 
 
 def _arguments(function: Any, name: str, settings: list[str], seed: int) -> dict[str, Any]:
-    known = {
-        p.name: p.default
-        for p in inspect.signature(function).parameters.values()
-        if p.name not in ("objective", "a", "b", "progress", "seed", "start")
-    }
+    known = _settable(function)
     arguments: dict[str, Any] = {"seed": seed} if "seed" in inspect.signature(function).parameters else {}
     for setting in settings:
         key, separator, text = setting.partition("=")

@@ -8,14 +8,47 @@ from typing import Annotated
 import torch
 import typer
 
+from thalweg.core.imports import import_callable
+from thalweg.models.registry import model_names
+from thalweg.objective.losses import NAMED, Loss
+
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help=f"{', '.join(model_names())}, or module:callable of your own, called without arguments, which "
+        "returns a torch.nn.Module; modules in the current folder are found.",
+    ),
+]
+LossName = Annotated[
+    str,
+    typer.Option(
+        "--loss",
+        metavar="NAME",
+        help=f"{', '.join(NAMED)}, or module:callable of your own: (outputs, targets) -> (B,), one loss an "
+        "example, or (model, batch) -> (B,).",
+    ),
+]
 DataRoot = Annotated[
     Path | None,
-    typer.Option(help="Folder that holds Fashion-MNIST; default: THALWEG_DATA, the cache, or fetched."),
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder with the files of Fashion-MNIST; default: THALWEG_DATA, the cache, or else downloaded.",
+    ),
 ]
 Device = Annotated[
-    str, typer.Option(help="auto, cpu, cuda or mps; auto takes an accelerator if there is one.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="auto, cpu, cuda or mps; auto takes an accelerator if there is one, else the CPU.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def resolve_loss(name: str) -> Loss:
+    """A named loss as it is, anything else imported."""
+    return name if name in NAMED else import_callable(name, "loss", tuple(NAMED))
 
 
 def resolve_device(name: str) -> torch.device:

@@ -19,15 +19,24 @@ from thalweg.study.store import Store
 
 def reproduce(
     preset: Annotated[
-        str, typer.Option(help="paper (everything) or smoke (a subset, to see that it runs).")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="paper (everything) or smoke (a subset, in a minute or two, to see that it runs).",
+        ),
     ] = "paper",
-    out: Annotated[Path | None, typer.Option(help="Folder of the results; default: runs/PRESET.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the results go; default: runs/PRESET.")
+    ] = None,
     data_root: DataRoot = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
-    """Train the paper's three networks, measure everything it measures, and write the report.
+    """Run the paper's whole study, to its report.
 
-    A run that was killed goes on where it was; one that is finished only writes its report anew.
+    Trains three networks on Fashion-MNIST, measures everything the paper measures and writes
+    FOLDER/report/index.html, with the records, figures and checkpoints beside it. Each finished measurement
+    is one line on standard error, with the time left. A run that was killed goes on where it was, if called
+    again with the same arguments; one that is finished only writes its report anew.
 
     Example: `thalweg reproduce --preset smoke --out runs/smoke`
     """

@@ -9,11 +9,9 @@ from typing import Annotated
 import typer
 
 from thalweg.cli.console import progress_bar
-from thalweg.cli.options import DataRoot, Device, Json, resolve_device
-from thalweg.core.imports import import_callable
+from thalweg.cli.options import DataRoot, Device, Json, LossName, Model, resolve_device, resolve_loss
 from thalweg.data.registry import load_train_test
 from thalweg.models.registry import build_model
-from thalweg.objective.losses import NAMED
 from thalweg.training.trainer import WEIGHTS_FILE, TrainConfig
 from thalweg.training.trainer import train as train_model
 from thalweg.training.trajectory import TrainingHistory
@@ -22,34 +20,53 @@ PAPER = TrainConfig(seed=0)  # the source of the defaults
 
 
 def train(
-    model: Annotated[str, typer.Option(help="small_cnn_bn, small_cnn, or your own module:callable.")],
+    model: Model,
     data: Annotated[
         str,
         typer.Option(
-            help="fashion-mnist, fashion-mnist:N (its first N training examples), or module:callable, which "
-            "returns (train, test) or training data alone."
+            metavar="NAME",
+            help="fashion-mnist, with :N to train on its first N examples; or module:callable of your own, "
+            "called without arguments, which returns a pair (train, test) or training data alone, each "
+            "(inputs, targets), a dictionary of tensors, a Dataset or a DataLoader.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoint, weights and history; a run is resumed.")],
-    seed: Annotated[int, typer.Option(help="Of initialisation, data order and dropout.")],
-    epochs: Annotated[int, typer.Option(help="Passes over the training data.")] = PAPER.epochs,
-    lr: Annotated[float, typer.Option(help="Learning rate of SGD.")] = PAPER.lr,
-    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = PAPER.batch_size,
-    momentum: Annotated[float, typer.Option(help="Of SGD, in [0, 1).")] = PAPER.momentum,
-    weight_decay: Annotated[float, typer.Option(help="L2 factor, as in torch.")] = PAPER.weight_decay,
-    step_size: Annotated[int, typer.Option(help="Epochs between two drops of the rate.")] = PAPER.step_size,
-    gamma: Annotated[float, typer.Option(help="Factor of the rate at each drop.")] = PAPER.gamma,
-    loss: Annotated[
-        str, typer.Option(help="cross_entropy, mse, or module:callable: (outputs, targets) -> (B,).")
-    ] = "cross_entropy",
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where checkpoint, weights and history go; an unfinished run in it is resumed.",
+        ),
+    ],
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of initialisation, data order and dropout.")],
+    epochs: Annotated[int, typer.Option(metavar="N", help="Passes over the training data.")] = PAPER.epochs,
+    lr: Annotated[float, typer.Option(metavar="X", help="Learning rate of SGD.")] = PAPER.lr,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Examples a step.")] = PAPER.batch_size,
+    momentum: Annotated[
+        float, typer.Option(metavar="X", help="Momentum of SGD, in [0, 1).")
+    ] = PAPER.momentum,
+    weight_decay: Annotated[
+        float, typer.Option(metavar="X", help="L2 factor, as in torch.optim.SGD.")
+    ] = PAPER.weight_decay,
+    step_size: Annotated[
+        int, typer.Option(metavar="N", help="Epochs between two drops of the learning rate.")
+    ] = PAPER.step_size,
+    gamma: Annotated[
+        float, typer.Option(metavar="X", help="Factor of the learning rate at each drop; 1 keeps it.")
+    ] = PAPER.gamma,
+    loss: LossName = "cross_entropy",
     checkpoint_every: Annotated[
-        int | None, typer.Option(help="Also checkpoint every so many steps; always after each epoch.")
+        int | None,
+        typer.Option(metavar="N", help="Checkpoint also every N steps; always after each epoch."),
     ] = None,
     device: Device = "auto",
     data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Train one network by SGD with a stepped learning rate; a killed run goes on where it was.
+    """Train one network by SGD; a killed run goes on.
+
+    Leaves FOLDER/model.safetensors for `thalweg measure --checkpoint`, history.json, and a checkpoint after
+    each epoch. A killed run goes on from there if called again with the same arguments. The defaults are the
+    paper's, which leaves --step-size and --gamma open.
 
     Example: `thalweg train --model small_cnn_bn --data fashion-mnist --out runs/a1 --seed 1`
     """
@@ -71,7 +88,7 @@ def train(
             train_data,
             test_data,
             config,
-            loss=loss if loss in NAMED else import_callable(loss, "loss", tuple(NAMED)),
+            loss=resolve_loss(loss),
             checkpoint_dir=out,
             checkpoint_every=checkpoint_every,
             progress=progress,

@@ -1,16 +1,15 @@
-"""Callables that a user names as ``module:callable``."""
+"""Callables of the user's own: importing what is named as ``module:callable``, and what they raise."""
 
 from __future__ import annotations
 
-import os
 import pkgutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
 def import_callable(name: str, argument: str, known: Sequence[str] = ()) -> Callable[..., Any]:
-    """Import what ``"module:callable"`` names; the current folder is importable, as under ``python -m``.
+    """Import what ``"module:callable"`` names, from wherever Python finds modules.
 
     Parameters
     ----------
@@ -30,14 +29,47 @@ def import_callable(name: str, argument: str, known: Sequence[str] = ()) -> Call
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise ValueError(f"`{argument}` must be {wanted}, got {name!r}.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
         found: Any = pkgutil.resolve_name(name)
-    except Exception as error:  # a user's module may fail in any way while it is imported
-        raise ValueError(f"`{argument}` must be {wanted}; {name!r} cannot be imported: {error}.") from error
+    # A user's module may fail in any way while it is imported; a script without a guard reads our arguments.
+    except (Exception, SystemExit) as error:
+        raise ValueError(
+            f"`{argument}` must be {wanted}; {name!r} cannot be imported: {in_words(error)}."
+        ) from error
     if not callable(found):
         raise ValueError(
             f"`{argument}` must name something to call, got {type(found).__name__} for {name!r}."
         )
     return found
+
+
+@contextmanager
+def naming(
+    argument: str, name: str, passing: type[Exception] | tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Turn what the user's callable `name`, given as `argument`, raises inside into an error that names it.
+
+    Parameters
+    ----------
+    argument, name
+        For the message.
+    passing
+        Exceptions that are let through as they are.
+
+    Raises
+    ------
+    ValueError
+        With the type and the text of the exception, which is its cause.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"`{argument}` {name} raised {in_words(error)}.") from error
+
+
+def in_words(error: BaseException) -> str:
+    """Type and text of an exception, in one line."""
+    text = " ".join(str(error).split()).removesuffix(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from thalweg.core.imports import import_callable
+from thalweg.core.imports import import_callable, naming
 from thalweg.core.registry import Registry
 from thalweg.data import fashion_mnist
 
@@ -60,8 +60,8 @@ def load_data(spec: str, root: str | Path | None = None) -> Any:
     ----------
     spec
         ``"NAME:SPLIT"`` with a registered name and the split ``train`` or ``test``; ``"NAME:SPLIT:n"`` for
-        the first n examples in the data set's own order; or ``"module:callable"``, which is imported (the
-        current folder is importable) and called without arguments.
+        the first n examples in the data set's own order; or ``"module:callable"``, which is imported and
+        called without arguments.
     root
         Folder of a registered data set's files.
 
@@ -73,7 +73,8 @@ def load_data(spec: str, root: str | Path | None = None) -> Any:
     Raises
     ------
     ValueError
-        If the text has another form, names nothing, or asks for more examples than there are.
+        If the text has another form, names nothing, names what raises something, or asks for more examples
+        than there are.
     DataError
         If the files of a registered data set are missing or broken.
     """
@@ -139,4 +140,6 @@ def _first(data: tuple[Tensor, ...], size: int | None, spec: str) -> tuple[Tenso
 
 
 def _call(spec: str) -> Any:
-    return import_callable(spec, "data", [f"{name} with a split" for name in _DATASETS.names])()
+    function = import_callable(spec, "data", [f"{name} with a split" for name in _DATASETS.names])
+    with naming("data", spec):
+        return function()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from thalweg.core.imports import import_callable
+from thalweg.core.imports import import_callable, naming
 from thalweg.core.registry import Registry
 from thalweg.core.rng import preserved_global_rng, stream_seed
 from thalweg.models.small_cnn import SmallCNN
@@ -46,8 +46,8 @@ def build_model(name: str, seed: int) -> nn.Module:
     Parameters
     ----------
     name
-        A registered name, or ``"module:callable"``, which is imported (the current folder is importable) and
-        called without arguments: a function or an ``nn.Module`` class.
+        A registered name, or ``"module:callable"``, which is imported and called without arguments: a
+        function or an ``nn.Module`` class.
     seed
         The same seed gives the same bits. Training with the same seed draws its data order from another
         stream.
@@ -55,7 +55,7 @@ def build_model(name: str, seed: int) -> nn.Module:
     Raises
     ------
     ValueError
-        If the name is unknown or cannot be imported.
+        If the name is unknown, cannot be imported, or what it names raises something.
     TypeError
         If what was built is not an ``nn.Module``.
 
@@ -71,7 +71,8 @@ def build_model(name: str, seed: int) -> nn.Module:
         torch.manual_seed(init)
         np.random.seed(init % 2**32)  # noqa: NPY002 - it is the global generator that must be set
         random.seed(init)
-        model = builder()
+        with naming("model", name):
+            model = builder()
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"`model` must build a torch.nn.Module, but {name!r} returned {type(model).__name__}."

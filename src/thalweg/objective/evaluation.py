@@ -82,6 +82,24 @@ def l2_term(params: Tensor, weight_decay: float) -> float:
     return 0.5 * weight_decay * float(params.cpu().double().square().sum()) if weight_decay else 0.0
 
 
+def independent_unit(objective: Objective, population: bool) -> int:
+    """Consecutive examples that stand or fall together: one, or a batch where the batches share statistics.
+
+    Raises
+    ------
+    ValueError
+        If a standard error for the `population` is asked of a single unit, which shows no spread.
+    """
+    size = objective.batch_size if objective._partitioned else 1
+    if population and objective.num_examples <= size:
+        raise ValueError(
+            "`population=True` needs at least two independent units, and an example, or a batch in 'batch' "
+            f"mode, is one: got {objective.num_examples} examples in units of {size}; pass more data, or a "
+            "smaller batch_size."
+        )
+    return size
+
+
 def _placed(objective: Objective, points: list[Point]) -> list[Objective]:
     """The objective at several points; recalibrated together, so that the data are read once a layer."""
     # A single point is often the objective's own, whose recalibrated buffers may be known already.

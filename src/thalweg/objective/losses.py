@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.core.identity import code_identity
+from thalweg.core.imports import naming
 
 Batch = tuple[Tensor, ...] | dict[str, Tensor]
 Loss = str | Callable[..., Tensor]
@@ -34,6 +35,19 @@ class LossModule(nn.Module):
         The private copy.
     loss
         ``"cross_entropy"``, ``"mse"`` or a callable; see `Objective`.
+    batch
+        The data, whose structure tells the kinds of loss apart.
+
+    Attributes
+    ----------
+    name
+        What the loss is called, for people and provenance.
+    takes_model
+        Whether it is a function of the model and the batch, so that it has no outputs to speak of.
+    classifies
+        Whether an accuracy belongs to it.
+    code
+        Identity of a callable's code; None for a named loss.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, batch: Batch) -> None:
@@ -47,18 +61,39 @@ class LossModule(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Losses ``(B,)`` of one batch, and the model's outputs where the loss is a function of them."""
         if self.takes_model:
-            return self._function(self.model, batch), None
-        *inputs, targets = _split(batch)
+            return self._called(self.model, batch), None
+        inputs = inputs_and_targets(batch)[:-1]
         outputs = self.model(**inputs[0]) if isinstance(batch, dict) else self.model(*inputs)
         outputs = getattr(outputs, "logits", outputs)
-        return self._function(outputs, targets), outputs
+        return self.losses_of(outputs, batch), outputs
+
+    def losses_of(self, outputs: Any, batch: Batch) -> Tensor:
+        """Losses ``(B,)`` of the model's outputs on one batch, for a loss that does not take the model."""
+        return self._called(outputs, inputs_and_targets(batch)[-1])
+
+    @property
+    def is_convex_in_outputs(self) -> bool:
+        """Whether it is known to be: the named losses are."""
+        return self._function in NAMED.values()
+
+    @property
+    def label(self) -> str:
+        """A name, or a callable as ``module:callable``."""
+        return self.name if self.code is None else f"{self._function.__module__}:{self.name}"
 
     def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Fraction of right classes per example ``(B,)``: one or nought unless an example holds several."""
-        targets = _split(batch)[-1]
+        targets = inputs_and_targets(batch)[-1]
         classes = targets if targets.ndim < outputs.ndim else targets.argmax(1)
         # Single precision: not every device knows float64.
         return _mean_counted((outputs.argmax(1) == classes).float(), classes != IGNORED)
+
+    def _called(self, *arguments: Any) -> Tensor:
+        if self.code is None:
+            return self._function(*arguments)
+        # Torch's own errors stay as they are: what they say depends on the transform that runs the loss.
+        with naming("loss", self.label, passing=(RuntimeError, MemoryError)):
+            return self._function(*arguments)
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -131,8 +166,8 @@ def _takes_model(loss: Callable[..., Tensor], batch: Batch) -> bool:
     return isinstance(batch, dict) and first not in ("outputs", "output", "logits", "input", "predictions")
 
 
-def _split(batch: Batch) -> tuple[Any, ...]:
-    """Inputs and, last, targets."""
+def inputs_and_targets(batch: Batch) -> tuple[Any, ...]:
+    """The model's inputs (of a dictionary, one: the rest of it) and, last, the targets of the loss."""
     if isinstance(batch, Mapping):
         keys = [key for key in TARGET_KEYS if key in batch]
         if len(keys) != 1:

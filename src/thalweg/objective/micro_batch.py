@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -55,6 +55,14 @@ class MicroBatch:
     def losses(self, params: dict[str, Tensor] | None = None) -> Tensor:
         """Per-example losses ``(B,)`` at named parameters (default: the objective's own), without L2."""
         return self.objective._forward(self.batch, params)[0]
+
+    def outputs(self, params: dict[str, Tensor] | None = None) -> Any:
+        """What the model puts out at named parameters; None where the loss takes the model itself."""
+        return self.objective._forward(self.batch, params)[1]
+
+    def losses_of(self, outputs: Any) -> Tensor:
+        """Per-example losses ``(B,)`` of outputs, these taken as given; see `LossModule.losses_of`."""
+        return self.objective.loss.losses_of(outputs, self.batch)
 
     def loss_sum(self, params: dict[str, Tensor] | None = None) -> Tensor:
         """Sum of the per-example losses, a scalar that can be differentiated."""

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from thalweg.core.errors import NondeterminismError
 from thalweg.core.identity import code_identity
+from thalweg.core.imports import in_words
 from thalweg.core.param_space import ParamSpace
 from thalweg.objective.batch_norm import (
     BatchNormMode,
@@ -124,12 +125,13 @@ class PureNetwork:
                 swapped = {f"model.{k}": v for k, v in {**own, **buffers}.items()}
                 try:
                     results.append(functional_call(self._module, swapped, (seen,))[0])
-                except (RuntimeError, IndexError, KeyError, AttributeError) as error:
+                except ValueError:  # a complaint about the data or the loss, which says it better
+                    raise
+                except Exception as error:
                     # Raised by the model or the loss at the first examples they are given.
-                    reason = str(error).strip().partition("\n")[0]
                     raise ValueError(
-                        f"`data` must fit `model` and `loss`, but the first {num_examples} examples gave "
-                        f"{type(error).__name__}: {reason}"
+                        f"`data` must fit `model` and `loss`, but on the first {num_examples} examples "
+                        f"{type(self.model).__name__} and {self._module.label} gave {in_words(error)}."
                     ) from error
 
             if self.mode == "recalibrated" and self.norm_layers:

@@ -31,7 +31,7 @@ from thalweg.objective.guards import (
     unwrapped,
 )
 from thalweg.objective.isolation import isolated
-from thalweg.objective.losses import Batch, Loss, cast_floating
+from thalweg.objective.losses import Batch, Loss, LossModule, cast_floating
 from thalweg.objective.micro_batch import MicroBatch, resolve_micro_batch
 from thalweg.objective.network import PureNetwork
 from thalweg.objective.sampling import draw_batches, draw_examples
@@ -232,6 +232,11 @@ class Objective:
         return self._examples.num_examples
 
     @property
+    def loss(self) -> LossModule:
+        """The loss on the private copy of the model."""
+        return self._network.module
+
+    @property
     def has_batch_norm(self) -> bool:
         """Whether the mode makes any difference."""
         return bool(self._network.norm_layers)
@@ -341,7 +346,7 @@ class Objective:
         mode = self.batch_norm if self.has_batch_norm else "absent"
         return (
             f"Objective({type(self._network.model).__qualname__}, P = {self.space.dim:,}, "
-            f"N = {self.num_examples:,}, {self._network.module.name}, batch norm {mode})"
+            f"N = {self.num_examples:,}, {self.loss.name}, batch norm {mode})"
         )
 
     # -- inside ---------------------------------------------------------------------------------------

@@ -37,7 +37,6 @@ from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.outputs import (
     Network,
     OutputLoss,
-    is_convex_in_outputs,
     refuse_loss_of_model,
     split_at_outputs,
 )
@@ -134,7 +133,7 @@ class GGN(ObjectiveOperator):
 
     @classmethod
     def is_convex(cls, objective: Objective) -> bool:
-        return is_convex_in_outputs(objective)
+        return objective.loss.is_convex_in_outputs
 
 
 def _pullback(network: Network, params: Named) -> tuple[Tensor, Callable[[Tensor], Named]]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from thalweg.objective.losses import NAMED, _split
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 from thalweg.operators.jacobians import Named
@@ -17,26 +16,18 @@ OutputLoss = Callable[[Tensor], Tensor]
 
 def refuse_loss_of_model(objective: Objective) -> None:
     """Raise unless the loss is a function of the model's outputs."""
-    module = objective._network.module
-    if module.takes_model:
+    if objective.loss.takes_model:
         raise ValueError(
             "`of='ggn'` needs a loss of (outputs, targets), since it is defined by what the loss sees of the "
-            f"network, but {module.name} takes (model, batch); pass such a loss, or use of='hessian'."
+            f"network, but {objective.loss.name} takes (model, batch); pass such a loss, or use of='hessian'."
         )
-
-
-def is_convex_in_outputs(objective: Objective) -> bool:
-    """Whether it is known to be: the named losses are."""
-    return objective._network.module._function in NAMED.values()
 
 
 def split_at_outputs(micro: MicroBatch) -> tuple[Network, OutputLoss]:
     """The outputs as a function of the named parameters, and the loss sum as a function of the outputs."""
-    objective = micro.objective
-    function, targets = objective._network.module._function, _split(micro.batch)[-1]
 
     def network(params: Named) -> Tensor:
-        outputs = objective._forward(micro.batch, params)[1]
+        outputs = micro.outputs(params)
         if not isinstance(outputs, Tensor):
             raise TypeError(
                 f"`of='ggn'` needs a model that returns one tensor (or has it as .logits), got "
@@ -44,4 +35,4 @@ def split_at_outputs(micro: MicroBatch) -> tuple[Network, OutputLoss]:
             )
         return outputs
 
-    return network, lambda outputs: function(outputs, targets).sum()
+    return network, lambda outputs: micro.losses_of(outputs).sum()

@@ -12,7 +12,7 @@ from torch import Tensor
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.measures.connectivity.comparable import check_comparable, check_same_losses
-from thalweg.objective.evaluation import Point
+from thalweg.objective.evaluation import Point, independent_unit, l2_term
 from thalweg.objective.guards import check_count
 from thalweg.objective.objective import Objective
 from thalweg.stats.clustered_mean import mean_standard_error
@@ -109,13 +109,7 @@ def linear_path(
     if num_points < 3:
         raise ValueError(f"`num_points` must be at least 3, the ends and one between, got {num_points}.")
     check_comparable(a, b)
-    unit_size = a.batch_size if a.batch_norm == "batch" and a.has_batch_norm else 1
-    if population and a.num_examples <= unit_size:
-        raise ValueError(
-            "`population=True` needs at least two independent units, and an example, or a batch in 'batch' "
-            f"mode, is one: got {a.num_examples} examples in units of {unit_size}; pass more data, or a "
-            "smaller batch_size."
-        )
+    unit_size = independent_unit(a, population)
 
     alphas = torch.linspace(0, 1, num_points, dtype=torch.float64)
     penalties = torch.empty_like(alphas)
@@ -123,7 +117,7 @@ def linear_path(
     def point(i: int) -> Point:
         alpha = float(alphas[i])
         params = _between(a.params, b.params, alpha)
-        penalties[i] = 0.5 * a.weight_decay * float(params.cpu().double().square().sum())
+        penalties[i] = l2_term(params, a.weight_decay)
         return params, {k: _between(x, b.buffers[k], alpha) for k, x in a.buffers.items()}
 
     # The far end is evaluated through either network: the one test that they compute the same function.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.core.errors import NonFiniteLossError
+from thalweg.objective.evaluation import l2_term
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 
@@ -144,5 +145,4 @@ def _loss_and_gradient(point: Objective) -> tuple[float, Tensor]:
         raise NonFiniteLossError(
             "the gradient is not finite although the loss is; see the layers' derivatives."
         )
-    penalty = 0.5 * point.weight_decay * float(point.params.cpu().double().square().sum())
-    return float(loss_sum) / point.num_examples + penalty, gradient
+    return float(loss_sum) / point.num_examples + l2_term(point.params, point.weight_decay), gradient

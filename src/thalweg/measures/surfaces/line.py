@@ -12,6 +12,7 @@ from torch import Tensor
 
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.measures.surfaces.directions import Ignored, Normalisation, check_choices, random_direction
+from thalweg.objective.evaluation import independent_unit, l2_term
 from thalweg.objective.guards import check_count
 from thalweg.objective.objective import Objective
 from thalweg.stats.clustered_mean import mean_standard_error
@@ -125,13 +126,7 @@ def line_slice(
     if not 0 < span < math.inf:
         raise ValueError(f"`span` must be positive and finite, got {span}.")
     check_choices(normalisation, ignore)
-    unit_size = objective.batch_size if objective.batch_norm == "batch" and objective.has_batch_norm else 1
-    if population and objective.num_examples <= unit_size:
-        raise ValueError(
-            "`population=True` needs at least two independent units, and an example, or a batch in 'batch' "
-            f"mode, is one: got {objective.num_examples} examples in units of {unit_size}; pass more data, "
-            "or a smaller batch_size."
-        )
+    unit_size = independent_unit(objective, population)
 
     A, D, half = num_points, num_directions, num_points // 2
     alphas = (torch.arange(A, dtype=torch.float64) - half) / half * span
@@ -145,7 +140,7 @@ def line_slice(
             norms[j] = torch.linalg.vector_norm(direction.cpu().double())
             for i, alpha in enumerate(alphas.tolist()):
                 params = objective.params + alpha * direction
-                penalties[j, i] = 0.5 * objective.weight_decay * float(params.cpu().double().square().sum())
+                penalties[j, i] = l2_term(params, objective.weight_decay)
                 if i != half:  # the centre is one point, whatever the number of directions
                     yield params, None
 

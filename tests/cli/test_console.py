@@ -1,0 +1,57 @@
+"""What a study says on its way where standard error is no terminal."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from thalweg.cli.console import StudyWatcher, errors
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def finish(watcher: StudyWatcher, number: int, cost: float, total: float | None) -> None:
+    """One of two tasks, begun and done."""
+    watcher.start(SimpleNamespace(cost=cost, title="a task"), number, 2)  # type: ignore[arg-type]
+    if total is not None:
+        watcher.advance(0.5, cost / 2, total)
+    record = SimpleNamespace(labels={"model": "A1"}, measurement=f"Result({number})", seconds=30.0)
+    watcher.finish(record)  # type: ignore[arg-type]
+
+
+def test_each_task_is_a_line_with_the_time_left_at_the_pace_so_far(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    watcher = StudyWatcher(clock)
+    with watcher.showing():
+        clock.now += 60
+        finish(watcher, 1, cost=10, total=100)
+        clock.now += 3600
+        finish(watcher, 2, cost=90, total=100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "[1/2] A1: 'Result(1)' in 30 s; elapsed 0:01:00, about 0:09:00 left",
+        "[2/2] A1: 'Result(2)' in 30 s; elapsed 1:01:00, about 0:00:00 left",
+    ]
+
+
+def test_a_task_that_tells_no_progress_gives_no_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    finish(StudyWatcher(Clock()), 1, cost=10, total=None)
+    assert capsys.readouterr().err.splitlines() == ["[1/2] A1: 'Result(1)' in 30 s; elapsed 0:00:00"]
+
+
+def test_a_terminal_has_its_bar_for_that(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "_force_terminal", True)
+    finish(StudyWatcher(Clock()), 1, cost=10, total=100)
+    assert "elapsed" not in capsys.readouterr().err
