@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from thalweg.core.atomic import replacing
+from thalweg.core.atomic import replacing, sweep_partials
 
 
 def test_the_file_appears_whole_and_nothing_else_stays(tmp_path):
@@ -47,7 +47,7 @@ def test_a_body_that_writes_nothing_is_an_error_and_keeps_the_old_file(tmp_path)
     assert target.read_text() == "old"
 
 
-def test_the_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
+def test_the_content_reaches_the_disk_before_the_name_and_then_the_name(tmp_path, monkeypatch):
     events = []
     real_fsync, real_replace = os.fsync, type(tmp_path).replace
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), real_fsync(fd))[1])
@@ -56,4 +56,14 @@ def test_the_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
     )
     with replacing(tmp_path / "x") as partial:
         partial.write_bytes(b"1")
-    assert events == ["fsync", "replace"]
+    assert events == ["fsync", "replace", "fsync"], "and the new name after it"
+
+
+def test_sweeping_removes_what_a_kill_would_leave(tmp_path):
+    with replacing(tmp_path / "x") as partial:
+        (tmp_path / partial.name.replace(str(os.getpid()), "1")).write_text("left")
+        partial.write_text("new")
+    assert len(os.listdir(tmp_path)) == 2
+    sweep_partials(tmp_path)
+    assert os.listdir(tmp_path) == ["x"]
+    sweep_partials(tmp_path / "missing")

@@ -24,7 +24,9 @@ BARRIERS = (1.44, 1.02, 1.08)
 MODES = ("running", "recalibrated", "batch")
 
 
-def provenance(mode: str, model: str, n: int, split: str = "train", **rest) -> dict:
+def provenance(
+    mode: str, model: str, n: int, split: str = "train", num_calibration: int | None = None, **rest
+) -> dict:
     described = {
         "batch_norm": mode,
         "num_examples": n,
@@ -36,6 +38,8 @@ def provenance(mode: str, model: str, n: int, split: str = "train", **rest) -> d
         "params": f"hash-of-{model}-params",
         "data": f"hash-of-{n}-{split}-examples",
     }
+    if mode == "recalibrated":
+        described["calibration_data"] = f"hash-of-{num_calibration or n}-train-examples"
     return {"function": "thalweg", "objective": described, "seed": 0, **rest}
 
 
@@ -51,9 +55,7 @@ def training(model: str, num_epochs: int = 6) -> TrainingHistory:
     test_accuracy = final + shift - (final - 0.1) * torch.exp(-1.6 * rate * t)
     return TrainingHistory(
         value=float(test_accuracy[-1]),
-        provenance=provenance(
-            "running", model, 60_000, epochs=num_epochs, test_data="hash-of-10000-test-examples"
-        ),
+        provenance=provenance("running", model, 60_000, epochs=num_epochs, num_test_examples=10_000),
         epochs=epochs,
         train_loss=train_loss,
         train_accuracy=test_accuracy + 0.02 * (1 - torch.exp(-t)),
@@ -105,7 +107,7 @@ def spread(model: str, mode: str, batch_size: int) -> SamSharpnessSpread:
     return SamSharpnessSpread(
         value=float(samples.mean()),
         error=ErrorBudget(data=StandardError(float(samples.std()) / 8, 63)),
-        provenance=provenance(mode, model, 64 * batch_size, radius=0.05),
+        provenance=provenance(mode, model, 50_000, num_calibration=60_000, radius=0.05),
         batch_size=batch_size,
         radius=0.05,
         num_steps=1,
@@ -182,6 +184,7 @@ def made_up_study() -> list[Record]:
             seconds=seconds.get(result.measure, 8.0),
             host="elsewhere",
             versions={"thalweg": "0.1.0", "torch": "2.13.0"},
+            num_threads=2,
         )
         for i, (result, labels) in enumerate(results)
     ]

@@ -84,6 +84,8 @@ def test_the_page_says_what_the_issue_asks_for(report):
         "Networks A1, A2, B",
         "Test examples 10,000",
         "2.13.0",
+        "threads 2",
+        "no error of having sampled them is counted",
     ):
         assert wanted in text, wanted
     assert "smoke" not in text.lower()

@@ -1,10 +1,9 @@
-import pytest
-
 from thalweg.core.measurement import Measurement
 from thalweg.study.paper_evidence import (
     PAPER_NUMBERS,
     PaperRecords,
     mode_of,
+    num_calibration_examples,
     num_examples_of,
     num_test_examples,
     paper_value,
@@ -55,25 +54,13 @@ def test_of_several_the_largest_then_the_first():
     assert PaperRecords([few, many, again]).all("line_slice", "A1") == [few, many, again]
 
 
-@pytest.mark.parametrize("key", ["objective", "objective_a"])
-def test_a_path_is_described_by_its_first_end(key):
+def test_a_record_knows_its_mode_and_its_examples():
+    r = record(mode="batch", n=7, measure="train", num_test_examples=5)
+    assert (mode_of(r), num_examples_of(r), num_test_examples(r)) == ("batch", 7, 5)
+
+
+def test_the_number_of_calibration_examples_is_found_by_their_hash():
     r = record()
-    described = {key: {"batch_norm": "batch", "num_examples": 7}}
-    object.__setattr__(r, "measurement", Measurement(value=0.0, provenance=described))
-    assert (mode_of(r), num_examples_of(r)) == ("batch", 7)
-
-
-def test_a_record_that_says_nothing_is_not_guessed_at():
-    r = record()
-    object.__setattr__(r, "measurement", Measurement(value=0.0))
-    assert (mode_of(r), num_examples_of(r)) == (None, None)
-
-
-def test_the_number_of_test_examples_is_stated_or_found_by_the_hash():
-    trained = record(measure="train", test_data="d70")
-    assert num_test_examples(PaperRecords([trained]), trained) is None
-    assert num_test_examples(PaperRecords([trained, record(n=70)]), trained) == 70
-    stated = record(measure="train", num_test_examples=5)
-    assert num_test_examples(PaperRecords([stated]), stated) == 5
-    unnamed = record(measure="train", test_data=None)
-    assert num_test_examples(PaperRecords([unnamed, record(n=70)]), unnamed) is None
+    r.measurement.provenance["objective"]["calibration_data"] = "d70"
+    assert num_calibration_examples(PaperRecords([r]), r) is None
+    assert num_calibration_examples(PaperRecords([r, record(n=70)]), r) == 70

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from thalweg.core.measurement import Measurement
-from thalweg.study.runner import Progress, Task, run_tasks
+from thalweg.study.runner import Progress, Task, resolved, run_tasks
 from thalweg.study.store import Record, Store
 
 
@@ -24,9 +25,9 @@ def task(name: str, value: float, calls: list[str], fail: bool = False, cost: fl
         progress(1, 2)
         if fail:
             raise RuntimeError("killed here")
-        return Toy(value=value, provenance={"function": "toy", "name": name})
+        return Toy(value=value, provenance={"function": "toy", "name": name, "value": value})
 
-    return Task("run", "toy", {"name": name}, {"value": value}, cost, compute)
+    return Task("run", "toy", {"name": name}, {"name": name, "value": value}, cost, compute)
 
 
 class Watcher:
@@ -85,3 +86,44 @@ def test_progress_counts_cost_over_what_is_left_to_do(tmp_path: Path) -> None:
         ("advance", 0.5, 5.0, 6.0),
         ("finish", "c"),
     ]
+
+
+def test_labels_are_for_people_and_everything_else_is_identity() -> None:
+    compute = task("a", 1.0, []).compute
+    one = Task("run", "toy", {"model": "A1"}, {"value": 1}, 1.0, compute)
+    assert one.key == Task("run", "toy", {"model": "renamed"}, {"value": 1}, 2.0, compute).key
+    others = [
+        Task("other", "toy", {"model": "A1"}, {"value": 1}, 1.0, compute),
+        Task("run", "other", {"model": "A1"}, {"value": 1}, 1.0, compute),
+        Task("run", "toy", {"model": "A1"}, {"value": 2}, 1.0, compute),
+    ]
+    assert len({one.key, *(other.key for other in others)}) == 4
+
+
+def test_arguments_are_resolved_with_the_functions_own_defaults() -> None:
+    def measure(objective: object, *, radius: float = 0.05, steps: int = 1, seed: int, progress=None):
+        raise NotImplementedError
+
+    assert resolved(measure, {"seed": 0}) == {"radius": 0.05, "steps": 1, "seed": 0}
+    assert resolved(measure, {"seed": 0, "steps": 1}) == resolved(measure, {"seed": 0})
+    with pytest.raises(TypeError, match="nonsense"):
+        resolved(measure, {"nonsense": 1})
+
+
+def test_seconds_of_killed_attempts_count_and_are_asked_for_before_the_work(tmp_path: Path) -> None:
+    spent = 100.0
+
+    def compute(progress: Progress) -> Measurement:
+        nonlocal spent
+        spent = 200.0
+        return Toy(value=1.0, provenance={"function": "toy"})
+
+    (record,) = run_tasks([Task("run", "toy", {}, {}, 1.0, compute, lambda: spent)], Store(tmp_path))
+    assert 100 <= record.seconds < 150
+
+
+def test_a_record_says_on_how_many_threads_it_was_made(tmp_path: Path) -> None:
+    run_tasks([task("a", 1.0, [])], Store(tmp_path))
+    (record,) = Store(tmp_path).records()
+    assert record.num_threads == torch.get_num_threads()
+    assert set(record.versions) == {"python", "thalweg", "torch", "numpy", "scipy"}

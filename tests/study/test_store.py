@@ -14,12 +14,12 @@ from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues
 from thalweg.study.store import SCHEMA, Record, Store, run_id
 
 
-def eigenvalues(value: float = 2.0, dim: int = 5000) -> TopEigenvalues:
+def eigenvalues(value: float = 2.0, dim: int = 5000, seed: str = "t") -> TopEigenvalues:
     """A result whose eigenvector is too large for the JSON text."""
     return TopEigenvalues(
         value=value,
         error=ErrorBudget(solver=0.5),
-        provenance={"function": "top_eigenvalues", "objective": {"batch_norm": "batch"}},
+        provenance={"function": "top_eigenvalues", "seed": seed, "objective": {"batch_norm": "batch"}},
         eigenvalues=torch.tensor([value], dtype=torch.float64),
         eigenvectors=torch.arange(dim, dtype=torch.float32)[:, None],
         residuals=torch.tensor([0.5], dtype=torch.float64),
@@ -35,11 +35,12 @@ def record(store: Store, task: str = "t", value: float = 2.0) -> Record:
     return Record(
         run="r",
         task=task,
-        content=eigenvalues(value).to_dict(store.arrays),
+        content=eigenvalues(value, seed=task).to_dict(store.arrays),
         labels={"model": "A1"},
         seconds=1.5,
         host="h",
         versions={"torch": "2"},
+        num_threads=3,
         arrays=store.arrays,
     )
 
@@ -51,12 +52,50 @@ def test_what_is_appended_is_read_back_with_its_arrays(tmp_path: Path) -> None:
     (read,) = Store(tmp_path).records()
     assert (read.run, read.task, read.measure, read.batch_norm) == ("r", "t", "top_eigenvalues", "batch")
     assert (dict(read.labels), read.seconds, read.host) == ({"model": "A1"}, 1.5, "h")
+    assert (dict(read.versions), read.num_threads) == ({"torch": "2"}, 3)
     found = read.measurement
     assert isinstance(found, TopEigenvalues)
     assert found.eigenvectors is not None
     assert torch.equal(found.eigenvectors[:, 0], torch.arange(5000, dtype=torch.float32))
     assert found.value == 2.0
     assert found.error.solver == 0.5
+
+
+def test_no_two_records_share_run_measure_and_provenance(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.writing():
+        store.append(record(store, "one"))
+        with pytest.raises(ValueError, match=r"top_eigenvalues of run r with this very provenance; remove"):
+            store.append(record(store, "one", value=3.0))
+        store.append(record(store, "two"))
+    again = Store(tmp_path)
+    with again.writing(), pytest.raises(ValueError, match="`record` must differ from every other"):
+        again.append(record(again, "two"))
+    assert [r.task for r in again.records()] == ["one", "two"]
+
+
+def test_the_name_of_a_new_file_reaches_the_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("thalweg.study.store.sync_folder", synced.append)
+    store = Store(tmp_path)
+    with store.writing():
+        store.append(record(store, "one"))
+        store.append(record(store, "two"))
+    assert synced == [tmp_path]
+
+
+def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.arrays.mkdir(parents=True)
+    left = [tmp_path / ".page.html.123.partial", store.arrays / ".a.safetensors.4567.partial"]
+    kept = [tmp_path / ".notes.partial", tmp_path / "x.12.partial", store.arrays / "a.safetensors"]
+    for path in (*left, *kept):
+        path.write_text("x")
+    store.records()
+    assert all(path.exists() for path in left), "reading changes nothing"
+    with store.writing():
+        assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
 
 
 def test_a_line_begins_with_the_promised_keys_and_is_strict_json(tmp_path: Path) -> None:

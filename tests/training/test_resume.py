@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from thalweg.training import trainer
 from thalweg.training.checkpoint import Checkpoint
-from thalweg.training.trainer import TrainConfig, train
+from thalweg.training.trainer import TrainConfig, seconds_spent, train
 
 
 class Net(nn.Module):
@@ -114,13 +115,52 @@ def test_a_finished_run_is_returned_and_its_exports_made_good(tmp_path, undistur
     assert outcome(tmp_path) == undisturbed
 
 
-def test_only_three_files_are_left(tmp_path):
+def test_only_three_files_and_the_lock_are_left(tmp_path):
+    left = tmp_path / ".checkpoint.safetensors.123.partial"
+    left.write_text("by a killed run")
     train(Net(), TRAIN, TEST, CONFIG, checkpoint_dir=tmp_path, checkpoint_every=3)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".lock",
         "checkpoint.safetensors",
         "history.json",
         "model.safetensors",
     ]
+
+
+def test_two_runs_into_one_folder_do_not_interleave(tmp_path):
+    def second(state):
+        with pytest.raises(ValueError, match="`checkpoint_dir` must not be written by two runs at once"):
+            train(Net(), TRAIN, TEST, CONFIG, checkpoint_dir=tmp_path)
+        raise KilledError("seen enough")
+
+    with pytest.raises(KilledError, match="seen enough"):
+        train(Net(), TRAIN, TEST, CONFIG, checkpoint_dir=tmp_path, callbacks=[second])
+
+
+def test_seconds_add_up_over_resumes_and_no_result_knows_them(tmp_path, monkeypatch, undisturbed):
+    clock = [1000.0]
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: clock[0])
+
+    def tick(stop):
+        def callback(state):
+            clock[0] += 1
+            if state.step == stop:
+                raise KilledError(f"at {stop}")
+
+        return callback
+
+    assert seconds_spent(tmp_path) == 0
+    # What came after the last checkpoint, at an epoch's end, is done again and does not count.
+    for stop, spent in ((10, 8), (20, 16)):
+        with pytest.raises(KilledError, match=f"at {stop}"):
+            train(Net(), TRAIN, TEST, CONFIG, checkpoint_dir=tmp_path, callbacks=[tick(stop)])
+        assert seconds_spent(tmp_path) == spent
+    clock[0] += 500  # between two runs
+    train(Net(), TRAIN, TEST, CONFIG, checkpoint_dir=tmp_path, callbacks=[tick(None)])
+    assert seconds_spent(tmp_path) == 32
+    train(Net(), TRAIN, TEST, CONFIG, checkpoint_dir=tmp_path)
+    assert seconds_spent(tmp_path) == 32
+    assert outcome(tmp_path) == undisturbed
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TrainConfig)])

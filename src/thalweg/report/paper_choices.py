@@ -17,7 +17,8 @@ from thalweg.study.paper_evidence import (
     MODES,
     PLAIN_MODEL,
     PaperRecords,
-    num_examples_of,
+    num_calibration_examples,
+    objective_of,
     paper_value,
 )
 
@@ -49,6 +50,13 @@ def choices(records: Sequence[Record]) -> list[Choice]:
             ),
         ),
         Choice(
+            "On which examples are the statistics recalibrated?",
+            "Not stated, nor whether they were.",
+            "Training data only, anew at every point, held constant in derivatives"
+            f"{_calibration_words(study)}.",
+            (),
+        ),
+        Choice(
             "What steps does the learning rate take?",
             "“StepLR”, without its step and factor.",
             _schedule_words(study),
@@ -59,7 +67,7 @@ def choices(records: Sequence[Record]) -> list[Choice]:
             "Not stated.",
             f"{ascent_radius(study) or 0.05:g}, in the Euclidean norm of all parameters together; 0.05 is "
             "SAM’s customary value.",
-            _against_paper(study, PLAIN_MODEL),
+            _plain_sharpness(study),
         ),
         Choice(
             "How is the maximum over the ball found?",
@@ -84,7 +92,7 @@ def choices(records: Sequence[Record]) -> list[Choice]:
             "How are the slice’s direction, span and data chosen?",
             "“A random direction”, no normalisation or span stated.",
             _slice_words(study),
-            _by_normalisation(study),
+            (),
         ),
         Choice(
             "What does a seed set?",
@@ -102,9 +110,9 @@ def choices(records: Sequence[Record]) -> list[Choice]:
         Choice(
             "Where do kernels, batch norm and pooling sit?",
             "Two convolutions (32, 64), ReLU, MaxPool(2), dense layer of 128.",
-            "3 × 3 kernels with padding 1; batch norm after each convolution, then ReLU, then pooling; no "
-            "batch norm after the dense layer; PyTorch’s default initialisation; no weight decay, no "
-            "augmentation.",
+            "3 × 3 kernels with padding 1; batch norm after each convolution, then pooling, then ReLU "
+            "(ReLU before pooling is the same function: the two commute); no batch norm after the dense "
+            "layer; PyTorch’s default initialisation; no weight decay, no augmentation.",
             (),
         ),
     ]
@@ -140,14 +148,31 @@ def _learning_rates(study: PaperRecords) -> tuple[str, ...]:
     return (f"As trained, epoch by epoch: {', '.join(rates)}",) if rates else ()
 
 
-def _against_paper(study: PaperRecords, model: str) -> tuple[str, ...]:
-    record = study.find("sam_sharpness", model, num_steps=one_step)
+def _calibration_words(study: PaperRecords) -> str:
+    """The calibration set of each measure, as far as the records tell."""
+    model, pair = BATCH_NORM_MODELS[0], "-".join(BATCH_NORM_MODELS)
+    asked = (
+        ("λmax", study.find("top_eigenvalues", model, "recalibrated")),
+        ("S", study.find("sam_sharpness", model, "recalibrated")),
+        ("S on single batches", study.find("sam_sharpness_spread", model, "recalibrated")),
+        ("slices", study.find("line_slice", model, "recalibrated")),
+        ("path on training data", study.find("linear_path", pair, "recalibrated", split="train")),
+        ("path on test data", study.find("linear_path", pair, "recalibrated", split="test")),
+    )
+    words = []
+    for name, record in asked:
+        if record and (n := num_calibration_examples(study, record)):
+            same = objective_of(record)["calibration_data"] == objective_of(record)["data"]
+            words.append(f"{name}, the {n:,} measured" if same else f"{name}, {n:,} training examples")
+    return f": {'; '.join(words)}" if words else ""
+
+
+def _plain_sharpness(study: PaperRecords) -> tuple[str, ...]:
+    record = study.find("sam_sharpness", PLAIN_MODEL, num_steps=one_step)
     if record is None:
         return ()
-    return (
-        f"S({model}), one step: "
-        f"{format_number(record.measurement.value)}{_paper_aside('sam_sharpness', model)}",
-    )
+    value = format_number(record.measurement.value)
+    return (f"S({PLAIN_MODEL}), one step: {value}{_paper_aside('sam_sharpness', PLAIN_MODEL)}",)
 
 
 def _by_steps(study: PaperRecords) -> tuple[str, ...]:
@@ -169,16 +194,10 @@ def _by_steps(study: PaperRecords) -> tuple[str, ...]:
 def _by_data(study: PaperRecords) -> tuple[str, ...]:
     lines = []
     for model in MODELS:
-        found = study.all("top_eigenvalues", model, MODES[0])
-        sizes = {n: format_number(r.measurement.value) for r in found if (n := num_examples_of(r))}
-        if len(sizes) > 1:
-            each = ", ".join(f"{value} on {n:,}" for n, value in sorted(sizes.items()))
-            lines.append(f"λmax({model}), running: {each}")
-    for model in MODELS:
         whole = study.find("sam_sharpness", model, MODES[0], num_steps=one_step)
         if whole is None:
             continue
-        words = [f"{format_number(whole.measurement.value)} on {data_words(whole) or 'the data'}"]
+        words = [f"{format_number(whole.measurement.value)} on {data_words(whole)}"]
         for size in batch_sizes(study):
             spread = study.find("sam_sharpness_spread", model, MODES[0], batch_size=size)
             if spread:
@@ -199,23 +218,7 @@ def _slice_words(study: PaperRecords) -> str:
         return "Filter-normalised Gaussian directions; not measured in this run."
     result = fields(found[0])
     span = f"α from {float(result.alphas[0]):g} to {float(result.alphas[-1]):g}".replace("-", MINUS)
-    n = num_examples_of(found[0])
-    over = f", on {n:,} examples" if n else ""
     return (
         f"{result.num_directions} Gaussian directions, filter-normalised, {span} at {len(result.alphas)} "
-        f"points{over}; a band shows how much the direction matters."
+        f"points, on {data_words(found[0])}; a band shows how much the direction matters."
     )
-
-
-def _by_normalisation(study: PaperRecords) -> tuple[str, ...]:
-    lines = []
-    for normalisation in ("filter", "raw"):
-        each = []
-        for model in (BATCH_NORM_MODELS[0], PLAIN_MODEL):
-            record = study.find("line_slice", model, MODES[0], normalisation=normalisation)
-            if record:
-                rise = (float(fields(record).losses[0]) + float(fields(record).losses[-1])) / 2
-                each.append(f"{model} {format_number(rise)}")
-        if each:
-            lines.append(f"Mean loss at the ends, {normalisation}, running: {', '.join(each)}")
-    return tuple(lines)

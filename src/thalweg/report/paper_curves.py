@@ -61,9 +61,8 @@ def training_figure(study: PaperRecords, model: str, name: str, title: str) -> P
 def _as_evaluated(record: Record, model: str) -> str:
     if model == PLAIN_MODEL:
         return "No batch norm. Each point is the network after that epoch, on all its training and test data."
-    mode = mode_of(record) or "running"
     return (
-        f"Batch norm: {MODE_NAMES.get(mode, mode)}. Each point is the network after that epoch, held "
+        f"Batch norm: {MODE_NAMES[mode_of(record)]}. Each point is the network after that epoch, held "
         "still, on all its training and test examples."
     )
 

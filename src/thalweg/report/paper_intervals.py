@@ -126,10 +126,7 @@ def eigenvalues_figure(study: PaperRecords) -> PaperFigure:
             _finish_rows(figure, ax, narrow)
             return figure
 
-    examples = {num_examples_of(record) for _, record in found}
-    over = (
-        f"{max(n for n in examples if n):,} training examples" if any(examples) else "the training examples"
-    )
+    over = f"{max(num_examples_of(record) for _, record in found):,} training examples"
     caption = (
         f"Full Hessian of the mean loss over {over}. Bars run from the solver’s lower to its upper bound. "
         "Dashed: the paper’s value, whose data and batch-norm mode are not stated."

@@ -110,12 +110,11 @@ def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
     if not trained:
         return []
     first: Any = trained[0].measurement
-    num_train, num_test = num_examples_of(trained[0]), num_test_examples(study, trained[0])
     return [
         ("Networks", ", ".join(str(record.labels["model"]) for record in trained)),
         ("Epochs", str(int(first.epochs[-1]))),
-        ("Training examples", f"{num_train:,}" if num_train else "not stated"),
-        ("Test examples", f"{num_test:,}" if num_test else "not stated"),
+        ("Training examples", f"{num_examples_of(trained[0]):,}"),
+        ("Test examples", f"{num_test_examples(trained[0]):,}"),
     ]
 
 
@@ -144,7 +143,7 @@ def _provenance(record: Record) -> dict[str, Any]:
         "measure": record.measurement.measure,
         "model": labels.get("model", ""),
         "split": labels.get("split", ""),
-        "mode": mode_of(record) or "",
+        "mode": mode_of(record),
         "seconds": format_seconds(record.seconds),
         "run": record.run,
         "entries": flatten(record.measurement.provenance),
@@ -152,9 +151,9 @@ def _provenance(record: Record) -> dict[str, Any]:
 
 
 def _versions(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Versions of what ran, each name once; several versions of one name are all shown."""
+    """Versions and threads of what ran, each name once; several of one name are all shown."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
-        for name, version in (getattr(record, "versions", None) or {}).items():
-            found.setdefault(str(name), {})[str(version)] = None
+        for name, version in {**record.versions, "threads": str(record.num_threads)}.items():
+            found.setdefault(name, {})[version] = None
     return [(name, ", ".join(versions)) for name, versions in sorted(found.items())]

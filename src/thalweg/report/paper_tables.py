@@ -93,9 +93,8 @@ def _paper(measure: str, model: str) -> tuple[str, float | None]:
 
 
 def data_words(record: Record) -> str:
-    """How many examples a record is about, in words; empty if it does not say."""
-    n = num_examples_of(record)
-    return f"{n:,} examples" if n else ""
+    """How many examples a record is about, in words."""
+    return f"{num_examples_of(record):,} examples"
 
 
 def _eigenvalue_cell(record: Record) -> Cell:
@@ -218,7 +217,7 @@ def _accuracies(study: PaperRecords) -> Group:
 def _accuracy_cell(number: Number) -> Cell:
     half = (number.high - number.low) / 2
     data = StandardError(half / StandardError(1.0).half_width(0.95)) if half else None
-    budget = format_budget(ErrorBudget(data=data))
+    budget = format_budget(ErrorBudget(data=data)) + (f", {number.note}" if number.note else "")
     return Cell(format_number(number.value, half), format_interval(number.low, number.high), budget)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from thalweg.core.measurement import Measurement
 from thalweg.measures.connectivity.linear_path import linear_path
@@ -22,10 +23,10 @@ from thalweg.objective.batch_norm import MODES, BatchNormMode
 from thalweg.objective.examples import Examples
 from thalweg.objective.objective import Objective
 from thalweg.study.paper_settings import PaperSettings
-from thalweg.study.runner import Progress, Task
-from thalweg.study.store import Store, run_id
+from thalweg.study.runner import Progress, Task, resolved
+from thalweg.study.store import Store, run_id, versions
 from thalweg.training.checkpoint import load_weights
-from thalweg.training.trainer import WEIGHTS_FILE, TrainConfig, train
+from thalweg.training.trainer import WEIGHTS_FILE, TrainConfig, seconds_spent, train
 
 # Section 3.2: the model's name in the paper, ours, and its seed.
 NETWORKS: dict[str, tuple[str, int]] = {
@@ -37,7 +38,34 @@ NETWORKS: dict[str, tuple[str, int]] = {
 # Of the measures' own random streams; the networks' seeds are above.
 MEASURE_SEED = 0
 
+LOSS = "cross_entropy"
+
+# Steps, of some 28 ms each: a kill costs at most three seconds, and a checkpoint's 10 ms are 0.4 % of them.
+CHECKPOINT_EVERY = 100
+
 Data = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an objective of a given network is about; with the run and the arguments it decides a result.
+
+    Parameters
+    ----------
+    split
+        ``"train"`` or ``"test"``.
+    num_examples
+        How many of its examples, from the first.
+    batch_norm
+        The mode.
+    num_calibration_examples
+        Of the training data, from the first; None where the mode does not recalibrate.
+    """
+
+    split: str
+    num_examples: int
+    batch_norm: BatchNormMode
+    num_calibration_examples: int | None
 
 
 @dataclass(frozen=True)
@@ -100,14 +128,18 @@ class PaperStudy:
         return {"train_data": Examples(self.train_data).hash, "test_data": Examples(self.test_data).hash}
 
     def _run(self, model: str) -> str:
-        name, seed = NETWORKS[model]
+        name, _ = NETWORKS[model]
         return run_id(
             {
                 "model": name,
-                "seed": seed,
-                "training": self.settings.training.model_dump(),
+                "training": dataclasses.asdict(self._train_config(model)),
+                "loss": LOSS,
                 **self._data_hashes,
                 "device": self.device.type,
+                "dtype": str(torch.get_default_dtype()),
+                # Other code may give other numbers. So a new version of either does the study again, beside
+                # the records of the old, and never goes on from its networks.
+                "versions": {name: versions()[name] for name in ("thalweg", "torch")},
             }
         )
 
@@ -115,83 +147,113 @@ class PaperStudy:
         return self.out / "checkpoints" / f"{model}-{self._run(model)}"
 
     def _training(self, model: str) -> Task:
-        name, seed = NETWORKS[model]
+        folder, config = self._checkpoint_dir(model), self._train_config(model)
 
         def compute(progress: Progress) -> Measurement:
-            network = build_model(name, seed).to(self.device)
             return train(
-                network,
+                build_model(*NETWORKS[model]).to(self.device),
                 self.train_data,
                 self.test_data,
-                self._train_config(model),
-                checkpoint_dir=self._checkpoint_dir(model),
+                config,
+                loss=LOSS,
+                checkpoint_dir=folder,
+                checkpoint_every=CHECKPOINT_EVERY,
                 progress=progress,
             )
 
         num_train, num_test = len(self.train_data[0]), len(self.test_data[0])
-        t = self.settings.training
-        cost = t.epochs * 3 * num_train + (t.epochs + 1) * (num_train + num_test)
-        return self._task(model, "train", {"model": model, "split": "train"}, {}, cost, compute)
+        cost = config.epochs * 3 * num_train + (config.epochs + 1) * (num_train + num_test)
+        # The run says all that decides it.
+        labels = {"model": model, "split": "train"}
+        return Task(self._run(model), "train", labels, {}, cost, compute, lambda: seconds_spent(folder))
 
-    def _network(self, model: str) -> nn.Module:
+    # -- what is measured -----------------------------------------------------------------------------
+
+    def _subject(
+        self,
+        mode: BatchNormMode,
+        num_examples: int | None,
+        split: str = "train",
+        num_calibration_examples: int | None = None,
+    ) -> Subject:
+        """The first so many examples, all if None; calibrated on as many of training unless told."""
+
+        def available(split: str, wanted: int | None) -> int:
+            size = len((self.train_data if split == "train" else self.test_data)[0])
+            return size if wanted is None else min(wanted, size)
+
+        size = available(split, num_examples)
+        calibration = available("train", num_calibration_examples or size) if mode == "recalibrated" else None
+        return Subject(split, size, mode, calibration)
+
+    def _objective(self, model: str, subject: Subject) -> Objective:
+        def first(data: Data, n: int) -> Data:
+            return data[0][:n], data[1][:n]
+
         network = build_model(*NETWORKS[model])
         load_weights(self._checkpoint_dir(model) / WEIGHTS_FILE, network)
-        return network.to(self.device).eval()
-
-    def _objective(
-        self,
-        model: str,
-        mode: BatchNormMode,
-        size: int | None,
-        split: str = "train",
-        calibration_size: int | None = None,
-    ) -> Objective:
-        """The first `size` examples of a split, calibrated on as many of training unless told otherwise."""
+        calibration = subject.num_calibration_examples
         return Objective(
-            self._network(model),
-            _first(self.train_data if split == "train" else self.test_data, size),
-            batch_norm=mode,
+            network.to(self.device).eval(),
+            first(self.train_data if subject.split == "train" else self.test_data, subject.num_examples),
+            LOSS,
+            batch_norm=subject.batch_norm,
             batch_size=self.settings.training.batch_size,
-            calibration_data=_first(self.train_data, calibration_size or size),
+            calibration_data=None if calibration is None else first(self.train_data, calibration),
         )
+
+    def _task(
+        self,
+        models: tuple[str, ...],
+        measure: Callable[..., Measurement],
+        subject: Subject,
+        arguments: Mapping[str, Any],
+        cost: float,
+        compute: Callable[[Progress], Measurement],
+    ) -> Task:
+        runs = [self._run(model) for model in models]
+        run = runs[0] if len(runs) == 1 else run_id({"runs": runs})
+        labels = {"model": "-".join(models), "split": subject.split, "batch_norm": subject.batch_norm}
+        decisive = {**resolved(measure, arguments), "objective": dataclasses.asdict(subject)}
+        return Task(run, measure.__name__, labels, decisive, cost, compute)
 
     # -- the measures ---------------------------------------------------------------------------------
 
     def _eigenvalues(self, model: str, mode: BatchNormMode) -> Task:
         settings = self.settings.curvature
+        # Running and recalibrated statistics all but agree on training data: one starts from the other.
+        first = self._eigenvalues(model, "running") if mode == "recalibrated" else None
         arguments = {
             "k": 1,
             "which": "top",
             "rtol": settings.rtol,
             "certify_rtol": settings.certify_rtol,
+            "levels": settings.levels if first is None else None,
             "seed": MEASURE_SEED,
         }
-        labels = {"model": model, "split": "train", "batch_norm": mode}
+        subject = self._subject(mode, settings.num_examples)
 
         def compute(progress: Progress) -> Measurement:
-            start = (
-                self._running_eigenvector(model, settings.num_examples) if mode == "recalibrated" else None
-            )
-            objective = self._objective(model, mode, settings.num_examples)
+            start = None if first is None else self._eigenvector(first)
+            objective = self._objective(model, subject)
             return top_eigenvalues(objective, **arguments, start=start, progress=progress)
 
-        size = settings.num_examples or len(self.train_data[0])
-        # Running and recalibrated statistics all but agree on training data: one starts from the other.
-        cost = size * (45 if mode == "recalibrated" else 75)
-        return self._task(model, "top_eigenvalues", labels, {**arguments, "examples": size}, cost, compute)
+        cost = subject.num_examples * (75 if first is None else 45)
+        # The vectors themselves are not known yet; what they come from is.
+        decisive = {**arguments, "start": first and first.key}
+        return self._task((model,), top_eigenvalues, subject, decisive, cost, compute)
 
-    def _running_eigenvector(self, model: str, num_examples: int | None) -> Tensor | None:
-        wanted = self._eigenvalues(model, "running").key
+    def _eigenvector(self, task: Task) -> Tensor:
         for record in Store(self.out).records():
-            if record.task == wanted and isinstance(record.measurement, TopEigenvalues):
-                return record.measurement.eigenvectors
-        return None
+            result = record.measurement if record.task == task.key else None
+            if isinstance(result, TopEigenvalues) and result.eigenvectors is not None:
+                return result.eigenvectors
+        raise LookupError(f"{task.title} must be recorded before what starts from its eigenvector.")
 
     def _sharpness(self, model: str, mode: BatchNormMode) -> list[Task]:
         settings = self.settings.sharpness
-        size = min(settings.num_examples, len(self.train_data[0]))
-        labels = {"model": model, "split": "train", "batch_norm": mode}
-        objective = cache(lambda: self._objective(model, mode, size))
+        subject = self._subject(mode, settings.num_examples)
+        objective = cache(lambda: self._objective(model, subject))
         passes = 2 if mode == "recalibrated" else 1
         tasks = []
         for num_steps, num_restarts in dict.fromkeys([(1, 1), (settings.num_steps, settings.num_restarts)]):
@@ -201,19 +263,20 @@ class PaperStudy:
                 "num_restarts": num_restarts,
                 "seed": MEASURE_SEED,
             }
-            cost = size * (1 + 3 + (4 * passes) * num_steps * num_restarts)
+            cost = subject.num_examples * (1 + 3 + (4 * passes) * num_steps * num_restarts)
             tasks.append(
                 self._task(
-                    model,
-                    "sam_sharpness",
-                    labels,
-                    {**arguments, "examples": size},
+                    (model,),
+                    sam_sharpness,
+                    subject,
+                    arguments,
                     cost,
                     lambda progress, a=arguments: sam_sharpness(objective(), **a, progress=progress),
                 )
             )
         # Batches come from all the training data, their recalibrated statistics from as many as above.
-        whole = cache(lambda: self._objective(model, mode, None, calibration_size=size))
+        all_of_it = self._subject(mode, None, num_calibration_examples=settings.num_examples)
+        whole = cache(lambda: self._objective(model, all_of_it))
         for batch_size in settings.spread_batch_sizes:
             arguments = {
                 "batch_size": batch_size,
@@ -222,16 +285,14 @@ class PaperStudy:
                 "num_steps": 1,
                 "seed": MEASURE_SEED,
             }
-            cost = batch_size * settings.spread_num_batches * 6
-            if mode == "recalibrated":
-                cost += size * settings.spread_num_batches * 2
+            per_batch = batch_size * 6 + (all_of_it.num_calibration_examples or 0) * 2
             tasks.append(
                 self._task(
-                    model,
-                    "sam_sharpness_spread",
-                    labels,
+                    (model,),
+                    sam_sharpness_spread,
+                    all_of_it,
                     arguments,
-                    cost,
+                    settings.spread_num_batches * per_batch,
                     lambda progress, a=arguments: sam_sharpness_spread(whole(), **a, progress=progress),
                 )
             )
@@ -239,7 +300,7 @@ class PaperStudy:
 
     def _slice(self, model: str, mode: BatchNormMode) -> Task:
         settings = self.settings.slices
-        size = min(settings.num_examples, len(self.train_data[0]))
+        subject = self._subject(mode, settings.num_examples)
         arguments = {
             "num_points": settings.num_points,
             "span": settings.span,
@@ -248,41 +309,22 @@ class PaperStudy:
             "population": True,
             "seed": MEASURE_SEED,
         }
-        labels = {"model": model, "split": "train", "batch_norm": mode}
-        cost = size * settings.num_points * settings.num_directions * (2 if mode == "recalibrated" else 1)
 
         def compute(progress: Progress) -> Measurement:
-            return line_slice(self._objective(model, mode, size), **arguments, progress=progress)
+            return line_slice(self._objective(model, subject), **arguments, progress=progress)
 
-        return self._task(model, "line_slice", labels, {**arguments, "examples": size}, cost, compute)
+        passes = 2 if mode == "recalibrated" else 1
+        cost = subject.num_examples * settings.num_points * settings.num_directions * passes
+        return self._task((model,), line_slice, subject, arguments, cost, compute)
 
     def _path(self, split: str, mode: BatchNormMode) -> Task:
-        settings = self.settings.path
+        settings, ends = self.settings.path, ("A1", "A2")
+        subject = self._subject(mode, settings.num_examples, split)
         arguments = {"num_points": settings.num_points, "population": True}
-        available = self.train_data if split == "train" else self.test_data
-        size = min(settings.num_examples, len(available[0]))
-        labels = {"model": "A1-A2", "split": split, "batch_norm": mode}
 
         def compute(progress: Progress) -> Measurement:
-            a, b = (self._objective(model, mode, size, split) for model in ("A1", "A2"))
+            a, b = (self._objective(model, subject) for model in ends)
             return linear_path(a, b, **arguments, progress=progress)
 
-        cost = size * settings.num_points * (2 if mode == "recalibrated" else 1)
-        return self._task("A1-A2", "linear_path", labels, {**arguments, "examples": size}, cost, compute)
-
-    def _task(
-        self,
-        model: str,
-        measure: str,
-        labels: Mapping[str, Any],
-        arguments: Mapping[str, Any],
-        cost: float,
-        compute: Callable[[Progress], Measurement],
-    ) -> Task:
-        runs = [self._run(m) for m in model.split("-")]
-        run = runs[0] if len(runs) == 1 else run_id({"runs": runs})
-        return Task(run, measure, labels, arguments, cost, compute)
-
-
-def _first(data: Data, size: int | None) -> Data:
-    return data if size is None else (data[0][:size], data[1][:size])
+        cost = subject.num_examples * settings.num_points * (2 if mode == "recalibrated" else 1)
+        return self._task(ends, linear_path, subject, arguments, cost, compute)

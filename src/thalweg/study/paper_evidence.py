@@ -50,22 +50,22 @@ def paper_value(measure: str, model: str) -> float | None:
 
 def objective_of(record: Record) -> Mapping[str, Any]:
     """The described objective a record was measured on; of a path, its first end."""
-    provenance = record.measurement.provenance
-    for key in ("objective", "objective_a", "a"):
-        described = provenance.get(key)
-        if isinstance(described, Mapping):
-            return described
-    return {}
+    return record.measurement.provenance["objective"]
 
 
-def mode_of(record: Record) -> str | None:
-    """The batch-norm mode of a record, or ``None`` if it states none."""
-    return objective_of(record).get("batch_norm") or record.labels.get("batch_norm")
+def mode_of(record: Record) -> str:
+    """The batch-norm mode of a record."""
+    return objective_of(record)["batch_norm"]
 
 
-def num_examples_of(record: Record) -> int | None:
-    """How many examples the record's objective averages over, or ``None`` if it does not say."""
-    return objective_of(record).get("num_examples")
+def num_examples_of(record: Record) -> int:
+    """How many examples the record's objective averages over."""
+    return objective_of(record)["num_examples"]
+
+
+def num_test_examples(record: Record) -> int:
+    """Size of the test data of a training record."""
+    return record.measurement.provenance["num_test_examples"]
 
 
 class PaperRecords:
@@ -100,7 +100,7 @@ class PaperRecords:
             Of several, the one over the most examples; of those, the first.
         """
         found = self.all(measure, model, mode, **wanted)
-        return max(found, key=lambda r: num_examples_of(r) or 0, default=None)
+        return max(found, key=num_examples_of, default=None)
 
     def all(
         self,
@@ -125,18 +125,11 @@ def _satisfies(record: Record, key: str, wanted: Any) -> bool:
     return bool(wanted(got)) if callable(wanted) else got == wanted
 
 
-def num_test_examples(study: PaperRecords, record: Record) -> int | None:
-    """Size of the test data of a training record, or ``None`` if no record tells.
+def num_calibration_examples(study: PaperRecords, record: Record) -> int | None:
+    """How many examples the record's statistics were recalibrated on, or ``None`` if no record tells.
 
-    A training record names its test data by their hash; another record measured on the same data knows how
-    many they are.
+    A record names its calibration data by their hash; one that was measured on them knows how many they are.
     """
-    provenance = record.measurement.provenance
-    if (stated := provenance.get("num_test_examples")) is not None:
-        return int(stated)
-    wanted = provenance.get("test_data")
-    for other in study.records:
-        objective = objective_of(other)
-        if wanted is not None and objective.get("data") == wanted:
-            return objective.get("num_examples")
-    return None
+    wanted = objective_of(record)["calibration_data"]
+    sizes = (num_examples_of(other) for other in study.records if objective_of(other)["data"] == wanted)
+    return next(sizes, None)

@@ -33,9 +33,13 @@ class TrainingSettings(_Section):
 
 
 class CurvatureSettings(_Section):
-    """Top eigenvalues, on the first `num_examples` training examples (``None`` for all)."""
+    """Top eigenvalues, on the first `num_examples` training examples (``None`` for all).
+
+    `levels` are the sizes of the subsets a cold solve starts from, ``None`` for the measure's own choice.
+    """
 
     num_examples: PositiveInt | None = None
+    levels: tuple[PositiveInt, ...] | None = None
     rtol: PositiveFloat
     certify_rtol: PositiveFloat
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from thalweg.core.measurement import Measurement
-from thalweg.study.store import Record, Store, host, run_id, versions
+from thalweg.study.store import Record, Store, host, num_threads, run_id, versions
 
 Progress = Callable[[int, int], None]
 
@@ -25,13 +26,15 @@ class Task:
     measure
         Name of the measure.
     labels
-        Flat names for reports.
+        Flat names, for people: no part of the task's identity.
     arguments
-        Everything else that decides the result; part of the task's identity.
+        Everything besides the run and the measure that decides the result.
     cost
         Estimated work, in forward passes of one example: only ratios matter, for the time left.
     compute
         Does the work; takes a progress callback.
+    seconds_before
+        Asked before `compute`: the seconds of killed attempts that it goes on from.
     """
 
     run: str
@@ -40,23 +43,27 @@ class Task:
     arguments: Mapping[str, Any]
     cost: float
     compute: Callable[[Progress], Measurement]
+    seconds_before: Callable[[], float] = lambda: 0.0
 
     @cached_property
     def key(self) -> str:
         """Identity: a task whose key the store holds is done."""
-        return run_id(
-            {
-                "run": self.run,
-                "measure": self.measure,
-                "labels": dict(self.labels),
-                "arguments": dict(self.arguments),
-            }
-        )
+        return run_id({"run": self.run, "measure": self.measure, "arguments": dict(self.arguments)})
 
     @property
     def title(self) -> str:
         """For people: the measure and its labels."""
         return f"{self.measure} {' '.join(str(v) for v in self.labels.values())}"
+
+
+def resolved(function: Callable[..., Measurement], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments` with the function's own defaults: a default that changes makes another task.
+
+    What the function is measured on, and its progress callback, are left out.
+    """
+    bound = inspect.signature(function).bind_partial(**arguments)
+    bound.apply_defaults()
+    return {name: value for name, value in bound.arguments.items() if name != "progress"}
 
 
 class Watcher(Protocol):
@@ -94,16 +101,17 @@ def run_tasks(tasks: Sequence[Task], store: Store, watcher: Watcher | None = Non
                     fraction = part / max(1, whole)
                     watcher.advance(fraction, done + fraction * task.cost, total)
 
-            began = time.perf_counter()
+            before, began = task.seconds_before(), time.perf_counter()
             measurement = task.compute(report)
             record = Record(
                 run=task.run,
                 task=task.key,
                 content=measurement.to_dict(store.arrays),
                 labels=task.labels,
-                seconds=round(time.perf_counter() - began, 3),
+                seconds=round(before + time.perf_counter() - began, 3),
                 host=host(),
                 versions=versions(),
+                num_threads=num_threads(),
                 arrays=store.arrays,
             )
             finished[task.key] = store.append(record)

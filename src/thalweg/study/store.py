@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from thalweg.core.atomic import sweep_partials, sync_folder
+from thalweg.core.lock import sole_writer
 from thalweg.core.measurement import Measurement
 
 SCHEMA = 1
@@ -35,13 +38,15 @@ class Record:
     run
         Hash of the configuration that made the network.
     task
-        Hash of the run, the measure and its arguments: what a resumed study looks up.
+        Hash of all that decides the result: what a resumed study looks up.
     content
         ``Measurement.to_dict`` of the result.
     labels
         Flat names the study gives: model, split, ...
-    seconds, host, versions
-        What no two runs share.
+    seconds
+        Work that the result took; of a task that was killed and went on, that of all its parts.
+    host, versions, num_threads
+        Where it ran, what with and on how many threads: runs that share these last two agree to the bit.
     """
 
     run: str
@@ -51,6 +56,7 @@ class Record:
     seconds: float = 0.0
     host: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    num_threads: int | None = None
     arrays: Path | None = None
 
     @cached_property
@@ -68,6 +74,11 @@ class Record:
         """Batch-norm mode of the objective it was measured on."""
         return self.content["provenance"].get("objective", {}).get("batch_norm")
 
+    @cached_property
+    def identity(self) -> tuple[str, str, str]:
+        """Run, measure and provenance, which no two records share."""
+        return self.run, self.measure, json.dumps(self.content["provenance"], sort_keys=True)
+
     def to_line(self) -> str:
         """One line of ``records.jsonl``."""
         row = {
@@ -79,13 +90,14 @@ class Record:
             "seconds": self.seconds,
             "host": self.host,
             "versions": dict(self.versions),
+            "num_threads": self.num_threads,
         }
         return json.dumps(row, allow_nan=False) + "\n"
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], arrays: Path) -> Record:
         """Inverse of `to_line`."""
-        own = ("run", "task", "labels", "schema", "seconds", "host", "versions")
+        own = ("run", "task", "labels", "schema", "seconds", "host", "versions", "num_threads")
         content = {k: v for k, v in row.items() if k not in own}
         known = {k: row[k] for k in own if k in row and k != "schema"}
         return cls(content=content, arrays=arrays, **known)
@@ -102,6 +114,7 @@ class Store:
         self.path = Path(path)
         self.file = self.path / "records.jsonl"
         self.arrays = self.path / "arrays"
+        self._identities: set[tuple[str, str, str]] | None = None
 
     def records(self) -> list[Record]:
         """All whole records, in the order they were written.
@@ -115,25 +128,40 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the only right to append; a second writer is told at once."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"`out` must not be written by two runs at once, but another one is at work in "
-                    f"{self.path}; wait for it, or choose another folder."
-                ) from None
+        """Hold the only right to append; a second writer is told at once, what a killed one left goes."""
+        with sole_writer(self.path, "out"):
+            for folder in (self.path, self.arrays):
+                sweep_partials(folder)
             self._cut_torn_line()
-            yield
+            self._identities = {record.identity for record in self.records()}
+            try:
+                yield
+            finally:
+                self._identities = None
 
     def append(self, record: Record) -> Record:
-        """Add one record, on disk before this returns."""
+        """Add one record, on disk before this returns; only within `writing`.
+
+        Raises
+        ------
+        ValueError
+            If the store has a record of the same run, measure and provenance.
+        """
+        assert self._identities is not None, "append within `writing`"
+        if record.identity in self._identities:
+            raise ValueError(
+                f"`record` must differ from every other in run, measure or provenance, but {self.file} has "
+                f"{record.measure} of run {record.run} with this very provenance; remove that line, or "
+                "choose another folder."
+            )
+        is_new = not self.file.exists()
         with self.file.open("a") as f:
             f.write(record.to_line())
             f.flush()
             os.fsync(f.fileno())
+        if is_new:
+            sync_folder(self.path)
+        self._identities.add(record.identity)
         return record
 
     def _rows(self) -> Iterator[dict[str, Any]]:
@@ -171,6 +199,11 @@ def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     packages = {name: metadata.version(name) for name in ("thalweg", "torch", "numpy", "scipy")}
     return {"python": platform.python_version(), **packages}
+
+
+def num_threads() -> int:
+    """Threads that torch computes with: sums are grouped by them, so bits agree only for the same number."""
+    return torch.get_num_threads()
 
 
 def host() -> str:

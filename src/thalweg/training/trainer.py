@@ -7,7 +7,9 @@ import dataclasses
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
-from thalweg.core.atomic import replacing
+from thalweg.core.atomic import replacing, sweep_partials
 from thalweg.core.errors import NonFiniteLossError
+from thalweg.core.lock import sole_writer
 from thalweg.core.rng import generator, preserved_global_rng, stream_seed
 from thalweg.objective.examples import Examples, read_examples
 from thalweg.objective.guards import check_count, unwrapped
@@ -148,7 +151,8 @@ def train(
     Raises
     ------
     ValueError
-        If the folder holds another run, naming what differs, or the data or the model cannot be used.
+        If the folder holds another run, naming what differs, or another one is at work in it, or the data or
+        the model cannot be used.
     NonFiniteLossError
         If the loss becomes NaN or infinite, naming the step and the epoch.
     """
@@ -157,15 +161,16 @@ def train(
     network = unwrapped(model)
     flags = [(module, module.training) for module in network.modules()]
     gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     try:
-        with preserved_global_rng():
+        with preserved_global_rng(), _sole_writer(folder):
             return _train(
                 network,
                 train_data,
                 test_data,
                 config,
                 loss,
-                checkpoint_dir,
+                folder,
                 checkpoint_every,
                 callbacks,
                 progress,
@@ -183,11 +188,12 @@ def _train(
     test_data: Any,
     config: TrainConfig,
     loss: Loss,
-    checkpoint_dir: str | Path | None,
+    folder: Path | None,
     checkpoint_every: int | None,
     callbacks: Iterable[Callable[[TrainingState], None]],
     progress: Callable[[int, int], None] | None,
 ) -> TrainingHistory:
+    began = time.perf_counter()
     # Objectives first: they refuse what cannot be trained, and their description identifies the run. They
     # hold a private copy of the model, in eval mode, whose point moves along with the training.
     model.eval()
@@ -237,16 +243,16 @@ def _train(
             "learning_rate": lr,
         }
 
-    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     if folder and (folder / CHECKPOINT_FILE).exists():
         checkpoint = Checkpoint.load(folder / CHECKPOINT_FILE)
         _refuse_other_run(checkpoint.header["provenance"], provenance, folder)
         checkpoint.restore(model, optimizer)
         scheduler.load_state_dict(checkpoint.header["scheduler"])
         step, rows = checkpoint.header["step"], checkpoint.header["rows"]
+        seconds_before = checkpoint.header["seconds"]
     else:
         _seed_global_generators(stream_seed(config.seed, "noise"))
-        step, rows = 0, [row(0, config.lr)]
+        step, rows, seconds_before = 0, [row(0, config.lr)], 0.0
 
     def save() -> None:
         if folder:
@@ -255,6 +261,8 @@ def _train(
                 "step": step,
                 "rows": rows,
                 "scheduler": scheduler.state_dict(),
+                # For who keeps time, see `seconds_spent`: neither the history nor its provenance knows it.
+                "seconds": seconds_before + time.perf_counter() - began,
             }
             Checkpoint.capture(model, optimizer, header).save(folder / CHECKPOINT_FILE)
 
@@ -300,6 +308,22 @@ def _train(
         with replacing(folder / HISTORY_FILE) as partial:
             partial.write_text(json.dumps(history.to_dict(), indent=1) + "\n")
     return history
+
+
+def seconds_spent(checkpoint_dir: str | Path) -> float:
+    """Seconds of training that the folder's checkpoint holds, over all resumes; 0 where there is none."""
+    path = Path(checkpoint_dir) / CHECKPOINT_FILE
+    return float(Checkpoint.load(path).header["seconds"]) if path.exists() else 0.0
+
+
+@contextmanager
+def _sole_writer(folder: Path | None) -> Iterator[None]:
+    if folder is None:
+        yield
+        return
+    with sole_writer(folder, "checkpoint_dir"):
+        sweep_partials(folder)
+        yield
 
 
 def _refuse_batch_of_one(losses_of: LossModule, examples: Examples, batch_size: int) -> None:
