@@ -191,7 +191,8 @@ def test_a_good_warm_start_takes_few_block_products() -> None:
         solution = solve(DenseOperator(A), start=start)
         assert float(solution.eigenvalues[0]) == pytest.approx(90, rel=1e-3)
         assert 3 <= solution.num_steps <= most
-        assert solution.num_matvecs == 2 * solution.num_steps
+        # The random vector rides along for the first three products, and the warm one goes on alone.
+        assert solution.num_matvecs == 2 * 3 + (solution.num_steps - 3)
 
 
 def test_a_rare_direction_outside_the_warm_space_is_found() -> None:

@@ -53,6 +53,8 @@ class BlockKrylov:
         Largest absolute Ritz value so far: a lower bound on ||A||.
     num_matvecs, num_steps, num_restarts
         Columns multiplied, block products made, restarts.
+    whole_blocks
+        Whether every product so far took all of its block: what the certificate's recurrences follow.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class BlockKrylov:
         self.num_multiplied = 0
         self.num_matvecs = self.num_steps = self.num_restarts = 0
         self.norm = 0.0
+        self.whole_blocks = True
         self._H = torch.zeros(0, 0, dtype=torch.float64)
         # Norm of what the relation above has lost: dropped columns, and skew parts cut off by restarts. They
         # lie in different directions, so they add in quadrature.
@@ -121,15 +124,35 @@ class BlockKrylov:
         rms = float(skew.square().sum()) ** 0.5 / max(1, n * (n - 1)) ** 0.5
         return 3 * rms + self.eps * self.norm + self._lost
 
-    def step(self) -> None:
+    def turn_pending(self, vectors: Tensor) -> None:
+        """Turn the next block within its span, so that its first columns hold most of some residuals.
+
+        Parameters
+        ----------
+        vectors
+            ``(n, r)``: the Ritz vectors, in the basis, whose residuals these are.
+        """
+        n = self.num_multiplied
+        W, _, _ = torch.linalg.svd(self._H[n:] @ vectors, full_matrices=True)
+        with full_precision():
+            self.basis.turn_last(W.T)
+        self._H[n:] = W.T @ self._H[n:]
+
+    def step(self, count: int | None = None) -> None:
         """Multiply the next block and orthogonalise the product: the one place that calls the operator.
+
+        Parameters
+        ----------
+        count
+            Multiply its first so many columns, and leave the others for later. Default: all.
 
         Raises
         ------
         NonFiniteLossError
             If the product holds a NaN or an infinity.
         """
-        n, b = self.num_multiplied, self.num_pending
+        n, b = self.num_multiplied, self.num_pending if count is None else count
+        self.whole_blocks &= b == self.num_pending
         product = self.operator @ self.basis.rows(n, n + b).T
         self.num_matvecs += b
         self.num_steps += 1

@@ -164,6 +164,14 @@ class KrylovBasis:
                 slab[: len(part), piece] = part
         self.size = num_kept + pending
 
+    def turn_last(self, rotation: Tensor) -> None:
+        """Replace the last b vectors by their combinations with the rows of an orthogonal ``(b, b)``."""
+        start = self.size - len(rotation)
+        rows = self.rows(start, self.size)
+        turned = rotation.to(rows) @ rows
+        self.size = start
+        self.append(turned)
+
     def _located(self) -> Iterator[tuple[int, Tensor]]:
         """Each slab's filled rows with the index of the first."""
         for i, slab in enumerate(self._slabs):

@@ -41,6 +41,8 @@ def lanczos_eigenpairs(
     it, once fresh random vectors have confirmed it. After a restart (3) holds up the stop for `PATIENCE`
     products only.
 
+    Once (1) and (4) hold, a product takes only the columns that the residuals of (2) and (3) lie in.
+
     Which eigenvalue a pair belongs to rests on the random vectors. For the first, `top` and `bottom` of the
     result say how surely. For later ones mind that a Krylov space takes eigenvalues closer together than the
     residuals, or equal, for one, unless the block has as many columns: lower `rtol` or raise `num_random`.
@@ -104,11 +106,12 @@ def lanczos_eigenpairs(
     first_step = 0  # of the present search
     last_values = None  # wanted values of the last search that ended in an invariant subspace
 
+    count = process.num_pending
     while True:
-        if process.num_matvecs + process.num_pending > max_matvecs:
+        if process.num_matvecs + count > max_matvecs:
             partial = pairs.solution(converged=False)
             raise ConvergenceError(pairs.complaint(partial, rtol, max_matvecs), partial)
-        process.step()
+        process.step(count)
         pairs.update()
         tolerance = rtol * process.norm
         if process.complete:
@@ -125,14 +128,21 @@ def lanczos_eigenpairs(
             if process.exhausted:  # what is left of the space is smaller than rounding
                 return pairs.solution(converged=True)
             first_step = process.num_steps
+            count = process.num_pending
             continue
-        if (
-            pairs.settled(tolerance)
-            and enough
-            and (certify_rtol is None or pairs.gap() <= certify_rtol * process.norm)
-        ):
+        settled = pairs.settled(tolerance)
+        certain = enough and (certify_rtol is None or pairs.gap() <= certify_rtol * process.norm)
+        if settled and certain:
             return pairs.solution(converged=True)
-        pairs.make_room(process.num_pending)
+        count = process.num_pending
+        if certain:
+            # The random vectors have done their work. What is left is to converge pairs, and their residuals
+            # lie in as many columns of the next block as there are such pairs.
+            pending = pairs.open_pairs(tolerance)
+            if 0 < len(pending) < count:
+                count = len(pending)
+                process.turn_pending(pairs.vectors[:, pending])
+        pairs.make_room(count)
 
 
 def _check_arguments(

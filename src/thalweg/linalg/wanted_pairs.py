@@ -42,8 +42,9 @@ class WantedPairs:
         """Take the Ritz pairs of the process as it stands."""
         process = self.process
         self.values, self.vectors, self.residuals = process.ritz()
-        # A restart loses the random vectors' recurrences; what they have excluded stays excluded.
-        if process.num_restarts == 0:
+        # A restart, or a block cut short, loses the random vectors' recurrences; what they have excluded
+        # stays so.
+        if process.num_restarts == 0 and process.whole_blocks:
             self._certificate.extend(process.H, process.noise)
 
     @property
@@ -75,12 +76,27 @@ class WantedPairs:
                 return True
             if all_converged:
                 return False
-        others = slice(self.num_top, len(self.values) - self.num_bottom)
-        values, residuals = self.values[others], self.residuals[others]
-        above = values + residuals - self.values[self.num_top - 1] if self.num_top else -residuals
-        below = self.values[-self.num_bottom] - values + residuals if self.num_bottom else -residuals
-        # A residual proves an eigenvalue within it, and that one may belong among the wanted.
-        return not bool(((residuals > tolerance) & (torch.maximum(above, below) > tolerance)).any())
+        return not bool(self._contenders(tolerance).any())
+
+    def _contenders(self, tolerance: float) -> Tensor:
+        """Which pairs ``(n,)`` are not wanted yet, but may be: an eigenvalue within the residual would."""
+        values, residuals = self.values, self.residuals
+        reach = torch.full_like(values, -torch.inf)
+        if self.num_top:
+            reach = values + residuals - values[self.num_top - 1]
+        if self.num_bottom:
+            reach = torch.maximum(reach, values[-self.num_bottom] - values + residuals)
+        contends = (residuals > tolerance) & (reach > tolerance)
+        contends[self.wanted] = False
+        return contends
+
+    def open_pairs(self, tolerance: float) -> Tensor:
+        """Indices of the wanted pairs that have not converged, and of those that may yet be wanted."""
+        if len(self.values) < self.num_top + self.num_bottom:
+            return torch.arange(len(self.values))
+        is_open = self._contenders(tolerance)
+        is_open[self.wanted] = self.residuals[self.wanted] > tolerance
+        return is_open.nonzero()[:, 0]
 
     def bounds(self) -> tuple[SpectralBound | None, SpectralBound | None]:
         """Bounds on the largest and the smallest eigenvalue, each ``None`` if that end was not asked for."""

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from thalweg.core.errors import NonFiniteLossError
+from thalweg.objective.compilation import COMPILED, EAGER, compiled, first_micro_batch, is_compiled
 
 if TYPE_CHECKING:
     from thalweg.objective.micro_batch import MicroBatch
     from thalweg.objective.objective import Objective
 
+Forward = Callable[..., tuple[Tensor, Tensor | None]]
 Point = tuple[Tensor, Mapping[str, Tensor] | None]
 
 # Points evaluated together share each micro-batch; this bounds the memory of their parameters.
@@ -38,12 +40,13 @@ class PointEvaluations:
     """The loss at T points on the same N examples: what paired standard errors need.
 
     `losses` (T,) without the L2 term and `accuracies` (T,) (NaN without classes) are float64;
-    `example_losses` is (T, N).
+    `example_losses` is (T, N); `passes` says whether they were compiled.
     """
 
     losses: Tensor
     accuracies: Tensor
     example_losses: Tensor
+    passes: str = EAGER
 
 
 def evaluate_points(
@@ -51,18 +54,20 @@ def evaluate_points(
     points: Iterable[Point],
     on_point: Callable[[int], None] | None,
     allow_non_finite: bool,
+    num_points: int,
 ) -> PointEvaluations:
     """The body of `Objective.evaluate_points`."""
     losses: list[Tensor] = []
     correct: list[Tensor] = []
     iterator, done = iter(points), 0
     group = max(1, POINT_GROUP_BYTES // (objective.space.dim * objective.params.element_size()))
+    forward, passes = _forward_pass(objective, num_points)
     while chunk := list(islice(iterator, group)):
         placed = _placed(objective, chunk)
         rows: list[tuple[Tensor, Tensor]] = []
         with torch.no_grad():
             for micro in objective._micro_batches():
-                parts = [_losses_and_correct(o, micro, allow_non_finite) for o in placed]
+                parts = [_losses_and_correct(o, micro, allow_non_finite, forward) for o in placed]
                 rows.append((torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])))
                 if on_point:
                     on_point(done + len(chunk) * micro.stop // objective.num_examples)
@@ -73,8 +78,18 @@ def evaluate_points(
         raise ValueError("`points` must hold at least one point, got none.")
     example_losses = torch.cat(losses)
     return PointEvaluations(
-        example_losses.double().mean(1), torch.cat(correct).double().mean(1), example_losses
+        example_losses.double().mean(1), torch.cat(correct).double().mean(1), example_losses, passes
     )
+
+
+def _forward_pass(objective: Objective, num_points: int) -> tuple[Forward | None, str]:
+    """The network's forward pass compiled for whole micro-batches, or ``None``; and which, in words."""
+    if not is_compiled(objective, num_points):
+        return None, EAGER
+    with torch.no_grad():
+        batch = first_micro_batch(objective).batch
+        forward, passes = compiled(objective._network.__call__, batch, objective.named_tensors)
+    return (forward if passes == COMPILED else None), passes
 
 
 def l2_term(params: Tensor, weight_decay: float) -> float:
@@ -113,9 +128,12 @@ def _placed(objective: Objective, points: list[Point]) -> list[Objective]:
 
 
 def _losses_and_correct(
-    objective: Objective, micro: MicroBatch, allow_non_finite: bool
+    objective: Objective, micro: MicroBatch, allow_non_finite: bool, forward: Forward | None
 ) -> tuple[Tensor, Tensor]:
-    losses, outputs = objective._forward(micro.batch)
+    if forward is None or not micro.is_whole:
+        losses, outputs = objective._forward(micro.batch)
+    else:
+        losses, outputs = forward(micro.batch, objective.named_tensors)
     if not allow_non_finite and not bool(torch.isfinite(losses).all()):
         bad = micro.start + int((~torch.isfinite(losses)).nonzero()[0])
         raise NonFiniteLossError(

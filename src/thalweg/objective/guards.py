@@ -69,17 +69,6 @@ def refuse_mixed_parameters(model: nn.Module) -> None:
         )
 
 
-def check_sums(leaves: list[Any], same_structure: bool) -> None:
-    if not all(isinstance(leaf, Tensor) for leaf in leaves):
-        odd = next(type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor))
-        raise TypeError(
-            f"`fn` must return a tensor, or a tuple, list or dictionary of tensors, got {odd}; "
-            "wrap numbers in torch.tensor."
-        )
-    if not same_structure:
-        raise ValueError("`fn` must return the same structure for every micro-batch, got another one.")
-
-
 def check_index(index: Tensor, num_examples: int) -> None:
     if index.ndim != 1 or index.dtype not in (torch.int64, torch.int32) or not len(index):
         raise ValueError(

@@ -52,6 +52,11 @@ class MicroBatch:
         """Number of examples."""
         return self.stop - self.start
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is as large as the first one; the last may not be."""
+        return self.size == min(self.objective.micro_batch, self.objective.num_examples)
+
     def losses(self, params: dict[str, Tensor] | None = None) -> Tensor:
         """Per-example losses ``(B,)`` at named parameters (default: the objective's own), without L2."""
         return self.objective._forward(self.batch, params)[0]

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.rng import generator
 from thalweg.objective.batch_norm import MODES, BatchNormMode, recalibrate_batch_norm
+from thalweg.objective.compilation import check_compile
 from thalweg.objective.description import describe
 from thalweg.objective.evaluation import Evaluation, Point, PointEvaluations, evaluate_points, l2_term
 from thalweg.objective.examples import Examples, read_examples
@@ -25,7 +25,6 @@ from thalweg.objective.guards import (
     check_buffers,
     check_count,
     check_index,
-    check_sums,
     refuse_active_dropout,
     refuse_batch_of_one,
     unwrapped,
@@ -34,6 +33,7 @@ from thalweg.objective.isolation import isolated
 from thalweg.objective.losses import Batch, Loss, LossModule, cast_floating
 from thalweg.objective.micro_batch import MicroBatch, resolve_micro_batch
 from thalweg.objective.network import PureNetwork
+from thalweg.objective.reduction import summed
 from thalweg.objective.sampling import draw_batches, draw_examples
 
 DEFAULT_BATCH_SIZE = 128
@@ -71,6 +71,9 @@ class Objective:
     calibration_data
         Data of the recalibrated statistics, in any form `data` takes. Default: the objective's own; pass the
         training data when `data` is test data.
+    compile
+        Whether passes go through ``torch.compile``; speed only. ``"auto"`` goes by the size of the work; see
+        `thalweg.objective.compilation`.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class Objective:
         micro_batch: int | str = "auto",
         weight_decay: float = 0.0,
         calibration_data: Any = None,
+        compile: bool | str = "auto",
     ) -> None:
         if batch_norm not in MODES:
             raise ValueError(f"`batch_norm` must be one of {', '.join(MODES)}, got {batch_norm!r}.")
@@ -104,6 +108,7 @@ class Objective:
         self.batch_norm: BatchNormMode = batch_norm
         self.batch_size = int(batch_size)
         self.weight_decay = float(weight_decay)
+        self.compile = check_compile(compile)
         self._network = PureNetwork(model, loss, batch_norm, examples.batch)
         if self._partitioned:
             refuse_batch_of_one(examples.num_examples, self.batch_size)
@@ -246,6 +251,11 @@ class Objective:
         """The parameters by name: views of `params`."""
         return self.space.unflatten(self.params)
 
+    @property
+    def named_tensors(self) -> Named:
+        """All that the network is evaluated with: parameters, frozen ones too, and `effective_buffers`."""
+        return {**self._constants, **self.named_params, **self.effective_buffers}
+
     @cached_property
     def effective_buffers(self) -> Named:
         """The buffers this point is evaluated with: recalibrated ones in that mode, else its own."""
@@ -274,6 +284,7 @@ class Objective:
         points: Iterable[Point],
         on_point: Callable[[int], None] | None = None,
         allow_non_finite: bool = False,
+        num_points: int = 1,
     ) -> PointEvaluations:
         """Evaluate many points: data outside, points inside, so that each micro-batch stays in cache.
 
@@ -285,6 +296,8 @@ class Objective:
             Called after each micro-batch with the points done, those under way by the share of the data seen.
         allow_non_finite
             Keep NaN and infinity in the result instead of raising: for surfaces that reach that far.
+        num_points
+            How many they are, which decides whether compiling pays.
 
         Raises
         ------
@@ -292,7 +305,7 @@ class Objective:
             Naming the first batch whose loss is not finite.
         """
         with isolated(self.device):
-            return evaluate_points(self, points, on_point, allow_non_finite)
+            return evaluate_points(self, points, on_point, allow_non_finite, num_points)
 
     def gradient(self) -> Tensor:
         """Gradient ``(P,)`` of `value`; recalibrated statistics are held constant."""
@@ -320,23 +333,11 @@ class Objective:
         -------
         The same structure, summed in the dtype of its tensors.
         """
-        total: list[Tensor] | None = None
-        structure = None
         with isolated(self.device):
             if self._recalibrates:
                 # Known before `fn` starts a transform, inside which they would be that transform's tensors.
                 _ = self.effective_buffers
-            for micro in self._micro_batches():
-                leaves, form = pytree.tree_flatten(fn(micro))
-                check_sums(leaves, form == structure or total is None)
-                if total is None:
-                    total, structure = [leaf.clone() for leaf in leaves], form
-                else:
-                    for accumulated, leaf in zip(total, leaves, strict=True):
-                        accumulated += leaf
-        assert total is not None, "examples are never empty"
-        assert structure is not None
-        return pytree.tree_unflatten(total, structure)
+            return summed(fn(micro) for micro in self._micro_batches())
 
     def describe(self) -> dict[str, Any]:
         """What identifies this function and point: goes into every provenance."""

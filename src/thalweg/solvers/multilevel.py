@@ -30,6 +30,7 @@ SMALLEST_LEVEL = 512
 
 # A subset's eigenvectors differ from the full data's by sampling, so that solving it tightly gains nothing.
 LEVEL_RTOL = 1e-2
+LEVEL_MIN_STEPS = 2
 
 # Block products of the last level in which the random vectors take part at the least.
 MIN_STEPS = 3
@@ -99,6 +100,7 @@ def multilevel_eigenpairs(
                 which=which,
                 rtol=max(rtol, LEVEL_RTOL),
                 start=warm,
+                min_steps=LEVEL_MIN_STEPS,
                 rng=generator(seed, *stream, level),
                 max_matvecs=max_matvecs,
             )

@@ -126,6 +126,7 @@ def linear_path(
         (point(i) for i in range(num_points)),
         on_point=(lambda done: progress(done + 1, num_points + 1)) if progress else None,
         allow_non_finite=True,
+        num_points=num_points,
     )
     losses = found.losses
     _check_finite(torch.cat([losses, own.losses]), torch.cat([alphas, alphas[-1:]]))
@@ -151,6 +152,7 @@ def linear_path(
             "arguments": {"num_points": num_points, "population": population},
             "objective": a.describe(),
             "objective_b": b.describe(),
+            "passes": found.passes,
         },
         alphas=alphas,
         losses=losses,

@@ -149,6 +149,7 @@ def line_slice(
         points(),
         on_point=(lambda done: progress(done + 1, total)) if progress else None,
         allow_non_finite=True,
+        num_points=total,
     )
 
     def with_centre(rows: Tensor, middle: Tensor) -> Tensor:
@@ -188,6 +189,7 @@ def line_slice(
                 "seed": seed,
             },
             "objective": objective.describe(),
+            "passes": around.passes,
         },
         alphas=alphas,
         losses=means,

@@ -1,0 +1,104 @@
+"""Whether passes over the data are compiled: by a rule on the size of the work, or by hand.
+
+``torch.compile`` fuses what lies between the convolutions: a forward pass of the paper's network takes less
+than half as long. Compiling takes seconds for a forward pass and half a minute for a second derivative, so it
+pays for long work only. The rule counts floating-point operations, never seconds: the same call compiles, or
+does not, on every machine. It asks for compilation on a CPU alone, where it was measured.
+
+A compiled pass is not believed either: it has to agree with the eager one on the first micro-batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import types
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from thalweg.objective.micro_batch import MicroBatch
+    from thalweg.objective.objective import Objective
+
+# Work for which compiling pays, in operations of the eager pass: some ten times what the compiler's own time
+# is worth at 1e11 a second.
+LEAST_FLOPS = 5e12
+
+# Largest difference between compiled and eager over the largest entry, in units of the precision.
+ROUNDING = 1e4
+
+_numbers = itertools.count()
+
+EAGER, COMPILED = "eager", "torch.compile"
+
+
+def check_compile(asked: Any) -> bool | str:
+    """`asked`, if it is one of the choices."""
+    if not isinstance(asked, bool) and asked != "auto":
+        raise ValueError(f"`compile` must be True, False or 'auto', got {asked!r}.")
+    return asked
+
+
+def first_micro_batch(objective: Objective) -> MicroBatch:
+    """Of the usual size, which all but the last have."""
+    return next(objective._micro_batches())
+
+
+def forward_flops(objective: Objective) -> float:
+    """Floating-point operations of one forward pass over the data (products and convolutions)."""
+    micro = first_micro_batch(objective)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        micro.losses()
+    return counter.get_total_flops() * objective.num_examples / micro.size
+
+
+def is_compiled(objective: Objective, num_forwards: float) -> bool:
+    """What the objective asks, or the rule: does work worth so many passes over the data pay for it?"""
+    if isinstance(objective.compile, bool):
+        return objective.compile
+    return objective.device.type == "cpu" and forward_flops(objective) * num_forwards >= LEAST_FLOPS
+
+
+def compiled(function: Callable[..., Any], *example: Any) -> tuple[Callable[..., Any], str]:
+    """`function` compiled for arguments of these very shapes, and how it is run, for the provenance.
+
+    Where compiling fails (no compiler on this machine, code it cannot read) or changes the result beyond
+    rounding, it is the function itself, and the second value says why.
+    """
+    fast = torch.compile(_with_own_code(function), dynamic=False)
+    expected = pytree.tree_leaves(function(*example))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = pytree.tree_leaves(fast(*example))
+    except Exception as error:
+        return function, f"{EAGER} (compiling raised {type(error).__name__})"
+    if not all(_agree(a, b) for a, b in zip(found, expected, strict=True)):
+        return function, f"{EAGER} (compiled, the result was another)"
+    return fast, COMPILED
+
+
+def _with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function on a code object of its own.
+
+    The compiler keeps its work with the code, and gives up on code it has compiled eight times: the many
+    networks of a study would run into that.
+    """
+
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    code = call.__code__.replace(co_name=f"call_{next(_numbers)}")
+    return types.FunctionType(code, call.__globals__, code.co_name, None, call.__closure__)
+
+
+def _agree(found: Any, expected: Any) -> bool:
+    if not isinstance(expected, Tensor) or not expected.is_floating_point():
+        return True
+    scale = expected.abs().max().clamp(min=1e-30)
+    return bool((found - expected).abs().max() <= ROUNDING * torch.finfo(expected.dtype).eps * scale)
