@@ -14,14 +14,11 @@ from thalweg.core.measurement import ErrorBudget, Measurement, hash_tensors
 from thalweg.linalg.wanted_pairs import Which
 from thalweg.objective.guards import check_count
 from thalweg.objective.objective import Objective
-from thalweg.operators.ggn import GGN
-from thalweg.operators.hessian import Hessian
 from thalweg.operators.objective_operator import ObjectiveOperator
+from thalweg.operators.registry import operator_named
 from thalweg.solvers.multilevel import MultilevelSolution, multilevel_eigenpairs
 
 Progress = Callable[[int, int], None]
-
-OPERATORS: dict[str, type[ObjectiveOperator]] = {"hessian": Hessian, "ggn": GGN}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -150,8 +147,6 @@ def top_eigenvalues(
     check_count("k", k)
     if which not in ("top", "bottom", "both"):
         raise ValueError(f"`which` must be 'top', 'bottom' or 'both', got {which!r}.")
-    if of not in OPERATORS:
-        raise ValueError(f"`of` must be one of {', '.join(OPERATORS)}, got {of!r}.")
     target = objective if params is None else objective.restrict(params)
     num_wanted = 2 * k if which == "both" else k
     if num_wanted > target.space.dim:
@@ -159,7 +154,7 @@ def top_eigenvalues(
             f"`k` = {k} with which={which!r} asks for {num_wanted} eigenpairs of a matrix that has "
             f"P = {target.space.dim}, the number of parameters; ask for fewer."
         )
-    operator = OPERATORS[of](target, composition)
+    operator = operator_named(of, target, composition=composition, seed=seed)
     provenance: dict[str, Any] = {
         "function": "top_eigenvalues",
         "arguments": {

@@ -1,0 +1,44 @@
+"""The curvature matrices by the names under which measures take them: ``of="ggn"``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from thalweg.objective.objective import Objective
+from thalweg.operators.ggn import GGN
+from thalweg.operators.hessian import Hessian
+from thalweg.operators.objective_operator import ObjectiveOperator
+
+# From an objective, how to differentiate, and a seed for matrices that are drawn.
+Build = Callable[[Objective, str, int], ObjectiveOperator]
+
+OPERATORS: dict[str, Build] = {
+    "hessian": lambda objective, composition, _seed: Hessian(objective, composition),
+    "ggn": lambda objective, composition, _seed: GGN(objective, composition),
+}
+
+
+def operator_named(
+    of: str, objective: Objective, *, composition: str = "auto", seed: int
+) -> ObjectiveOperator:
+    """The matrix that a measure calls `of`, over an objective.
+
+    Parameters
+    ----------
+    of
+        One of `OPERATORS`.
+    objective
+        The function and the point, restricted already if only some parameters are meant.
+    composition
+        ``"auto"``, or one of that matrix's own.
+    seed
+        Of what is drawn, where the matrix itself is.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name, or it does not exist for this objective.
+    """
+    if of not in OPERATORS:
+        raise ValueError(f"`of` must be one of {', '.join(OPERATORS)}, got {of!r}.")
+    return OPERATORS[of](objective, composition, seed)
