@@ -72,8 +72,8 @@ class Objective:
         Data of the recalibrated statistics, in any form `data` takes. Default: the objective's own; pass the
         training data when `data` is test data.
     compile
-        Whether passes go through ``torch.compile``; speed only. ``"auto"`` goes by the size of the work; see
-        `thalweg.objective.compilation`.
+        Whether evaluations go through ``torch.compile``; speed only. ``"auto"`` goes by the size of the work,
+        see `thalweg.objective.compilation`.
 
     Raises
     ------

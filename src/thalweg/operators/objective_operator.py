@@ -15,20 +15,14 @@ import torch
 from torch import Tensor
 
 from thalweg.core.errors import NonFiniteLossError
-from thalweg.core.rng import generator, normal
 from thalweg.linalg.linear_operator import LinearOperator
-from thalweg.objective.compilation import COMPILED, EAGER, compiled, first_micro_batch, is_compiled
 from thalweg.objective.guards import check_count
-from thalweg.objective.isolation import isolated
-from thalweg.objective.losses import Batch
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 from thalweg.operators.jacobians import Named
 from thalweg.operators.kernels import differentiable_kernels
 from thalweg.operators.self_check import SelfCheck, prove
 from thalweg.operators.slope_comparison import Claim
-
-MicroProduct = Callable[[Batch, Named, Named], Named]
 
 # Columns that share one primal pass; more need memory and gain little.
 BLOCK_SIZE = 8
@@ -55,9 +49,6 @@ class ObjectiveOperator(LinearOperator):
         Columns computed together.
     on_examples
         Called with the number of examples done times columns, for progress.
-
-    Products that are work enough go through ``torch.compile`` (`thalweg.objective.compilation`), once they
-    agree with what was proved.
 
     Raises
     ------
@@ -87,7 +78,6 @@ class ObjectiveOperator(LinearOperator):
         self.on_examples = on_examples
         self._asked = composition
         self._check: SelfCheck | None = None
-        self._passes: dict[int, tuple[MicroProduct | None, str]] = {}
         super().__init__(dim=objective.space.dim, dtype=objective.dtype, device=objective.device)
 
     @classmethod
@@ -124,9 +114,7 @@ class ObjectiveOperator(LinearOperator):
     def matmat(self, V: Tensor) -> Tensor:
         composition = self.check.composition
         blocks = [
-            self.data_product(
-                self.objective, composition, block, self.on_examples, self._compiled(block.shape[1])
-            )
+            self.data_product(self.objective, composition, block, self.on_examples)
             for block in V.split(self.block_size, dim=1)
         ]
         product = torch.cat(blocks, dim=1) + self.objective.weight_decay * V
@@ -145,20 +133,14 @@ class ObjectiveOperator(LinearOperator):
         composition: str,
         V: Tensor,
         on_examples: Callable[[int], None] | None = None,
-        fast: MicroProduct | None = None,
     ) -> Tensor:
-        """Product with one block ``(P, K)`` by one composition, unchecked, without the L2 term.
-
-        Whole micro-batches go through `fast` if it is given: the same, compiled.
-        """
+        """Product with one block ``(P, K)`` by one composition, unchecked, without the L2 term."""
         space, named = objective.space, objective.named_params
-        tangents = _tangents(objective, V)
+        rows = V.T.contiguous()
+        tangents = {s.name: rows[:, s.start : s.stop].view(-1, *s.shape) for s in space}
 
         def product(micro: MicroBatch) -> Named:
-            if fast and micro.is_whole:
-                result = fast(micro.batch, named, tangents)
-            else:
-                result = cls.micro_product(composition, micro, named, tangents)
+            result = cls.micro_product(composition, micro, named, tangents)
             if on_examples:
                 on_examples(micro.size * V.shape[1])
             return result
@@ -176,36 +158,6 @@ class ObjectiveOperator(LinearOperator):
             total = objective.reduce(lambda micro: cls.micro_gradient(micro, named, moved))
         return objective.space.flatten(total) / objective.num_examples
 
-    @property
-    def passes(self) -> dict[int, str]:
-        """By the number of columns multiplied together: whether those products were compiled."""
-        return {num_columns: passes for num_columns, (_, passes) in self._passes.items()}
-
-    def _compiled(self, num_columns: int) -> MicroProduct | None:
-        if num_columns not in self._passes:
-            self._passes[num_columns] = self._compile(num_columns)
-        return self._passes[num_columns][0]
-
-    def _compile(self, num_columns: int) -> tuple[MicroProduct | None, str]:
-        """A micro-batch's product compiled, where one product over the data is work enough."""
-        objective, composition = self.objective, self.check.composition
-        # A gradient takes three forward passes, its derivative along a column six more.
-        if not is_compiled(objective, 3 + 6 * num_columns):
-            return None, EAGER
-        _ = objective.effective_buffers  # known before they are traced
-        first = first_micro_batch(objective)
-
-        def micro_product(batch: Batch, params: Named, tangents: Named) -> Named:
-            micro = MicroBatch(objective, batch, first.start, first.stop)
-            return self.micro_product(composition, micro, params, tangents)
-
-        V = normal(generator(0, "compilation"), num_columns, objective.space.dim, like=objective.params).T
-        with isolated(objective.device), differentiable_kernels():
-            fast, passes = compiled(
-                micro_product, first.batch, objective.named_params, _tangents(objective, V)
-            )
-        return (fast if passes == COMPILED else None), passes
-
     def _claim(self) -> Claim:
         convex = self.is_convex(self.objective)
         return Claim(self.data_product, self.data_gradient, convex, reference="double_backward")
@@ -213,12 +165,4 @@ class ObjectiveOperator(LinearOperator):
     def _like(self, objective: Objective, on_examples: Callable[[int], None] | None) -> Self:
         other = type(self)(objective, self._asked, self.block_size, on_examples)
         other._check = self.check
-        if objective is self.objective:
-            other._passes = self._passes
         return other
-
-
-def _tangents(objective: Objective, V: Tensor) -> Named:
-    """Columns ``(P, K)`` by the parameters' names, ``(K, ...)`` each."""
-    rows = V.T.contiguous()
-    return {s.name: rows[:, s.start : s.stop].view(-1, *s.shape) for s in objective.space}

@@ -201,7 +201,6 @@ def _result(
         provenance={
             **provenance,
             "operator": operator.check.to_dict(),
-            "passes": {str(columns): passes for columns, passes in sorted(operator.passes.items())},
             "levels": list(solved.levels),
             "converged": solution.converged,
         },
