@@ -1,4 +1,4 @@
-"""What every measure owes its caller, whatever it measures: one test for all of `thalweg.MEASURES`."""
+"""What every measure and analysis owes its caller: one test for all of `MEASURES` and `ANALYSES`."""
 
 import functools
 import inspect
@@ -31,15 +31,20 @@ class Call:
     single: float = 1e-3
 
 
+MEASURES = {**tw.MEASURES, **tw.ANALYSES}
+
 # A measure that is not here fails `test_every_measure_has_an_entry`.
 CALLS = {
     "top_eigenvalues": Call({"k": 2, "rtol": 1e-4}, rounding=1e-5, single=1e-2),
+    "spectral_density": Call({"num_probes": 3, "num_steps": 4}),
+    "block_curvature": Call({"num_probes": 3, "num_steps": 2}),
+    "curvature_profile": Call({"max_matvecs": 12}),
     "sam_sharpness": Call({"num_steps": 2, "num_restarts": 2}),
     "sam_sharpness_spread": Call({"batch_size": 7, "num_batches": 3}),
     "line_slice": Call({"num_points": 5, "num_directions": 2}),
     "linear_path": Call({"num_points": 5}, takes_two=True, seeded=False),
 }
-NAMES = [name for name in tw.MEASURES if name in CALLS]
+NAMES = [name for name in MEASURES if name in CALLS]
 DEVICES = [
     "cpu",
     *(["cuda"] if torch.cuda.is_available() else []),
@@ -84,7 +89,7 @@ def objectives(
 def measure(name: str, *args: tw.Objective, seed: int | None = 3, **more: Any) -> tw.Measurement:
     call = CALLS[name]
     seeded = {"seed": seed} if call.seeded else {}
-    return tw.MEASURES[name](*args, **call.arguments, **seeded, **more)
+    return MEASURES[name](*args, **call.arguments, **seeded, **more)
 
 
 @functools.cache
@@ -104,8 +109,8 @@ def numbers(result: tw.Measurement) -> dict[str, Tensor]:
 
 
 def test_every_measure_has_an_entry():
-    assert set(tw.MEASURES) == set(CALLS), "add the new measure's cheap arguments to CALLS"
-    assert all(getattr(tw, name) is function for name, function in tw.MEASURES.items())
+    assert set(MEASURES) == set(CALLS), "add the new measure's cheap arguments to CALLS"
+    assert all(getattr(tw, name) is function for name, function in MEASURES.items())
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -157,7 +162,7 @@ def test_what_a_result_says_of_itself(name):
     assert provenance["function"] == name
     assert provenance["objective"]["batch_norm"] == "recalibrated"
     # Every argument but the objectives and the progress bar, defaults included.
-    signature = inspect.signature(tw.MEASURES[name]).parameters
+    signature = inspect.signature(MEASURES[name]).parameters
     taken = {n for n in signature if n not in ("objective", "a", "b", "trajectory", "progress")}
     assert set(provenance["arguments"]) == taken
     for argument, value in CALLS[name].arguments.items():
@@ -183,7 +188,7 @@ def test_the_seed_matters_and_must_be_given(name):
     first, other = numbers(reference(name)), numbers(measure(name, *built, seed=4))
     assert any(not torch.equal(first[k], other[k]) for k in first), "another seed, other random numbers"
     with pytest.raises(TypeError, match="seed"):
-        tw.MEASURES[name](*built, **CALLS[name].arguments)
+        MEASURES[name](*built, **CALLS[name].arguments)
     with pytest.raises(TypeError, match="`seed` must be an integer"):
         measure(name, *built, seed=None)
 

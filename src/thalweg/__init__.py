@@ -2,6 +2,8 @@
 
 from importlib.metadata import version as _version
 
+from thalweg.analyses import ANALYSES
+from thalweg.analyses.curvature_profile import CurvatureProfile, curvature_profile
 from thalweg.core.errors import (
     ConvergenceError,
     DataError,
@@ -14,6 +16,8 @@ from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.param_space import ParamSpace
 from thalweg.measures import MEASURES
 from thalweg.measures.connectivity.linear_path import LinearPath, linear_path
+from thalweg.measures.curvature.block_curvature import BlockCurvature, block_curvature
+from thalweg.measures.curvature.spectral_density import SpectralDensity, spectral_density
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
 from thalweg.measures.sharpness.sam_sharpness import SamSharpness, sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import SamSharpnessSpread, sam_sharpness_spread
@@ -28,8 +32,11 @@ from thalweg.training.trajectory import TrainingHistory
 __version__ = _version("thalweg")
 
 __all__ = [
+    "ANALYSES",
     "MEASURES",
+    "BlockCurvature",
     "ConvergenceError",
+    "CurvatureProfile",
     "DataError",
     "DerivativeError",
     "ErrorBudget",
@@ -43,18 +50,22 @@ __all__ = [
     "SamSharpness",
     "SamSharpnessSpread",
     "SmallCNN",
+    "SpectralDensity",
     "StandardError",
     "ThalwegError",
     "TopEigenvalues",
     "TrainConfig",
     "TrainingHistory",
+    "block_curvature",
     "build_model",
+    "curvature_profile",
     "line_slice",
     "linear_path",
     "plot",
     "register_model",
     "sam_sharpness",
     "sam_sharpness_spread",
+    "spectral_density",
     "top_eigenvalues",
     "train",
 ]

@@ -12,17 +12,20 @@ import torch
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from thalweg.analyses import ANALYSES
 from thalweg.cli.console import errors, progress_bar
 from thalweg.cli.options import DataRoot, Device, Json, LossName, Model, resolve_device, resolve_loss
 from thalweg.core.measurement import Measurement
 from thalweg.data.registry import dataset_names, load_data
-from thalweg.measures import MEASURES
+from thalweg.measures import MEASURES as SINGLE_MEASURES
 from thalweg.models.registry import build_model
 from thalweg.objective.batch_norm import MODES
 from thalweg.objective.objective import Objective
 from thalweg.report.figures import FORMATS
 from thalweg.report.plot import plot as plot_result
 from thalweg.training.checkpoint import load_weights
+
+MEASURES = {**SINGLE_MEASURES, **ANALYSES}
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

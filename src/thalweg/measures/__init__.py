@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from thalweg.core.measurement import Measurement
 from thalweg.measures.connectivity.linear_path import linear_path
+from thalweg.measures.curvature.block_curvature import block_curvature
+from thalweg.measures.curvature.spectral_density import spectral_density
 from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import sam_sharpness_spread
@@ -13,6 +15,8 @@ from thalweg.measures.surfaces.line import line_slice
 
 MEASURES: dict[str, Callable[..., Measurement]] = {
     "top_eigenvalues": top_eigenvalues,
+    "spectral_density": spectral_density,
+    "block_curvature": block_curvature,
     "sam_sharpness": sam_sharpness,
     "sam_sharpness_spread": sam_sharpness_spread,
     "line_slice": line_slice,

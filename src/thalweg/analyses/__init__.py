@@ -1,0 +1,10 @@
+"""All analyses by name: what combines measures, offered by ``thalweg measure`` beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from thalweg.analyses.curvature_profile import curvature_profile
+from thalweg.core.measurement import Measurement
+
+ANALYSES: dict[str, Callable[..., Measurement]] = {"curvature_profile": curvature_profile}

@@ -1,0 +1,273 @@
+"""The curvature at a point in one pass: ends, trace, density and layers, all from the same products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from thalweg.core.errors import ConvergenceError
+from thalweg.core.measurement import Measurement
+from thalweg.core.precision import full_precision
+from thalweg.core.rng import generator
+from thalweg.linalg.certificate import RandomStartCertificate
+from thalweg.linalg.estimate import Estimate
+from thalweg.linalg.quadrature import ProbeProcess
+from thalweg.measures.curvature.block_curvature import layer_indices
+from thalweg.measures.curvature.spectral_density import SpectralDensity, density_result
+from thalweg.measures.curvature.work import Progress, Work
+from thalweg.objective.objective import Objective
+from thalweg.operators.registry import operator_named
+
+# How a budget is split: no more probes than these, and no fewer steps for each than those while it lasts.
+MOST_PROBES = 8
+FEWEST_STEPS = 20
+
+# Probability with which the bounds on both ends hold together.
+CONFIDENCE = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvatureProfile(Measurement):
+    """What is known of H from one block of products; `value` is its trace, in loss / parameter^2.
+
+    Parameters
+    ----------
+    density
+        The spectral density. It also has ``log_det``, ``effective_rank``, ``effective_dimension``,
+        ``negative_mass`` and ``frobenius_norm``, which this result passes on.
+    lambda_max_upper, lambda_min_lower
+        Bounds on the extreme eigenvalues, both with probability `confidence` together, by what the random
+        vectors would have shown. The Ritz values `lambda_max`, `lambda_min` bound them on the other side.
+    confidence
+        See there; 1 where the whole space was spanned.
+    layers
+        ``L`` names.
+    layer_traces, layer_trace_errors
+        ``(L,)`` trace of each layer's diagonal block and its standard error, R - 1 degrees of freedom. They
+        sum to `value`, but are not independent.
+    converged
+        Whether both ends have a residual within `rtol` of the largest absolute Ritz value.
+    num_probes, num_steps
+        How the budget was split.
+    """
+
+    measure: ClassVar[str] = "curvature_profile"
+
+    density: SpectralDensity
+    lambda_max_upper: float
+    lambda_min_lower: float
+    confidence: float
+    layers: tuple[str, ...]
+    layer_traces: Tensor
+    layer_trace_errors: Tensor
+    converged: bool
+    num_probes: int
+    num_steps: int
+
+    @property
+    def lambda_max(self) -> float:
+        """Largest Ritz value, a lower bound on the largest eigenvalue."""
+        return self.density.lambda_max
+
+    @property
+    def lambda_min(self) -> float:
+        """Smallest Ritz value, an upper bound on the smallest eigenvalue."""
+        return self.density.lambda_min
+
+    @property
+    def num_matvecs(self) -> int:
+        """Products with single vectors."""
+        return self.density.num_matvecs
+
+    @property
+    def trace(self) -> Estimate:
+        """tr(H)."""
+        return self.density.trace
+
+    @property
+    def frobenius_norm(self) -> Estimate:
+        """||H||_F."""
+        return self.density.frobenius_norm
+
+    @property
+    def negative_mass(self) -> Estimate:
+        """Share of the eigenvalues below nought."""
+        return self.density.negative_mass
+
+    @property
+    def effective_rank(self) -> Estimate:
+        """tr(H)^2 / ||H||_F^2."""
+        return self.density.effective_rank
+
+    def effective_dimension(self, damping: float | Sequence[float] | Tensor) -> Estimate:
+        """See `SpectralDensity.effective_dimension`."""
+        return self.density.effective_dimension(damping)
+
+    def log_det(self, damping: float | Sequence[float] | Tensor) -> Estimate:
+        """See `SpectralDensity.log_det`."""
+        return self.density.log_det(damping)
+
+
+def curvature_profile(
+    objective: Objective,
+    *,
+    max_matvecs: int = 320,
+    of: str = "hessian",
+    params: str | Sequence[str] | None = None,
+    rtol: float = 1e-3,
+    require_convergence: bool = False,
+    max_memory_bytes: int = 2 << 30,
+    seed: int,
+    progress: Progress | None = None,
+) -> CurvatureProfile:
+    """Measure ends, trace, norm, density, log determinant and layers by one block Lanczos process.
+
+    R random vectors take M steps together, R M products in all: R is a twentieth of the budget, between 2
+    and 8, and M what that leaves. All numbers are then read off the basis; nothing is multiplied twice.
+
+    Parameters
+    ----------
+    objective
+        Mean loss over N examples at one point. In ``"recalibrated"`` mode the statistics are held constant.
+    max_matvecs
+        Products with single vectors, all of which are spent unless the space is exhausted first; at least 4.
+    of
+        The matrix: ``"hessian"``, ``"ggn"``, or another of `thalweg.operators.registry.OPERATORS`.
+    params
+        Only the block of the parameters that match, ``"layer4.*"``.
+    rtol
+        Residual of the ends, relative to the largest absolute Ritz value, at which they count as converged.
+    require_convergence
+        Raise if they are not, instead of saying so in the result.
+    max_memory_bytes
+        Bound on the basis, R (M + 3) vectors of length P; the layers take 3 R more in its stead.
+    seed
+        Of the random vectors.
+    progress
+        Called with work done and the whole.
+
+    Raises
+    ------
+    ConvergenceError
+        If an end has not converged and `require_convergence` is set; carries the `CurvatureProfile`.
+    DerivativeError
+        If no second derivative of this network can be trusted.
+    NonFiniteLossError
+        If the loss or a product is not finite.
+    ValueError
+        If an argument is out of range, or the memory does not hold the basis.
+    """
+    if not 0 < rtol < 1:
+        raise ValueError(f"`rtol` must lie in (0, 1), got {rtol}; 1e-3 is customary.")
+    num_probes, num_steps = _split(max_matvecs)
+    target = objective if params is None else objective.restrict(params)
+    operator = operator_named(of, target, seed=seed)
+    work = Work(min(num_probes * num_steps, target.space.dim) * target.num_examples, progress)
+    process = ProbeProcess(
+        operator.counting(work.add), num_probes, num_steps, generator(seed, "probes"), max_memory_bytes
+    )
+    krylov = process.krylov
+    certificate = RandomStartCertificate(0, krylov.directions, operator.dim, CONFIDENCE, num_ends=2)
+    while not process.finished:
+        process.step()
+        krylov.ritz()  # whose norm the noise is relative to
+        certificate.extend(krylov.H, krylov.noise)
+    provenance = {
+        "function": "curvature_profile",
+        "arguments": {
+            "max_matvecs": max_matvecs,
+            "of": of,
+            "params": params if params is None or isinstance(params, str) else list(params),
+            "rtol": rtol,
+            "require_convergence": require_convergence,
+            "max_memory_bytes": max_memory_bytes,
+            "seed": seed,
+        },
+        "objective": objective.describe(),
+        "operator": operator.check.to_dict(),
+    }
+    density = density_result(process.quadrature(), {})
+    upper, lower = density.lambda_max, density.lambda_min
+    if not krylov.complete:
+        upper = max(upper, certificate.upper_bound())
+        lower = min(lower, certificate.lower_bound())
+    rounding = density.resolution
+    indices = layer_indices(target.space)
+    by_layer = Estimate.of(_layer_trace_samples(process, indices))
+    trace = Estimate.of(density.quadrature.samples(lambda nodes: operator.dim * nodes))
+    worst = float(density.residuals[[0, -1]].max())
+    result = CurvatureProfile(
+        value=float(trace),
+        error=trace.budget,
+        provenance=provenance,
+        density=density,
+        lambda_max_upper=upper + rounding,
+        lambda_min_lower=lower - rounding,
+        confidence=1.0 if krylov.complete else CONFIDENCE,
+        layers=tuple(indices),
+        layer_traces=by_layer.value,
+        layer_trace_errors=by_layer.standard_error,
+        converged=worst <= rtol * krylov.norm or krylov.complete,
+        num_probes=num_probes,
+        num_steps=krylov.num_steps,
+    )
+    work.finish()
+    if require_convergence and not result.converged:
+        raise ConvergenceError(
+            f"{max_matvecs} products were spent before both ends converged: the larger relative residual is "
+            f"{worst / krylov.norm:.2g}, `rtol` asks for {rtol:.2g}. Raise `max_matvecs` or `rtol`.",
+            result,
+        )
+    return result
+
+
+def _split(max_matvecs: int) -> tuple[int, int]:
+    """Probes and steps.
+
+    >>> _split(320), _split(100), _split(24)
+    ((8, 40), (5, 20), (2, 12))
+    """
+    if isinstance(max_matvecs, bool) or not isinstance(max_matvecs, int) or max_matvecs < 4:
+        raise ValueError(
+            "`max_matvecs` must be a whole number of at least 4, two probes of two steps, "
+            f"got {max_matvecs!r}."
+        )
+    num_probes = min(MOST_PROBES, max(2, max_matvecs // FEWEST_STEPS))
+    return num_probes, max_matvecs // num_probes
+
+
+def _layer_trace_samples(process: ProbeProcess, indices: dict[str, Tensor]) -> Tensor:
+    r"""``(R, L)``: each probe's estimate of the trace of each layer's diagonal block.
+
+    With V the counted eigenvectors and y the part of a probe beside them, uniform there,
+    :math:`\sum_i \theta_i \lVert V_{li} \rVert^2 + (P - c)\, y_l^\top (A y)_l / \lVert y \rVert^2`. A y is
+    read off the projected matrix.
+    """
+    krylov = process.krylov
+    values, vectors, residuals = krylov.ritz()
+    is_counted = process.counted(values, residuals)
+    num_probes, num_counted = process.starts.shape[1], int(is_counted.sum())
+    samples = torch.zeros(num_probes, len(indices), dtype=torch.float64)
+    with full_precision():
+        # A few at a time: all of them would be a second basis.
+        for part in is_counted.nonzero()[:, 0].split(num_probes):
+            rows = krylov.basis.combine(vectors[:, part])
+            samples += (_by_layer(rows.square(), indices) * values[part, None]).sum(0)
+        if num_counted == krylov.operator.dim:
+            return samples
+        y = vectors.new_zeros(len(values), num_probes)
+        y[: process.first_block] = process.starts
+        y -= vectors[:, is_counted] @ (vectors[:, is_counted].T @ y)
+        y /= torch.linalg.vector_norm(y, dim=0)
+        product = krylov.basis.combine(y) * krylov.basis.combine(krylov.H @ y)
+    return samples + (krylov.operator.dim - num_counted) * _by_layer(product, indices)
+
+
+def _by_layer(rows: Tensor, indices: dict[str, Tensor]) -> Tensor:
+    """Sums ``(k, L)`` of the entries of rows ``(k, P)`` over each layer."""
+    sums = [rows[:, index.to(rows.device)].double().sum(1) for index in indices.values()]
+    return torch.stack(sums, 1).cpu()

@@ -1,0 +1,239 @@
+r"""The curvature block by block: spectra on the diagonal, and the mass between blocks,
+:math:`M_{ij} = \lVert H_{ij} \rVert_F`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from thalweg.core.measurement import Measurement
+from thalweg.core.param_space import ParamSpace
+from thalweg.core.rng import generator
+from thalweg.linalg.estimate import Estimate
+from thalweg.linalg.linear_operator import LinearOperator
+from thalweg.linalg.quadrature import ProbeProcess
+from thalweg.measures.curvature.spectral_density import SpectralDensity, density_result
+from thalweg.measures.curvature.work import Progress, Work
+from thalweg.objective.guards import check_count
+from thalweg.objective.objective import Objective
+from thalweg.operators.registry import operator_named
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockCurvature(Measurement):
+    """Spectra of the diagonal blocks and Frobenius norms of all; `value` is the share of ||H||_F^2 off the
+    block diagonal, between 0 and 1.
+
+    Parameters
+    ----------
+    blocks
+        ``B`` names.
+    sizes
+        ``(B,)`` parameters in each.
+    densities
+        Spectral density of each diagonal block: its extreme eigenvalues, trace, and all else.
+    block_norms
+        ``(B, B)`` symmetric, ||H_ij||_F, in loss / parameter^2.
+    block_norm_errors
+        ``(B, B)`` their standard errors over the probes, with R - 1 degrees of freedom; nought where a block
+        has no more parameters than probes, whose norms are exact.
+    num_matvecs
+        Products with single vectors.
+    """
+
+    measure: ClassVar[str] = "block_curvature"
+
+    blocks: tuple[str, ...]
+    sizes: Tensor
+    densities: tuple[SpectralDensity, ...]
+    block_norms: Tensor
+    block_norm_errors: Tensor
+    num_matvecs: int
+
+    @property
+    def lambda_max(self) -> Tensor:
+        """``(B,)``: the largest Ritz value of each block."""
+        return torch.tensor([d.lambda_max for d in self.densities], dtype=torch.float64)
+
+    @property
+    def lambda_min(self) -> Tensor:
+        """``(B,)``: the smallest Ritz value of each block."""
+        return torch.tensor([d.lambda_min for d in self.densities], dtype=torch.float64)
+
+    @property
+    def traces(self) -> Tensor:
+        """``(B,)``: the trace of each block; `densities` have its standard error."""
+        return torch.stack([d.trace.value for d in self.densities])
+
+
+def block_curvature(
+    objective: Objective,
+    *,
+    blocks: Sequence[str] | None = None,
+    num_probes: int = 8,
+    num_steps: int = 20,
+    of: str = "hessian",
+    max_memory_bytes: int = 2 << 30,
+    seed: int,
+    progress: Progress | None = None,
+) -> BlockCurvature:
+    r"""Estimate the spectrum of each diagonal block and the norms of the blocks between.
+
+    Probes z uniform on the sphere of one block's :math:`P_i` parameters start a block Lanczos process on
+    that block. Its first product has the other rows of H z as well, and
+    :math:`P_i\, E \lVert (H z)_j \rVert^2 = \lVert H_{ji} \rVert_F^2`. Probes of i and of j both tell of
+    :math:`\lVert H_{ij} \rVert_F`, and are averaged.
+
+    Parameters
+    ----------
+    objective
+        Mean loss over N examples at one point. In ``"recalibrated"`` mode the statistics are held constant.
+    blocks
+        Patterns such as ``["conv*", "head"]``, each a block, none overlapping; parameters that match none
+        are held constant. Default: the layers.
+    num_probes, num_steps
+        R probes of M steps for each block: B R M products at the most.
+    of
+        The matrix: ``"hessian"``, ``"ggn"``, or another of `thalweg.operators.registry.OPERATORS`.
+    max_memory_bytes
+        Bound on the basis of one block.
+    seed
+        Of the random vectors.
+    progress
+        Called with work done and the whole.
+
+    Raises
+    ------
+    DerivativeError
+        If no second derivative of this network can be trusted.
+    NonFiniteLossError
+        If the loss or a product is not finite.
+    ValueError
+        If blocks overlap, or the memory does not hold a basis.
+    """
+    check_count("num_probes", num_probes)
+    check_count("num_steps", num_steps)
+    if isinstance(blocks, str):
+        raise TypeError(f"`blocks` must be a sequence of patterns, each one block, got the text {blocks!r}.")
+    target, indices = _blocks_of(objective, blocks)
+    operator = operator_named(of, target, seed=seed)
+    columns = sum(min(num_probes * num_steps, len(index)) for index in indices.values())
+    work = Work(columns * target.num_examples, progress)
+    counting = operator.counting(work.add)
+    densities, rows = [], []
+    for name, index in indices.items():
+        block = _DiagonalBlock(counting, index)
+        rng = generator(seed, "probes", name)
+        process = ProbeProcess(block, num_probes, num_steps, rng, max_memory_bytes)
+        process.run()
+        quadrature = process.quadrature()
+        densities.append(density_result(quadrature, {}))
+        squared = _squared_norms(block, process, list(indices.values()))
+        # On the diagonal the quadrature knows more: there, what has converged is counted.
+        squared[:, len(rows)] = quadrature.samples(lambda nodes: nodes.square()) * len(index)
+        rows.append(squared)
+    work.finish()
+    sizes = torch.tensor([len(index) for index in indices.values()])
+    squared = _averaged(torch.stack(rows, 1), sizes <= num_probes)
+    norms = Estimate.jackknifed(torch.sqrt, squared)
+    share = Estimate.jackknifed(_off_diagonal_share, squared)
+    return BlockCurvature(
+        value=float(share),
+        error=share.budget,
+        provenance={
+            "function": "block_curvature",
+            "arguments": {
+                "blocks": None if blocks is None else list(blocks),
+                "num_probes": num_probes,
+                "num_steps": num_steps,
+                "of": of,
+                "max_memory_bytes": max_memory_bytes,
+                "seed": seed,
+            },
+            "objective": objective.describe(),
+            "operator": operator.check.to_dict(),
+        },
+        blocks=tuple(indices),
+        sizes=sizes,
+        densities=tuple(densities),
+        block_norms=norms.value,
+        block_norm_errors=norms.standard_error,
+        num_matvecs=sum(density.num_matvecs for density in densities),
+    )
+
+
+def layer_indices(space: ParamSpace) -> dict[str, Tensor]:
+    """Entries of the flat vector by the layer that owns them; a parameter of the root module is its own."""
+    parts: dict[str, list[Tensor]] = {}
+    for slot in space:
+        parts.setdefault(slot.layer or slot.name, []).append(torch.arange(slot.start, slot.stop))
+    return {name: torch.cat(found) for name, found in parts.items()}
+
+
+class _DiagonalBlock(LinearOperator):
+    """H_ii as an operator; `first` keeps all rows of its first product, the blocks below and above."""
+
+    def __init__(self, operator: LinearOperator, index: Tensor) -> None:
+        super().__init__(len(index), operator.dtype, operator.device)
+        self.operator, self.index = operator, index.to(operator.device)
+        self.first: Tensor | None = None
+
+    def matmat(self, V: Tensor) -> Tensor:
+        padded = V.new_zeros(self.operator.dim, V.shape[1])
+        padded[self.index] = V
+        product = self.operator @ padded
+        if self.first is None:
+            self.first = product
+        return product[self.index]
+
+
+def _blocks_of(objective: Objective, patterns: Sequence[str] | None) -> tuple[Objective, dict[str, Tensor]]:
+    """The objective of the parameters in blocks alone, and each block's entries of its flat vector."""
+    if patterns is None:
+        return objective, layer_indices(objective.space)
+    names = {pattern: set(objective.space.select(pattern).names) for pattern in patterns}
+    owners: dict[str, str] = {}
+    for pattern, members in names.items():
+        for name in members:
+            if name in owners:
+                raise ValueError(
+                    f"`blocks` must not overlap, but {owners[name]!r} and {pattern!r} both match {name!r}."
+                )
+            owners[name] = pattern
+    is_all = len(owners) == len(objective.space)
+    target = objective if is_all else objective.restrict(list(patterns))
+    return target, {
+        pattern: torch.cat([torch.arange(s.start, s.stop) for s in target.space if s.name in members])
+        for pattern, members in names.items()
+    }
+
+
+def _squared_norms(block: _DiagonalBlock, process: ProbeProcess, indices: list[Tensor]) -> Tensor:
+    """``(R, B)``: each probe's estimate of ||H_ji||_F^2 for all j."""
+    assert block.first is not None
+    num_probes = process.starts.shape[1]
+    if process.first_block == block.dim:  # the first block spanned all of it: H_ji to the last entry
+        parts = [block.first[index.to(block.first.device)] for index in indices]
+        totals = torch.stack([part.double().square().sum() for part in parts]).cpu()
+        return totals.expand(num_probes, -1).clone()
+    images = block.first @ process.starts.to(block.first)
+    totals = [images[index.to(images.device)].double().square().sum(0) for index in indices]
+    return torch.stack(totals, 1).cpu() * block.dim
+
+
+def _averaged(squared: Tensor, exact: Tensor) -> Tensor:
+    """``(R, B, B)`` symmetric, from ``[:, i, j]`` by the probes of block i; what is `exact` alone counts."""
+    mirrored = squared.transpose(1, 2)
+    ours, theirs = exact[:, None], exact[None, :]
+    averaged = torch.where(ours == theirs, (squared + mirrored) / 2, torch.where(ours, squared, mirrored))
+    return (averaged + averaged.transpose(1, 2)) / 2  # the same to the last bit
+
+
+def _off_diagonal_share(squared: Tensor) -> Tensor:
+    """Of the total of ``(B, B)``; nought for the zero matrix."""
+    total = squared.sum()
+    return (total - squared.trace()) / total.clamp(min=torch.finfo(torch.float64).tiny)
