@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from thalweg.core.errors import DerivativeError
 from thalweg.objective.objective import Objective
-from thalweg.operators.ggn import GGN, GGN_COMPOSITIONS
+from thalweg.operators.gauss_newton_form import GAUSS_NEWTON_COMPOSITIONS
+from thalweg.operators.ggn import GGN
 from thalweg.operators.hessian import Hessian
 
 MAY_BE_ABSENT = {("group-norm", "vmap_jvp_vjp"), ("group-norm", "jvp_vjp")}
@@ -29,7 +30,7 @@ def test_oracle(name: str) -> None:
     assert eigenvalues[0] > -1e-12 * eigenvalues[-1]
 
 
-@pytest.mark.parametrize("composition", GGN_COMPOSITIONS)
+@pytest.mark.parametrize("composition", GAUSS_NEWTON_COMPOSITIONS)
 @pytest.mark.parametrize("name", SPLIT_CASES)
 def test_every_composition(name: str, composition: str) -> None:
     operator = GGN(CASES[name].objective(), composition)
@@ -164,7 +165,7 @@ def test_outputs_that_are_no_tensor_are_refused() -> None:
 
 def twisted(change: Any) -> Any:
     def composition(network: Any, loss: Any, params: Any, tangents: Any) -> Any:
-        return change(GGN_COMPOSITIONS["double_backward"](network, loss, params, tangents))
+        return change(GAUSS_NEWTON_COMPOSITIONS["double_backward"](network, loss, params, tangents))
 
     return composition
 
@@ -182,7 +183,7 @@ def twisted(change: Any) -> Any:
     ],
 )
 def test_wrong_products_are_rejected(monkeypatch: pytest.MonkeyPatch, change: Any, message: str) -> None:
-    monkeypatch.setitem(GGN_COMPOSITIONS, "wrong", twisted(change))
+    monkeypatch.setitem(GAUSS_NEWTON_COMPOSITIONS, "wrong", twisted(change))
     with pytest.raises(DerivativeError, match=message):
         _ = GGN(CASES["mlp-mse"].objective(), "wrong").check
 
@@ -193,7 +194,7 @@ def test_the_hessian_is_no_ggn(monkeypatch: pytest.MonkeyPatch) -> None:
     def hessian(network: Any, loss: Any, params: Any, tangents: Any) -> Any:
         return COMPOSITIONS["double_backward"](lambda p: loss(network(p)), params, tangents)
 
-    monkeypatch.setitem(GGN_COMPOSITIONS, "hessian", hessian)
+    monkeypatch.setitem(GAUSS_NEWTON_COMPOSITIONS, "hessian", hessian)
     for name in ("mlp-mse", "attention", "residual-batch"):
         with pytest.raises(DerivativeError, match="differs from the slope"):
             _ = GGN(CASES[name].objective(), "hessian").check

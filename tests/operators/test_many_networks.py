@@ -127,10 +127,10 @@ def test_wrong_products_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         model, data = normalised(seed)
         for precision, objective in precisions(model, data):
             V = torch.randn(objective.space.dim, 4).to(objective.params)
-            true = Hessian.data_product(objective, "double_backward", V).double()
+            true = Hessian(objective).data_product(objective, "double_backward", V).double()
             for name in ("jacfwd_of_jacrev", "scaled"):
                 # A thousandth is what single precision alone cannot tell.
                 least = 2e-3 if precision == "float32 only" else 1e-5
-                wrong = deviation(Hessian.data_product(objective, name, V), true) > least
+                wrong = deviation(Hessian(objective).data_product(objective, name, V), true) > least
                 passed[precision, name] += wrong and passes(Hessian(objective, name))
     assert not +passed

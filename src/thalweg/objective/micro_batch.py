@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -40,12 +40,15 @@ class MicroBatch:
         The tensors, on the objective's device.
     start, stop
         Which examples these are.
+    constants
+        What an operator has computed of them beforehand and holds fixed while it differentiates.
     """
 
     objective: Objective
     batch: Batch
     start: int
     stop: int
+    constants: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -27,10 +27,8 @@ class Hessian(ObjectiveOperator):
 
     compositions = COMPOSITIONS
 
-    @classmethod
-    def micro_product(cls, composition: str, micro: MicroBatch, params: Named, tangents: Named) -> Named:
+    def micro_product(self, composition: str, micro: MicroBatch, params: Named, tangents: Named) -> Named:
         return COMPOSITIONS[composition](micro.loss_sum, params, tangents)
 
-    @classmethod
-    def micro_gradient(cls, micro: MicroBatch, params: Named, displacement: Named) -> Named:
+    def micro_gradient(self, micro: MicroBatch, params: Named, displacement: Named) -> Named:
         return gradient(micro.loss_sum, {k: p + displacement[k] for k, p in params.items()})

@@ -7,6 +7,7 @@ with :math:`A_b` that of a micro-batch's loss sum and :math:`\lambda` the weight
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
@@ -61,6 +62,9 @@ class ObjectiveOperator(LinearOperator):
     # Name to implementation, in the order they are tried.
     compositions: ClassVar[Mapping[str, Callable[..., Named]]]
 
+    # Whether the L2 term belongs to the matrix.
+    has_weight_decay: ClassVar[bool] = True
+
     def __init__(
         self,
         objective: Objective,
@@ -80,20 +84,22 @@ class ObjectiveOperator(LinearOperator):
         self._check: SelfCheck | None = None
         super().__init__(dim=objective.space.dim, dtype=objective.dtype, device=objective.device)
 
-    @classmethod
     @abstractmethod
-    def micro_product(cls, composition: str, micro: MicroBatch, params: Named, tangents: Named) -> Named:
+    def micro_product(self, composition: str, micro: MicroBatch, params: Named, tangents: Named) -> Named:
         """Products ``(K, ...)`` of one micro-batch's matrix, by one composition."""
 
-    @classmethod
     @abstractmethod
-    def micro_gradient(cls, micro: MicroBatch, params: Named, displacement: Named) -> Named:
+    def micro_gradient(self, micro: MicroBatch, params: Named, displacement: Named) -> Named:
         """The gradient whose slope in `displacement`, at nought, is the matrix: by another route."""
 
-    @classmethod
-    def is_convex(cls, objective: Objective) -> bool:
+    @property
+    def is_convex(self) -> bool:
         """Whether the matrix is known to have no negative eigenvalue (the L2 term apart)."""
         return False
+
+    def prepared(self, micro: MicroBatch) -> MicroBatch:
+        """The micro-batch with the `constants` that `micro_product` and `micro_gradient` need of it."""
+        return micro
 
     def over(self, objective: Objective) -> Self:
         """The same matrix over other data of the same network: what was proved is not proved again."""
@@ -117,7 +123,9 @@ class ObjectiveOperator(LinearOperator):
             self.data_product(self.objective, composition, block, self.on_examples)
             for block in V.split(self.block_size, dim=1)
         ]
-        product = torch.cat(blocks, dim=1) + self.objective.weight_decay * V
+        product = torch.cat(blocks, dim=1)
+        if self.has_weight_decay:
+            product += self.objective.weight_decay * V
         if not bool(torch.isfinite(product).all()):
             self.objective.value()  # names the batch, where the loss itself is at fault
             raise NonFiniteLossError(
@@ -126,9 +134,8 @@ class ObjectiveOperator(LinearOperator):
             )
         return product
 
-    @classmethod
     def data_product(
-        cls,
+        self,
         objective: Objective,
         composition: str,
         V: Tensor,
@@ -140,7 +147,8 @@ class ObjectiveOperator(LinearOperator):
         tangents = {s.name: rows[:, s.start : s.stop].view(-1, *s.shape) for s in space}
 
         def product(micro: MicroBatch) -> Named:
-            result = cls.micro_product(composition, micro, named, tangents)
+            micro = self.prepared(micro)
+            result = self.micro_product(composition, micro, named, tangents)
             if on_examples:
                 on_examples(micro.size * V.shape[1])
             return result
@@ -150,19 +158,18 @@ class ObjectiveOperator(LinearOperator):
         flat = torch.cat([total[s.name].reshape(V.shape[1], -1) for s in space], dim=1)
         return flat.T / objective.num_examples
 
-    @classmethod
-    def data_gradient(cls, objective: Objective, displacement: Tensor) -> Tensor:
+    def data_gradient(self, objective: Objective, displacement: Tensor) -> Tensor:
         """``(P,)``: what the matrix is the slope of, a displacement ``(P,)`` away, without the L2 term."""
         named, moved = objective.named_params, objective.space.unflatten(displacement)
         with differentiable_kernels():
-            total = objective.reduce(lambda micro: cls.micro_gradient(micro, named, moved))
+            total = objective.reduce(lambda micro: self.micro_gradient(self.prepared(micro), named, moved))
         return objective.space.flatten(total) / objective.num_examples
 
     def _claim(self) -> Claim:
-        convex = self.is_convex(self.objective)
-        return Claim(self.data_product, self.data_gradient, convex, reference="double_backward")
+        return Claim(self.data_product, self.data_gradient, self.is_convex, reference="double_backward")
 
     def _like(self, objective: Objective, on_examples: Callable[[int], None] | None) -> Self:
-        other = type(self)(objective, self._asked, self.block_size, on_examples)
+        other = copy.copy(self)
         other._check = self.check
+        other.objective, other.on_examples = objective.frozen(), on_examples
         return other

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from thalweg.objective.objective import Objective
+from thalweg.operators.fisher import Fisher
 from thalweg.operators.ggn import GGN
+from thalweg.operators.gradient_covariance import GradientCovariance
 from thalweg.operators.hessian import Hessian
 from thalweg.operators.objective_operator import ObjectiveOperator
 
@@ -15,6 +17,14 @@ Build = Callable[[Objective, str, int], ObjectiveOperator]
 OPERATORS: dict[str, Build] = {
     "hessian": lambda objective, composition, _seed: Hessian(objective, composition),
     "ggn": lambda objective, composition, _seed: GGN(objective, composition),
+    "fisher": lambda objective, composition, _seed: Fisher(objective, "exact", composition=composition),
+    "monte_carlo_fisher": lambda objective, composition, seed: Fisher(
+        objective, "monte_carlo", seed=seed, composition=composition
+    ),
+    "empirical_fisher": lambda objective, composition, _seed: Fisher(
+        objective, "empirical", composition=composition
+    ),
+    "gradient_covariance": lambda objective, composition, _seed: GradientCovariance(objective, composition),
 }
 
 

@@ -41,6 +41,9 @@ class Claim:
         ``(objective, displacement (P,)) -> (P,)``, whose slope at nought is A, by plain reverse mode.
     convex
         A has no negative eigenvalue.
+    squares
+        ``(objective, displacement d (P,)) -> float``, which is d.Ad to second order, by forward passes alone:
+        a mean of squared differences. None where A is no such mean.
     reference
         The composition that others must agree with, where slopes alone tell little.
     """
@@ -48,6 +51,7 @@ class Claim:
     product: Callable[[Objective, str, Tensor], Tensor]
     gradient: Callable[[Objective, Tensor], Tensor]
     convex: bool = False
+    squares: Callable[[Objective, Tensor], float] | None = None
     reference: str = ""
 
     def gradient_at(self, o: Objective) -> Tensor:
@@ -112,6 +116,10 @@ def compare_with_slope(o: Objective, name: str, claim: Claim, dtype: torch.dtype
         failures.append(f"is asymmetric by {symmetry_error:.0e}")
     if claim.convex and any(float(d @ Ad) < -tolerance * float(Ad.norm()) for d, Ad in ((v, Av), (u, Au))):
         failures.append("has negative curvature although the loss is convex in the outputs")
+    if claim.squares is not None:
+        squares_error = max(_squares_error(o, d, Ad, claim.squares, dtype) for d, Ad in ((v, Av), (u, Au)))
+        if not squares_error <= tolerance:
+            failures.append(f"differs from the mean of squared slopes by {squares_error:.0e}")
     return SlopeComparison(slope_error, symmetry_error, tuple(failures), nought=not float(AV.norm()) > 0)
 
 
@@ -157,6 +165,20 @@ def _slope_error(o: Objective, d: Tensor, Ad: Tensor, claim: Claim, dtype: torch
         h = relative_step * scale(o)
         slope = (claim.gradient(o, h * d) - claim.gradient(o, -h * d)) / (2 * h)
         least = min(least, relative(Ad, slope))
+        if least <= tolerance_of(dtype):
+            break
+    return least
+
+
+def _squares_error(
+    o: Objective, d: Tensor, Ad: Tensor, squares: Callable[[Objective, Tensor], float], dtype: torch.dtype
+) -> float:
+    """Least deviation of d.Ad from the mean of squared slopes along d, relative to ||Ad||, over the steps."""
+    found, size, least = float(d.double() @ Ad.double()), float(Ad.norm()), float("inf")
+    for relative_step in STEPS.get(dtype, COARSE_STEPS):
+        h = relative_step * scale(o)
+        true = squares(o, h * d) / h**2
+        least = min(least, abs(found - true) / (max(size, true) or 1.0))
         if least <= tolerance_of(dtype):
             break
     return least

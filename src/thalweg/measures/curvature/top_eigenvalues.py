@@ -108,7 +108,8 @@ def top_eigenvalues(
     which
         ``"top"`` (algebraically largest first), ``"bottom"`` (smallest first) or ``"both"``.
     of
-        The matrix: ``"hessian"``, or ``"ggn"``, the generalised Gauss-Newton matrix.
+        The matrix: ``"hessian"``, ``"ggn"``, the generalised Gauss-Newton matrix, or another of
+        `thalweg.operators.registry.OPERATORS`.
     params
         Only the block of the parameters that match, ``"layer4.*"``.
     rtol
@@ -126,7 +127,7 @@ def top_eigenvalues(
     composition
         How to differentiate; see `thalweg.operators.hessian.Hessian` and `thalweg.operators.ggn.GGN`.
     seed
-        Of the subsets and the random vectors.
+        Of the subsets and the random vectors, and of the labels of ``"monte_carlo_fisher"``.
     progress
         Called with work done and an estimate of the whole.
 
