@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thalweg.core.measurement import Measurement
+from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
     Parameters
     ----------
     result
-        A result of ``train``, ``line_slice``, ``linear_path``, ``sam_sharpness``, ``sam_sharpness_spread`` or
-        ``top_eigenvalues``.
+        A result of ``train``, ``line_slice``, ``linear_path``, ``sam_sharpness``, ``sam_sharpness_spread``,
+        ``top_eigenvalues``, ``spectral_density``, ``block_curvature`` or ``curvature_profile``.
     path
         Where to write it as well; the suffix ``.png``, ``.svg`` or ``.pdf`` chooses the format.
 
@@ -98,6 +99,36 @@ def _spread(result: Any) -> Figure:
     return figure
 
 
+def _density(result: Any) -> Figure:
+    figure, axes = draw.new_figure(1, 1, width=6, height=3.2)
+    curvature.draw_density(axes[0, 0], result, draw.BLUE)
+    return figure
+
+
+def _blocks(result: Any) -> Figure:
+    side = 2.6 + 0.22 * len(result.blocks)
+    figure, axes = draw.new_figure(1, 1, width=side + 1.2, height=side)
+    curvature.draw_block_norms(figure, axes[0, 0], result)
+    axes[0, 0].set_title(f"{100 * result.value:.3g} % of ||H||² off the diagonal")
+    return figure
+
+
+def _profile(result: Any) -> Figure:
+    height = max(3.2, 1.2 + 0.18 * len(result.layers))
+    figure, axes = draw.new_figure(1, 3, width=11.5, height=height, width_ratios=(1.6, 1, 1))
+    curvature.draw_density(axes[0, 0], result.density, draw.BLUE)
+    bounds = (result.lambda_min_lower, result.lambda_max_upper)
+    for bound in bounds:
+        axes[0, 0].axvline(bound, color=draw.VERMILLION, linewidth=0.9, linestyle="--")
+    axes[0, 0].plot([], [], "--", color=draw.VERMILLION, linewidth=0.9, label="bounds on the ends")
+    axes[0, 0].legend()
+    curvature.draw_log_det(axes[0, 1], result.density, draw.BLUE)
+    curvature.draw_layer_traces(axes[0, 2], result, draw.BLUE)
+    for ax, title in zip(axes.flat, ("Spectral density", "Log determinant", "Trace by layer"), strict=True):
+        ax.set_title(title)
+    return figure
+
+
 def _single(drawer: Callable[..., None]) -> Callable[[Any], Figure]:
     def picture(result: Any) -> Figure:
         figure, axes = draw.new_figure(1, 1, width=4.2, height=3)
@@ -114,4 +145,7 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "sam_sharpness": _single(draw.draw_restarts),
     "sam_sharpness_spread": _spread,
     "top_eigenvalues": _single(draw.draw_eigenvalues),
+    "spectral_density": _density,
+    "block_curvature": _blocks,
+    "curvature_profile": _profile,
 }

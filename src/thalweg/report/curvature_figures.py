@@ -1,0 +1,105 @@
+"""Drawers of spectral densities, blocks and profiles of the curvature, on Matplotlib axes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from thalweg.report.figures import FAINT, GREY, INK, numbers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+UNIT = "loss / parameter²"
+
+
+def draw_density(axes: Axes, result: Any, colour: str) -> None:
+    """Smoothed density on a logarithmic scale, with a band of two standard errors over the probes.
+
+    A rug marks the nodes: what the smoothing widens is seen there.
+    """
+    grid = result.grid()
+    estimate = result.density_estimate(grid)
+    x, y = numbers(grid), numbers(estimate.value)
+    band = 2 * np.nan_to_num(numbers(estimate.standard_error))
+    # The height of a single eigenvalue: below it there is nothing but the Gaussian's own flanks.
+    one = 1 / (result.dim * result.width * math.sqrt(2 * math.pi))
+    floor = one / 30
+    axes.axhline(one, color=GREY, linewidth=0.8, linestyle=":", label="one eigenvalue")
+    axes.fill_between(
+        x, np.maximum(y - band, floor / 10), np.maximum(y + band, floor / 10), color=colour, alpha=0.3, lw=0
+    )
+    axes.plot(x, np.maximum(y, floor / 10), color=colour, linewidth=1.2, label="density ± 2 standard errors")
+    axes.plot(
+        numbers(result.nodes),
+        np.full(len(result.nodes), 0.02),
+        "|",
+        color=INK,
+        alpha=0.5,
+        markersize=6,
+        transform=axes.get_xaxis_transform(),
+        label="nodes",
+    )
+    axes.set_yscale("log")
+    axes.set_ylim(floor, 4 * float((y + band).max()))
+    axes.set_xlabel(f"eigenvalue ({UNIT})")
+    axes.set_ylabel(f"density, smoothed by {result.width:.2g}")
+    axes.legend()
+
+
+def draw_log_det(axes: Axes, density: Any, colour: str) -> None:
+    """log det(H + damping I) / P against the damping, from just above what it must exceed."""
+    scale = max(abs(density.lambda_max), abs(density.lambda_min)) or 1.0
+    least = max(0.0, -density.lambda_min)
+    damping = torch.logspace(-4, 1, 61, dtype=torch.float64) * scale + least
+    estimate = density.log_det(damping)
+    y = numbers(estimate.value) / density.dim
+    band = (2 * np.nan_to_num(numbers(estimate.standard_error)) + numbers(estimate.solver)) / density.dim
+    axes.fill_between(numbers(damping), y - band, y + band, color=colour, alpha=0.3, linewidth=0)
+    axes.plot(numbers(damping), y, color=colour)
+    axes.set_xscale("log")
+    axes.set_xlabel(f"damping ({UNIT})")
+    axes.set_ylabel("log det(H + damping I) / P")
+
+
+def draw_layer_traces(axes: Axes, result: Any, colour: str) -> None:
+    """One bar a layer, first on top, with two standard errors."""
+    traces, errors = numbers(result.layer_traces), 2 * np.nan_to_num(numbers(result.layer_trace_errors))
+    rows = np.arange(len(traces))
+    axes.barh(
+        rows,
+        traces,
+        xerr=errors,
+        color=colour,
+        alpha=0.6,
+        ecolor=INK,
+        error_kw={"linewidth": 0.9},
+        height=0.7,
+    )
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.set_yticks(rows, result.layers)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"trace ({UNIT}) ± 2 standard errors")
+    axes.set_ylabel("layer")
+
+
+def draw_block_norms(figure: Figure, axes: Axes, result: Any) -> None:
+    """||H_ij||_F as shades of one colour, on a logarithmic scale."""
+    from matplotlib.colors import LogNorm
+
+    norms = numbers(result.block_norms)
+    positive = norms[norms > 0]
+    scale = LogNorm(positive.min(), positive.max()) if positive.size else None
+    axes.set_facecolor(FAINT)  # a nought, which no logarithm shows
+    image = axes.imshow(np.where(norms > 0, norms, np.nan), norm=scale, cmap="cividis")
+    ticks = np.arange(len(result.blocks))
+    axes.set_xticks(ticks, result.blocks, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, result.blocks)
+    axes.set_xlabel("block")
+    axes.set_ylabel("block")
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes, label=f"Frobenius norm ({UNIT})")

@@ -1,0 +1,82 @@
+"""Pictures of curvature: what is drawn is what the result says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.operators.cases import CASES
+
+import thalweg as tw
+from thalweg.objective.objective import Objective
+
+CALLS: dict[str, dict[str, Any]] = {
+    "spectral_density": {"num_probes": 3, "num_steps": 5},
+    "block_curvature": {"num_probes": 3, "num_steps": 3},
+    "curvature_profile": {"max_matvecs": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def objective() -> Objective:
+    return CASES["residual-running"].objective()
+
+
+def drawn(objective: Objective, name: str) -> tuple[Any, Any]:
+    result = {**tw.MEASURES, **tw.ANALYSES}[name](objective, seed=0, **CALLS[name])
+    return result, tw.plot(result)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_axes_are_named(objective: Objective, name: str, tmp_path) -> None:
+    result, figure = drawn(objective, name)
+    assert figure.get_suptitle() == "batch norm: running"
+    for axes in figure.axes:
+        assert axes.get_ylabel()
+        assert axes.get_xlabel() or axes.get_label() == "<colorbar>"
+    tw.plot(result, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_density(objective: Objective) -> None:
+    result, figure = drawn(objective, "spectral_density")
+    axes = figure.axes[0]
+    curve = next(line for line in axes.get_lines() if line.get_label().startswith("density"))
+    peak = float(result.density(result.grid()).max())
+    assert curve.get_ydata().max() == pytest.approx(peak)
+    rug = next(line for line in axes.get_lines() if line.get_label() == "nodes")
+    np.testing.assert_array_equal(rug.get_xdata(), result.nodes.numpy())
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylim()[0] < 1 / (result.dim * result.width * np.sqrt(2 * np.pi))
+
+
+def test_profile(objective: Objective) -> None:
+    result, figure = drawn(objective, "curvature_profile")
+    density, log_det, layers = figure.axes
+    assert [t.get_text() for t in layers.get_yticklabels()] == list(result.layers)
+    widths = [bar.get_width() for bar in layers.patches]
+    np.testing.assert_allclose(widths, result.layer_traces.numpy())
+    damping, y = log_det.get_lines()[0].get_data()
+    np.testing.assert_allclose(y, result.log_det(damping).value / result.density.dim)
+    assert {result.lambda_max_upper, result.lambda_min_lower} <= {
+        float(line.get_xdata()[0]) for line in density.get_lines() if len(line.get_xdata())
+    }
+
+
+def test_blocks(objective: Objective) -> None:
+    result, figure = drawn(objective, "block_curvature")
+    image = figure.axes[0].get_images()[0].get_array()
+    np.testing.assert_allclose(np.ma.filled(image, 0), result.block_norms.numpy())
+    assert f"{100 * result.value:.3g} %" in figure.axes[0].get_title(loc="left")
+
+
+def test_the_zero_matrix() -> None:
+    """Nothing to see, but no error either."""
+    objective = CASES["mlp-mse"].objective()
+    flat = Objective(
+        CASES["mlp-mse"].model(), CASES["mlp-mse"].data(), loss=lambda outputs, _: 0 * outputs.sum(1)
+    )
+    assert flat.space == objective.space
+    for name in CALLS:
+        drawn(flat, name)
