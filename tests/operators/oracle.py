@@ -146,3 +146,34 @@ def dense_ggn(
             curvature = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
         G += torch.einsum("bcp,bcd,bdq->pq", J, curvature, J)
     return G / n
+
+
+def example_gradients(model: nn.Module, data: Data, loss: Any, mode: str) -> Tensor:
+    """``(N, P)``: each example alone through the network, plain reverse mode."""
+    model = prepared(model, data, loss, mode)
+    params = trainable(model)
+    return torch.stack(
+        [flat_gradient(example_losses(model, one, loss).sum(), params) for one in slices(data, 1)]
+    )
+
+
+def dense_fisher(model: nn.Module, data: Data, loss: str, mode: str) -> Tensor:
+    """``(P, P)``: the expected outer product of an example's gradient over labels that the model predicts.
+
+    A Gaussian is replaced by points with its mean and its variance, which are all that matters here.
+    """
+    model = prepared(model, data, loss, mode)
+    params = trainable(model)
+    total = torch.zeros(sum(p.numel() for p in params), sum(p.numel() for p in params), dtype=torch.float64)
+    for *inputs, y in slices(data, 1):
+        f = model(*inputs).detach()
+        if loss == "mse":
+            D = f.shape[1]
+            points = torch.eye(D, dtype=f.dtype) * (D * D / 2) ** 0.5
+            chances = [(f + sign * point, 1 / (2 * D)) for point in points for sign in (1, -1)]
+        else:
+            chances = [(torch.full_like(y, c), float(p)) for c, p in enumerate(f.softmax(1)[0])]
+        for label, chance in chances:
+            g = flat_gradient(example_losses(model, (*inputs, label), loss).sum(), params)
+            total += chance * torch.outer(g, g)
+    return total / len(data[-1])

@@ -35,13 +35,17 @@ class GradientCovariance(SumOfSquares):
     Raises
     ------
     ValueError
-        Under batch statistics, where an example has no gradient of its own.
+        Under batch statistics, where an example has no gradient of its own; for a single example.
     """
 
     has_weight_decay = False
 
     def __init__(self, objective: Objective, *args: Any, **kwargs: Any) -> None:
         refuse_batch_statistics(objective, "The gradient covariance", "")
+        if objective.num_examples < 2:
+            raise ValueError(
+                "The gradient covariance needs at least two examples, since one has no spread; got 1."
+            )
         self._mean: tuple[Objective, Named] | None = None
         super().__init__(objective, *args, **kwargs)
 

@@ -19,6 +19,7 @@ from thalweg.core.errors import ConvergenceError, NonFiniteLossError
 from thalweg.core.measurement import Measurement, hash_tensors
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
 from thalweg.objective.objective import Objective
+from thalweg.operators.registry import OPERATORS, operator_named
 
 
 def expected(A: Tensor, k: int, which: str) -> Tensor:
@@ -87,6 +88,16 @@ def test_gauss_newton(name: str) -> None:
     assert result.provenance["operator"]["composition"] == "vmap_jvp_vjp"
     smallest = top_eigenvalues(CASES[name].objective(), of="ggn", which="bottom", rtol=1e-6, seed=0)
     assert abs(smallest.value) <= 1e-6 * result.value
+
+
+@pytest.mark.parametrize("of", OPERATORS)
+@pytest.mark.parametrize("name", ["attention", "mlp-mse"])
+def test_every_matrix(name: str, of: str) -> None:
+    objective = CASES[name].objective()
+    A = operator_named(of, objective, seed=5) @ torch.eye(objective.space.dim, dtype=torch.float64)
+    result = top_eigenvalues(objective, 2, of=of, rtol=1e-6, seed=5)
+    check(result, A, 2, "top", 1e-6)
+    assert result.provenance["operator"]["checked_in"] == "float64"
 
 
 def test_gauss_newton_of_a_loss_of_the_model() -> None:
