@@ -36,6 +36,7 @@ MEASURES = {**tw.MEASURES, **tw.ANALYSES}
 # A measure that is not here fails `test_every_measure_has_an_entry`.
 CALLS = {
     "top_eigenvalues": Call({"k": 2, "rtol": 1e-4}, rounding=1e-5, single=1e-2),
+    "hessian_trace": Call({"rtol": 0.3}),
     "spectral_density": Call({"num_probes": 3, "num_steps": 4}),
     "block_curvature": Call({"num_probes": 3, "num_steps": 2}),
     "curvature_profile": Call({"max_matvecs": 12}),

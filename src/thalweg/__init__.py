@@ -17,6 +17,7 @@ from thalweg.core.param_space import ParamSpace
 from thalweg.measures import MEASURES
 from thalweg.measures.connectivity.linear_path import LinearPath, linear_path
 from thalweg.measures.curvature.block_curvature import BlockCurvature, block_curvature
+from thalweg.measures.curvature.hessian_trace import HessianTrace, hessian_trace
 from thalweg.measures.curvature.spectral_density import SpectralDensity, spectral_density
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
 from thalweg.measures.sharpness.sam_sharpness import SamSharpness, sam_sharpness
@@ -40,6 +41,7 @@ __all__ = [
     "DataError",
     "DerivativeError",
     "ErrorBudget",
+    "HessianTrace",
     "LineSlice",
     "LinearPath",
     "Measurement",
@@ -59,6 +61,7 @@ __all__ = [
     "block_curvature",
     "build_model",
     "curvature_profile",
+    "hessian_trace",
     "line_slice",
     "linear_path",
     "plot",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from thalweg.core.measurement import Measurement
 from thalweg.measures.connectivity.linear_path import linear_path
 from thalweg.measures.curvature.block_curvature import block_curvature
+from thalweg.measures.curvature.hessian_trace import hessian_trace
 from thalweg.measures.curvature.spectral_density import spectral_density
 from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
@@ -15,6 +16,7 @@ from thalweg.measures.surfaces.line import line_slice
 
 MEASURES: dict[str, Callable[..., Measurement]] = {
     "top_eigenvalues": top_eigenvalues,
+    "hessian_trace": hessian_trace,
     "spectral_density": spectral_density,
     "block_curvature": block_curvature,
     "sam_sharpness": sam_sharpness,

@@ -1,0 +1,273 @@
+r"""Trace of the loss Hessian, :math:`\mathrm{tr}(H) = \sum_i \lambda_i`: total curvature at a point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from thalweg.core.errors import ConvergenceError
+from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.param_space import ParamSpace
+from thalweg.core.rng import generator
+from thalweg.linalg.sum_operator import SumOperator
+from thalweg.linalg.trace import estimate_trace
+from thalweg.linalg.trace_estimate import TraceEstimate
+from thalweg.objective.folds import random_folds
+from thalweg.objective.guards import check_count
+from thalweg.objective.objective import Objective
+from thalweg.operators.objective_operator import ObjectiveOperator
+from thalweg.operators.registry import operator_named
+from thalweg.stats.crossed_means import fold_standard_error
+
+Progress = Callable[[int, int], None]
+
+DEFAULT_MAX_MATVECS = 2000
+
+# Matrices that are means over the examples, so that those of folds add up to the whole.
+MEANS = ("hessian", "ggn", "fisher", "empirical_fisher")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class HessianTrace(Measurement):
+    """tr(H), layer by layer too, in loss / parameter^2; an L2 term is in it, and exact.
+
+    ``error.probe`` comes from the random probes and is ``None`` where the trace is exact; ``error.data``,
+    with `population`, from the examples.
+
+    Parameters
+    ----------
+    samples
+        ``(K,)`` float64, one estimate a probe; `value` is their mean.
+    method
+        ``"hutchinson"``, ``"hutch++"``, ``"xtrace"`` or ``"exact"``.
+    num_matvecs
+        Products with single vectors on the full data, the pilot's included.
+    layers
+        Names of the modules that own parameters, in flat order.
+    layer_traces, layer_errors
+        ``(L,)`` float64: the trace of each layer's diagonal block, which sum to `value`, and their standard
+        errors, with K - 1 degrees of freedom. They share the probes, so that they are not independent.
+    frobenius_norm, frobenius_error
+        ||H||_F and its standard error, from the lengths of the same products.
+    diagonal
+        ``(P,)`` estimate of H's diagonal, in the objective's dtype. Single entries are far less certain than
+        their sum: `diagonal_error` is the root mean square of their standard errors. Average over entries,
+        as the layers do, before reading anything into them.
+    fold_traces
+        ``(F,)`` float64, one estimate a fold of the data; ``None`` without `population`.
+    """
+
+    measure: ClassVar[str] = "hessian_trace"
+
+    samples: Tensor
+    method: str
+    num_matvecs: int
+    layers: tuple[str, ...]
+    layer_traces: Tensor
+    layer_errors: Tensor
+    frobenius_norm: float
+    frobenius_error: float
+    diagonal: Tensor | None
+    diagonal_error: float
+    fold_traces: Tensor | None
+
+
+def hessian_trace(
+    objective: Objective,
+    *,
+    rtol: float = 0.05,
+    of: str = "hessian",
+    params: str | Sequence[str] | None = None,
+    method: str = "auto",
+    max_matvecs: int | None = None,
+    population: bool = False,
+    num_folds: int = 10,
+    seed: int,
+    progress: Progress | None = None,
+) -> HessianTrace:
+    r"""Estimate tr(H) by :math:`\frac1K \sum_k v_k^\top H v_k` over random probes, or with a sketch deflated.
+
+    The number of probes follows from the variance that the first twelve show (`thalweg.linalg.trace`), so
+    that the standard error is at most `rtol` times the value and its intervals cover.
+
+    With `population` the number meant is the trace for the distribution that the examples were drawn from,
+    at this point. The same probes run on F disjoint folds of the data, which costs what the whole does; in
+    the table :math:`y_{kf} = v_k^\top H_f v_k` of probes and folds
+
+    - ``error.probe`` is the spread between probes on all the data: what further probes would change, as
+      without `population`;
+    - ``error.data`` is :math:`\sqrt{(\mathrm{MS}_f - \mathrm{MS}_{kf}) / (K F)}` (nought where negative),
+      with F - 1 degrees of freedom: the folds' spread beyond the interaction of probes and folds, which the
+      first contains already. See `thalweg.stats.crossed_means`.
+
+    Left out: recalibrated batch-norm statistics and the point itself are taken as given. If the network was
+    trained on the same examples, they are no fresh sample, and the trace on others may differ by more.
+
+    Parameters
+    ----------
+    objective
+        Mean loss over N examples at one point. In ``"recalibrated"`` mode the statistics are held constant.
+    rtol
+        Target standard error of the probes over the value, in (0, 1).
+    of
+        The matrix: ``"hessian"``, ``"ggn"`` or another of `thalweg.operators.registry`.
+    params
+        Only the block of the parameters that match, ``"layer4.*"``.
+    method
+        ``"hutchinson"``, ``"hutch++"``, ``"xtrace"``, or ``"auto"``, the cheapest by a pilot of twelve
+        products. Each turns exact where P products cost no more.
+    max_matvecs
+        Most products with single vectors, at least 36 or P. Default: 2,000.
+    population
+        Whether the number is about the distribution behind the examples.
+    num_folds
+        F, with `population`: random folds, of whole batches in ``"batch"`` mode.
+    seed
+        Of the probes and the folds.
+    progress
+        Called with work done and an estimate of the whole, in examples times products.
+
+    Raises
+    ------
+    ConvergenceError
+        If `max_matvecs` is spent first; carries the partial `HessianTrace`. A trace near nought, of an
+        indefinite H, has no small relative error.
+    DerivativeError
+        If no second derivative of this network can be trusted.
+    NonFiniteLossError
+        If the loss or a product is not finite.
+
+    References
+    ----------
+    Hutchinson (1989), Commun. Stat. Simul. Comput. 18(3); Meyer, Musco, Musco and Woodruff (2021), SOSA;
+    Epperly, Tropp and Webber (2024), SIAM J. Matrix Anal. Appl. 45(1).
+    """
+    budget = DEFAULT_MAX_MATVECS if max_matvecs is None else max_matvecs
+    check_count("max_matvecs", budget)
+    check_count("num_folds", num_folds)
+    target = objective if params is None else objective.restrict(params)
+    operator = operator_named(of, target, seed=seed)
+    if population and of not in MEANS:
+        raise ValueError(f"`population` takes a mean over examples, of={' or '.join(MEANS)}, got {of!r}.")
+    work = _Work(target.num_examples, progress)
+    decay = target.weight_decay if operator.has_weight_decay else 0.0
+    layers, groups = _layers(target.space)
+    estimate = estimate_trace(
+        _without_decay(operator, decay, random_folds(target, num_folds, seed) if population else [], work),
+        rng=generator(seed, "hessian_trace"),
+        rtol=rtol,
+        offset=decay * target.space.dim,
+        method=method,
+        groups=groups,
+        max_matvecs=budget,
+        on_plan=work.expect,
+    )
+    provenance = {
+        "function": "hessian_trace",
+        "arguments": {
+            "rtol": rtol,
+            "of": of,
+            "params": params if params is None or isinstance(params, str) else list(params),
+            "method": method,
+            "max_matvecs": max_matvecs,
+            "population": population,
+            "num_folds": num_folds,
+            "seed": seed,
+        },
+        "objective": objective.describe(),
+        "operator": operator.check.to_dict(),
+        "converged": estimate.converged,
+    }
+    result = _result(estimate, decay, layers, groups, population, provenance)
+    if not estimate.converged:
+        assert estimate.error is not None
+        raise ConvergenceError(
+            f"{estimate.num_matvecs} products were spent and the standard error of the trace, "
+            f"{result.value:.4g}, is {estimate.error.value:.2g}, above rtol = {rtol} of it. Raise "
+            "`max_matvecs` or `rtol`; the result so far is in `partial`.",
+            result,
+        )
+    work.finish()
+    return result
+
+
+def _without_decay(
+    operator: ObjectiveOperator, decay: float, folds: list[Objective], work: _Work
+) -> SumOperator:
+    """The data's part of the matrix, as the mean over the folds if there are any; it proves itself first."""
+    operator.check  # noqa: B018
+    if not folds:
+        return SumOperator([operator.counting(work.add)], [1.0], -decay)
+    num_examples = operator.objective.num_examples
+    return SumOperator(
+        [operator.over(fold).counting(work.add) for fold in folds],
+        [fold.num_examples / num_examples for fold in folds],
+        -decay,
+    )
+
+
+def _layers(space: ParamSpace) -> tuple[tuple[str, ...], Tensor]:
+    """Names of the layers, and ``(P,)`` the number of each entry's."""
+    owners = [slot.layer or slot.name for slot in space]
+    names = tuple(dict.fromkeys(owners))
+    numbers = [torch.full((s.stop - s.start,), names.index(o)) for s, o in zip(space, owners, strict=True)]
+    return names, torch.cat(numbers)
+
+
+def _result(
+    estimate: TraceEstimate,
+    decay: float,
+    layers: tuple[str, ...],
+    groups: Tensor,
+    population: bool,
+    provenance: dict[str, Any],
+) -> HessianTrace:
+    dim = len(groups)
+    # ||D + d I||^2 = ||D||^2 + 2 d tr(D) + d^2 P; the errors of the first two may go together.
+    probe = estimate.error.value if estimate.error else 0.0
+    square = estimate.square + decay * (2 * estimate.value + decay * dim)
+    norm = max(0.0, square) ** 0.5
+    return HessianTrace(
+        value=estimate.value + decay * dim,
+        error=ErrorBudget(probe=estimate.error, data=_data_error(estimate) if population else None),
+        provenance=provenance,
+        samples=estimate.samples + decay * dim,
+        method=estimate.method,
+        num_matvecs=estimate.num_matvecs,
+        layers=layers,
+        layer_traces=estimate.parts + decay * torch.bincount(groups, minlength=len(layers)),
+        layer_errors=estimate.part_errors,
+        frobenius_norm=norm,
+        frobenius_error=(estimate.square_error + 2 * decay * probe) / (2 * norm) if norm else 0.0,
+        diagonal=(estimate.diagonal + decay).cpu(),
+        diagonal_error=estimate.diagonal_error,
+        fold_traces=estimate.forms.mean(1) + decay * dim if population else None,
+    )
+
+
+def _data_error(estimate: TraceEstimate) -> StandardError:
+    return StandardError(*fold_standard_error(estimate.forms.numpy(), estimate.weights.numpy()))
+
+
+class _Work:
+    """Progress in examples times products, against a whole that the pilot settles."""
+
+    def __init__(self, num_examples: int, report: Progress | None) -> None:
+        self._num_examples, self._report = num_examples, report
+        self._done = self._total = 0
+
+    def expect(self, num_matvecs: int) -> None:
+        self._total = num_matvecs * self._num_examples
+
+    def add(self, examples: int) -> None:
+        self._done += examples
+        if self._report:
+            self._report(self._done, max(self._done, self._total))
+
+    def finish(self) -> None:
+        if self._report:
+            self._report(self._done, self._done)
