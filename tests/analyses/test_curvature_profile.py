@@ -93,6 +93,18 @@ def test_layer_traces_have_the_errors_they_state() -> None:
     assert bool(((ratio > 0.6) & (ratio < 1.5)).all())
 
 
+def test_bounds_hold_where_the_ends_have_not_converged() -> None:
+    values = torch.linalg.eigvalsh(hessian_of("residual-running"))
+    lowest, highest = float(values[0]), float(values[-1])
+    for seed in range(20):
+        found = curvature_profile(CASES["residual-running"].objective(), max_matvecs=4, seed=seed)
+        assert found.lambda_max < highest - 1e-3
+        assert found.lambda_min > lowest + 1e-3
+        assert found.lambda_min_lower <= lowest
+        assert found.lambda_max_upper >= highest
+        assert found.confidence == 0.99
+
+
 def test_too_small_a_budget_is_flagged_or_raised() -> None:
     objective = CASES["residual-running"].objective()
     found = curvature_profile(objective, max_matvecs=8, seed=0)

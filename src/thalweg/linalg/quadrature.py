@@ -9,9 +9,9 @@ process that starts from R of them holds each in its first block, z = Q r, and h
 exact for polynomials up to degree 2 M - 1 after M block products.
 
 **One process for all probes, not one each.** At equal products the vectors share one space, R times larger,
-so nodes are more accurate, and an eigenvalue that has converged is seen with all its copies (up to R).
+so nodes are at least as accurate, and an eigenvalue that has converged is seen with all its copies (up to R).
 The probes stay independent; what they share is the quadrature's error alone. Standard errors are those of
-independent samples (`tests/linalg/test_quadrature.py` recounts them, and compares with one process each).
+independent samples. The comparison is in `docs/curvature.md`, the recount in the tests.
 
 **Vectors on the sphere**, not of signs: the certificate of `thalweg.linalg.certificate` wants a uniform
 direction, and the part of such a vector in any invariant subspace is uniform there too. Hence:
