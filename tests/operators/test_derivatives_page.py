@@ -1,17 +1,16 @@
-"""The numbers of `docs/derivatives.md`, computed."""
+"""The numbers of `docs/derivatives.md`, computed; those of curvlinops are `benchmarks/derivatives.py`'s."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tests import networks
 from tests.operators import oracle
 from tests.operators.cases import deviation
+from tests.operators.normalised import LAYERS, problem, ready
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -21,38 +20,9 @@ from thalweg.operators.hessian import Hessian
 PAGE = Path(__file__).parents[2] / "docs" / "derivatives.md"
 
 
-def network(norm: Callable[[], nn.Module], first: Callable[[], nn.Module], width: int) -> nn.Module:
-    """A weight layer, a normalisation, a smooth nonlinearity, a weight layer."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        layers = [first(), norm(), nn.Tanh(), nn.Flatten(), nn.Linear(width, 3)]
-        return networks.built(nn.Sequential(*layers))
-
-
-LAYERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "layer norm": (lambda: network(lambda: nn.LayerNorm(6), lambda: nn.Linear(5, 6), 6), "running"),
-    "instance norm": (
-        lambda: network(lambda: nn.InstanceNorm2d(3, affine=True), lambda: nn.Conv2d(1, 3, 3), 48),
-        "running",
-    ),
-    "batch norm, batch statistics": (
-        lambda: network(lambda: nn.BatchNorm1d(6), lambda: nn.Linear(5, 6), 6),
-        "batch",
-    ),
-    "batch norm, running statistics": (
-        lambda: network(lambda: nn.BatchNorm1d(6), lambda: nn.Linear(5, 6), 6),
-        "running",
-    ),
-}
-
-
 def dense_by_torch_func(model: nn.Module, data: tuple[Tensor, Tensor], mode: str) -> Tensor:
     """What `torch.func.hessian` says, on the model as a user would call it."""
-    model = oracle.prepared(model, data, "cross_entropy", mode)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d) and mode == "batch":
-            module.track_running_stats = False  # writes in place, which transforms refuse
-            module.running_mean = module.running_var = module.num_batches_tracked = None
+    model = ready(model, data, mode)
     params = {k: p.detach() for k, p in model.named_parameters()}
     sizes = [p.numel() for p in params.values()]
 
@@ -65,11 +35,10 @@ def dense_by_torch_func(model: nn.Module, data: tuple[Tensor, Tensor], mode: str
 
 def measured(layer: str) -> tuple[float, float, float]:
     """Relative error of ours, of `torch.func.hessian`, and the asymmetry of the latter."""
-    build, mode = LAYERS[layer]
-    data = networks.images() if layer == "instance norm" else networks.vectors()
-    H = oracle.dense_hessian(build(), data, mode=mode, batch_size=21)
-    operator = Hessian(Objective(build(), data, batch_norm=mode, batch_size=21))  # type: ignore[arg-type]
-    theirs = dense_by_torch_func(build(), data, mode)
+    model, data, mode = problem(layer)
+    H = oracle.dense_hessian(model, data, mode=mode, batch_size=21)
+    operator = Hessian(Objective(model, data, batch_norm=mode, batch_size=21))  # type: ignore[arg-type]
+    theirs = dense_by_torch_func(model, data, mode)
     ours = operator @ torch.eye(operator.dim, dtype=torch.float64)
     return deviation(ours, H), deviation(theirs, H), float((theirs - theirs.T).norm() / H.norm())
 
@@ -77,7 +46,7 @@ def measured(layer: str) -> tuple[float, float, float]:
 def rows() -> dict[str, list[str]]:
     """Cells of the page's table by the name of the layer."""
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in PAGE.read_text().splitlines()]
-    return {c[0]: c[1:] for c in cells if len(c) == 4 and c[0] in LAYERS}
+    return {c[0]: c[1:] for c in cells if len(c) == 6 and c[0] in LAYERS}
 
 
 def test_every_layer_is_on_the_page() -> None:
