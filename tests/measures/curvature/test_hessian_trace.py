@@ -120,6 +120,15 @@ def test_the_l2_term_is_exact(method: str) -> None:
     )
 
 
+def test_the_l2_term_counts_towards_the_value() -> None:
+    curvatures = scattered(torch.linspace(-1, 1.5, 200).double(), 3)
+    alone = hessian_trace(planted(curvatures), rtol=0.05, method="hutchinson", seed=0)
+    decayed = hessian_trace(planted(curvatures, weight_decay=1.0), rtol=0.05, method="hutchinson", seed=0)
+    assert decayed.num_matvecs < alone.num_matvecs
+    assert decayed.error.probe is not None
+    assert decayed.error.probe.value <= 0.05 * decayed.value
+
+
 def test_frozen_and_tied_parameters_count_once() -> None:
     frozen = hessian_trace(CASES["residual-running"].objective(), rtol=0.3, seed=0)
     assert "conv1" not in frozen.layers
