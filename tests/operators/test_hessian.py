@@ -152,6 +152,26 @@ def test_counting() -> None:
     assert seen[4] == 4 * 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "columns", "passes"),
+    [
+        ({}, 1, [128, 128, 44]),
+        ({}, 8, [64 * 8, 64 * 8, 64 * 8, 64 * 8, 44 * 8]),
+        ({"micro_batch": 200}, 8, [200 * 2, 100 * 2] * 4),
+        ({"batch_norm": "batch", "batch_size": 100}, 8, [100 * 5] * 3 + [100 * 3] * 3),
+    ],
+)
+def test_a_pass_on_a_cpu_stays_small(settings: dict[str, Any], columns: int, passes: list[int]) -> None:
+    seen: list[int] = []
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
+    x, y = torch.randn(300, 3, dtype=torch.float64), torch.randint(2, (300,))
+    operator = Hessian(Objective(model, (x, y), **settings)).counting(seen.append)
+    block = torch.randn(operator.dim, columns, dtype=torch.float64)
+    product = operator @ block
+    assert seen == passes
+    torch.testing.assert_close(product[:, 0], operator @ block[:, 0], rtol=1e-10, atol=1e-12)
+
+
 class Root(nn.Module):
     """``sqrt(theta)``, whose second derivative at nought is infinite; so is the first."""
 

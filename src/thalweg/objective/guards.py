@@ -11,6 +11,13 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 
+def check_point(params: Tensor, dim: int) -> None:
+    if params.shape != (dim,):
+        raise ValueError(
+            f"`params` must have shape ({dim},), one entry a trainable parameter, got {tuple(params.shape)}."
+        )
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")

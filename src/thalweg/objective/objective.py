@@ -25,6 +25,7 @@ from thalweg.objective.guards import (
     check_buffers,
     check_count,
     check_index,
+    check_point,
     refuse_active_dropout,
     refuse_batch_of_one,
     unwrapped,
@@ -125,6 +126,7 @@ class Objective:
         self.micro_batch = resolve_micro_batch(
             micro_batch, self.device.type, self.batch_size if self._partitioned else None
         )
+        self._passes_open = micro_batch == "auto" and not self._partitioned
         first = next(self._micro_batches())
         self._network.probe(first.batch, first.size, {**self._constants, **self.named_params, **self.buffers})
         self._sealed = True
@@ -152,11 +154,7 @@ class Objective:
             Floating buffers by name; those not given stay. Ignored where batch norm computes its own.
         """
         params = torch.as_tensor(params)
-        if params.shape != (self.space.dim,):
-            raise ValueError(
-                f"`params` must have shape ({self.space.dim},), one entry a trainable parameter, "
-                f"got {tuple(params.shape)}."
-            )
+        check_point(params, self.space.dim)
         given = dict(buffers or {})
         check_buffers(given, self.buffers, self._network.computed_buffers)
         given = {k: v.detach().to(self.buffers[k], copy=True) for k, v in given.items() if k in self.buffers}
@@ -201,13 +199,10 @@ class Objective:
         """The same function of the chosen parameters alone (``"layer4.*"``); the others become constants."""
         space = self.space.select(params if isinstance(params, str) else list(params))
         named = self.named_params
-        constants = {
-            **self._constants,
-            **{k: v.clone() for k, v in named.items() if k not in set(space.names)},
-        }
+        fixed = self._constants | {k: v.clone() for k, v in named.items() if k not in set(space.names)}
         if self.weight_decay:
             raise ValueError("`params` cannot be restricted with an L2 term; use weight_decay=0.")
-        return self._variant(space=space, params=space.flatten(named), _constants=constants)
+        return self._variant(space=space, params=space.flatten(named), _constants=fixed)
 
     def to_dtype(self, dtype: torch.dtype) -> Objective:
         """The same objective in another floating dtype; models that fix a dtype inside may refuse."""
@@ -231,6 +226,12 @@ class Objective:
             return self
         return self._variant(buffers=self.effective_buffers, _statistics_held=True)
 
+    def in_passes(self, size: int) -> Objective:
+        """The same sums over micro-batches of at most `size`, where the caller left their size open."""
+        if not self._passes_open or size >= self.micro_batch:
+            return self
+        return self._variant(micro_batch=size)
+
     @property
     def num_examples(self) -> int:
         """N."""
@@ -253,7 +254,7 @@ class Objective:
 
     @property
     def named_tensors(self) -> Named:
-        """All that the network is evaluated with: parameters, frozen ones too, and `effective_buffers`."""
+        """Parameters, frozen ones too, and `effective_buffers`."""
         return {**self._constants, **self.named_params, **self.effective_buffers}
 
     @cached_property
@@ -334,9 +335,8 @@ class Objective:
         The same structure, summed in the dtype of its tensors.
         """
         with isolated(self.device):
-            if self._recalibrates:
-                # Known before `fn` starts a transform, inside which they would be that transform's tensors.
-                _ = self.effective_buffers
+            # Known before `fn` starts a transform, inside which they would be that transform's tensors.
+            _ = self.effective_buffers
             return summed(fn(micro) for micro in self._micro_batches())
 
     def describe(self) -> dict[str, Any]:
