@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: reproduce test test-slow lint format clean
+.PHONY: reproduce test test-slow lint format benchmark-curvature clean
 
 # The whole study of the paper, about an hour on two cores; a killed run goes on where it was.
 reproduce: $(STAMP)
@@ -33,6 +33,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+# Against PyHessian and curvlinops, some four hours; `--help` says how to run a part.
+benchmark-curvature: benchmarks/.venv/.installed
+	benchmarks/.venv/bin/python benchmarks/curvature.py
+
+benchmarks/.venv/.installed: pyproject.toml constraints.txt benchmarks/requirements.txt
+	test -x benchmarks/.venv/bin/python || $(PYTHON) -m venv benchmarks/.venv
+	benchmarks/.venv/bin/python -m pip install --quiet torch==2.13.0 -c constraints.txt
+	benchmarks/.venv/bin/python -m pip install --quiet -e . -r benchmarks/requirements.txt -c constraints.txt
 	touch $@
 
 clean:

@@ -14,10 +14,10 @@ import numpy as np
 from thalweg.core.allocator import keep_freed_memory
 
 print(keep_freed_memory() if sys.argv[1] == "keep" else None)
-np.ones(2**24)  # 128 MiB
+np.ones(2**21)  # 16 MiB, which any glibc may be told to keep
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
-    np.ones(2**24)
+    np.ones(2**21)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

@@ -1,8 +1,8 @@
 import pytest
 
+from thalweg.objective.batch_norm import MODES
 from thalweg.report import figures as draw
 from thalweg.report.paper_figures import paper_figures
-from thalweg.study.paper_evidence import MODES
 
 
 def figures(records):

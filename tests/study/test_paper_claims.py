@@ -11,13 +11,13 @@ from thalweg.measures.connectivity.linear_path import LinearPath
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues
 from thalweg.measures.sharpness.sam_sharpness import SamSharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import SamSharpnessSpread
+from thalweg.objective.batch_norm import MODES
 from thalweg.study.paper_claims import (
     AS_TRAINED,
     NEGLIGIBLE_BARRIER,
     chance_of_larger,
     paper_claims,
 )
-from thalweg.study.paper_evidence import MODES
 from thalweg.study.store import Record
 from thalweg.training.trajectory import TrainingHistory
 

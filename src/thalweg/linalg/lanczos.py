@@ -6,6 +6,8 @@ eigenvalue is near; that it is the largest rests on the random vectors, through 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -95,7 +97,8 @@ def lanczos_eigenpairs(
     Lanczos.
     """
     num_wanted = 2 * k if which == "both" else k
-    _check_arguments(operator, k, num_wanted, which, rtol, num_random, min_steps, confidence)
+    check_tolerances(operator.dtype, rtol, certify_rtol, confidence)
+    _check_arguments(operator, k, num_wanted, which, num_random, min_steps)
     warm = _warm_rows(operator, start)
     block = min(len(warm) + num_random, operator.dim)
     if max_matvecs < block:
@@ -150,28 +153,17 @@ def _check_arguments(
     k: int,
     num_wanted: int,
     which: str,
-    rtol: float,
     num_random: int,
     min_steps: int,
-    confidence: float,
 ) -> None:
     if which not in ("top", "bottom", "both"):
         raise ValueError(f'`which` must be "top", "bottom" or "both", got {which!r}.')
-    if operator.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"`operator` must be float32 or float64, got {operator.dtype}: too coarse to orthogonalise."
-        )
     if k < 1:
         raise ValueError(f"`k` must be at least 1, got {k}.")
     if num_wanted > operator.dim:
         ends = " at both ends" if num_wanted > k else ""
         raise ValueError(
             f"`k` = {k}{ends} asks for {num_wanted} eigenpairs of a matrix that has {operator.dim}."
-        )
-    least = 64 * torch.finfo(operator.dtype).eps
-    if not least <= rtol < 1:
-        raise ValueError(
-            f"`rtol` must lie in [{least:.2g}, 1) for {operator.dtype}, got {rtol}; below, rounding decides."
         )
     if num_random < 1:
         raise ValueError(
@@ -180,6 +172,21 @@ def _check_arguments(
         )
     if min_steps < 1:
         raise ValueError(f"`min_steps` must be at least 1, got {min_steps}.")
+
+
+def check_tolerances(dtype: torch.dtype, rtol: float, certify_rtol: float | None, confidence: float) -> None:
+    """Refuse tolerances that cannot be met; for callers, too, who have work to do before they solve."""
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"`operator` must be float32 or float64, got {dtype}: too coarse to orthogonalise.")
+    least = 64 * torch.finfo(dtype).eps
+    if not least <= rtol < 1:
+        raise ValueError(
+            f"`rtol` must lie in [{least:.2g}, 1) for {dtype}, got {rtol}; below, rounding decides."
+        )
+    if certify_rtol is not None and not 0 < certify_rtol < math.inf:
+        raise ValueError(
+            f"`certify_rtol` must be a finite number above nought, or None for no demand, got {certify_rtol}."
+        )
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must lie in (0, 1), got {confidence}; 0.99 is customary.")
 

@@ -18,6 +18,11 @@ def check_point(params: Tensor, dim: int) -> None:
         )
 
 
+def check_dtype(dtype: torch.dtype) -> None:
+    if not dtype.is_floating_point:
+        raise ValueError(f"`dtype` must be a floating one such as torch.float64, got {dtype}.")
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")

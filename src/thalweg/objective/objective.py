@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.core.allocator import keep_freed_memory
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.rng import generator
 from thalweg.objective.batch_norm import MODES, BatchNormMode, recalibrate_batch_norm
@@ -24,6 +25,7 @@ from thalweg.objective.examples import Examples, read_examples
 from thalweg.objective.guards import (
     check_buffers,
     check_count,
+    check_dtype,
     check_index,
     check_point,
     refuse_active_dropout,
@@ -123,9 +125,9 @@ class Objective:
         self._constants = {k: p for k, p in named.items() if k not in set(self.space.names)}
         self.buffers: Named = {k: b.clone() for k, b in self._network.buffers.items()}
         self.device, self.dtype = self.params.device, self.params.dtype
-        self.micro_batch = resolve_micro_batch(
-            micro_batch, self.device.type, self.batch_size if self._partitioned else None
-        )
+        partition = self.batch_size if self._partitioned else None
+        self.micro_batch = resolve_micro_batch(micro_batch, self.device.type, partition)
+        keep_freed_memory()
         self._passes_open = micro_batch == "auto" and not self._partitioned
         first = next(self._micro_batches())
         self._network.probe(first.batch, first.size, {**self._constants, **self.named_params, **self.buffers})
@@ -206,8 +208,7 @@ class Objective:
 
     def to_dtype(self, dtype: torch.dtype) -> Objective:
         """The same objective in another floating dtype; models that fix a dtype inside may refuse."""
-        if not dtype.is_floating_point:
-            raise ValueError(f"`dtype` must be a floating one such as torch.float64, got {dtype}.")
+        check_dtype(dtype)
 
         def cast(tensors: Mapping[str, Tensor]) -> Named:
             return {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
@@ -228,9 +229,8 @@ class Objective:
 
     def in_passes(self, size: int) -> Objective:
         """The same sums over micro-batches of at most `size`, where the caller left their size open."""
-        if not self._passes_open or size >= self.micro_batch:
-            return self
-        return self._variant(micro_batch=size)
+        narrower = self._passes_open and size < self.micro_batch
+        return self._variant(micro_batch=size) if narrower else self
 
     @property
     def num_examples(self) -> int:

@@ -15,7 +15,6 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from thalweg.core.allocator import keep_freed_memory
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.linalg.linear_operator import LinearOperator
 from thalweg.objective.guards import check_count
@@ -82,8 +81,6 @@ class ObjectiveOperator(LinearOperator):
                 f"`composition` must be 'auto' or one of {', '.join(self.compositions)}, got {composition!r}."
             )
         check_count("block_size", block_size)
-        if objective.device.type == "cpu":
-            keep_freed_memory()
         self.objective = objective.frozen()
         self.block_size = block_size
         self.on_examples = on_examples

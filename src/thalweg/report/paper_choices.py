@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from thalweg.objective.batch_norm import MODES
 from thalweg.report.paper_tables import ascent_radius, batch_sizes, data_words, fields
 from thalweg.report.tables import MINUS, format_number
 from thalweg.study.paper_claims import one_step, several_steps
 from thalweg.study.paper_evidence import (
     BATCH_NORM_MODELS,
     MODELS,
-    MODES,
     PLAIN_MODEL,
     PaperRecords,
     num_calibration_examples,

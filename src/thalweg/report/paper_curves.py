@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from thalweg.objective.batch_norm import MODES
 from thalweg.report import figures as draw
 from thalweg.report.paper_layout import MODE_NAMES, MODEL_NAMES, PaperFigure, panels
-from thalweg.study.paper_evidence import MODELS, MODES, PLAIN_MODEL, PaperRecords, mode_of
+from thalweg.study.paper_evidence import MODELS, PLAIN_MODEL, PaperRecords, mode_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thalweg.objective.batch_norm import MODES
 from thalweg.report import figures as draw
 from thalweg.report.paper_layout import MODE_NAMES, PaperFigure, panels
 from thalweg.study.paper_claims import eigenvalue_number, one_step, several_steps
 from thalweg.study.paper_evidence import (
     MODELS,
-    MODES,
     PLAIN_MODEL,
     PaperRecords,
     num_examples_of,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thalweg.core.atomic import replacing
+from thalweg.objective.batch_norm import MODES
 from thalweg.report.figures import figure_bytes, freeze_layout
 from thalweg.report.page import render_page, svg_uri, write_page
 from thalweg.report.paper_choices import choices
@@ -19,7 +20,6 @@ from thalweg.report.tables import flatten, format_interval, format_number, forma
 from thalweg.study.paper_claims import AS_TRAINED, Claim, Number, paper_claims
 from thalweg.study.paper_evidence import (
     MODELS,
-    MODES,
     PaperRecords,
     mode_of,
     num_examples_of,
@@ -133,8 +133,7 @@ def _format_claim_number(number: Number) -> tuple[str, str]:
     """The value, and what stands behind it in brackets."""
     interval = format_interval(number.low, number.high)
     behind = [interval if interval != "exact" or not number.note else "", number.note]
-    half = (number.high - number.low) / 2
-    return format_number(number.value, half), ", ".join(word for word in behind if word)
+    return format_number(number.value, number.known_to), ", ".join(word for word in behind if word)
 
 
 def _provenance(record: Record) -> dict[str, Any]:

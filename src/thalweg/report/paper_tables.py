@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.core.measurement import ErrorBudget, StandardError
+from thalweg.objective.batch_norm import MODES
 from thalweg.report.tables import Cell, format_budget, format_interval, format_number
 from thalweg.study.paper_claims import (
     Number,
@@ -20,7 +21,6 @@ from thalweg.study.paper_claims import (
 )
 from thalweg.study.paper_evidence import (
     MODELS,
-    MODES,
     PLAIN_MODEL,
     PaperRecords,
     num_examples_of,
@@ -100,7 +100,7 @@ def data_words(record: Record) -> str:
 def _eigenvalue_cell(record: Record) -> Cell:
     number = eigenvalue_number(record)
     return Cell(
-        format_number(number.value, (number.high - number.low) / 2),
+        format_number(number.value, number.known_to),
         format_interval(number.low, number.high),
         format_budget(record.measurement.error, data_words(record)),
     )

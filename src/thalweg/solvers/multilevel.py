@@ -18,7 +18,7 @@ from thalweg.core.errors import ConvergenceError, NonFiniteLossError
 from thalweg.core.measurement import hash_tensors
 from thalweg.core.rng import generator
 from thalweg.linalg.eigen_solution import EigenSolution
-from thalweg.linalg.lanczos import lanczos_eigenpairs
+from thalweg.linalg.lanczos import check_tolerances, lanczos_eigenpairs
 from thalweg.linalg.wanted_pairs import Which
 from thalweg.objective.guards import check_count
 from thalweg.operators.objective_operator import ObjectiveOperator
@@ -66,6 +66,7 @@ def multilevel_eigenpairs(
     which: Which = "top",
     rtol: float = 1e-3,
     certify_rtol: float | None = None,
+    confidence: float = 0.99,
     max_matvecs: int = 2000,
     levels: Sequence[int] | None = None,
     start: Tensor | None = None,
@@ -86,6 +87,7 @@ def multilevel_eigenpairs(
     if levels is None:
         wanted = start is None and certify_rtol is None
         levels = default_levels(objective.num_examples) if wanted else ()
+    check_tolerances(operator.dtype, rtol, certify_rtol, confidence)
     sizes = _checked_levels(levels, objective.num_examples)
     work = _Work(objective.num_examples, sizes, progress)
     warm, used, num_subset_matvecs = start, [], 0
@@ -120,6 +122,7 @@ def multilevel_eigenpairs(
             which=which,
             rtol=rtol,
             certify_rtol=certify_rtol,
+            confidence=confidence,
             start=warm,
             min_steps=MIN_STEPS,
             rng=generator(seed, *stream, "full"),

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from thalweg.core.measurement import StandardError
+from thalweg.objective.batch_norm import MODES
 from thalweg.study.paper_evidence import (
     BATCH_NORM_MODELS,
     MODELS,
-    MODES,
     PLAIN_MODEL,
     PaperRecords,
     num_examples_of,
@@ -42,7 +42,8 @@ NEGLIGIBLE_BARRIER = 0.02
 class Number:
     """One number a verdict rests on, with the ends of its 95 % interval (equal where it is exact).
 
-    `note` says what kind of number it is where the interval alone would mislead.
+    `note` says what kind of number it is where the interval alone would mislead; `half_width` how far the
+    value itself is known where the interval asks for more, as that of a largest eigenvalue does.
     """
 
     name: str
@@ -50,6 +51,12 @@ class Number:
     low: float
     high: float
     note: str = ""
+    half_width: float | None = None
+
+    @property
+    def known_to(self) -> float:
+        """What the digits of the value go by."""
+        return (self.high - self.low) / 2 if self.half_width is None else self.half_width
 
 
 @dataclass(frozen=True)
@@ -251,7 +258,12 @@ def _eigenvalue(study: PaperRecords, mode: str) -> Verdict:
 def eigenvalue_number(record: Record) -> Number:
     """Top eigenvalue of a record between the bounds its solver states."""
     result = record.measurement
-    return Number(f"λmax({record.labels['model']})", result.value, *result.interval(0.95))
+    return Number(
+        f"λmax({record.labels['model']})",
+        result.value,
+        *result.interval(0.95),
+        half_width=result.error.half_width(),
+    )
 
 
 def _perturbation(study: PaperRecords, mode: str) -> Verdict:

@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from thalweg.study.store import Record
 
-# The three functions a network with batch norm can mean; without batch norm they are one.
-MODES = ("running", "recalibrated", "batch")
-
 # Section 3.2: two networks with batch norm that differ by their seed, and one without.
 MODELS = ("A1", "A2", "B")
 BATCH_NORM_MODELS = ("A1", "A2")

@@ -255,6 +255,16 @@ def test_budget_spent() -> None:
     assert Measurement.from_dict(partial.to_dict()).provenance["converged"] is False
 
 
+def test_less_confidence_gives_a_tighter_bound() -> None:
+    objective = planted(scattered(torch.linspace(0, 1, 300).double()))
+    bounds = []
+    for confidence in (0.99, 0.9, 0.5):
+        result = top_eigenvalues(objective, rtol=0.3, certify_rtol=None, confidence=confidence, seed=0)
+        assert result.confidence == result.provenance["arguments"]["confidence"] == confidence
+        bounds.append(result.upper_bound)
+    assert bounds[0] > bounds[1] > bounds[2] >= result.value
+
+
 def test_warm_start_saves_products() -> None:
     case = CASES["residual-running"]
     cold = top_eigenvalues(case.objective(), rtol=1e-6, certify_rtol=None, seed=0)
@@ -277,6 +287,9 @@ def test_warm_start_saves_products() -> None:
         ({"of": "jacobian"}, ValueError, "`of` must be one of hessian, ggn, fisher, .*, got 'jacobian'"),
         ({"rtol": 0.0}, ValueError, r"`rtol` must lie in \["),
         ({"rtol": 1.0}, ValueError, r"`rtol` must lie in \["),
+        ({"certify_rtol": 0.0}, ValueError, "`certify_rtol` must be a finite number above nought"),
+        ({"certify_rtol": math.nan}, ValueError, "`certify_rtol` must be a finite number above nought"),
+        ({"confidence": 1.0}, ValueError, r"`confidence` must lie in \(0, 1\), got 1.0"),
         ({"levels": (30, 20)}, ValueError, "`levels` must ascend and stay below the 61 examples"),
         ({"levels": (20, 20)}, ValueError, "`levels` must ascend"),
         ({"levels": (61,)}, ValueError, "`levels` must ascend and stay below"),

@@ -86,6 +86,7 @@ def top_eigenvalues(
     params: str | Sequence[str] | None = None,
     rtol: float = 1e-3,
     certify_rtol: float | None = 0.1,
+    confidence: float = 0.99,
     max_matvecs: int = 2000,
     levels: Sequence[int] | None = None,
     start: Tensor | None = None,
@@ -117,6 +118,8 @@ def top_eigenvalues(
     certify_rtol
         Go on until the probabilistic bound on the extreme eigenvalue is within this times ``||H||`` of the
         value, so that no larger one has been missed. ``None`` takes the bound as it comes.
+    confidence
+        Probability with which that bound holds, over the random vectors.
     max_matvecs
         Most products with single vectors on the full data.
     levels
@@ -165,6 +168,7 @@ def top_eigenvalues(
             "params": params if params is None or isinstance(params, str) else list(params),
             "rtol": rtol,
             "certify_rtol": certify_rtol,
+            "confidence": confidence,
             "max_matvecs": max_matvecs,
             "levels": None if levels is None else list(levels),
             "start": None if start is None else hash_tensors(start),
@@ -180,6 +184,7 @@ def top_eigenvalues(
             which=which,
             rtol=rtol,
             certify_rtol=certify_rtol,
+            confidence=confidence,
             max_matvecs=max_matvecs,
             levels=levels,
             start=start,
