@@ -39,6 +39,22 @@ def loss(outputs, targets):
 def broken():
     return {}["width"]
 
+def fourth_class():
+    x, y = data()
+    y[40] = 3
+    return x, y
+
+class Files(torch.utils.data.Dataset):
+    def __len__(self):
+        return 50
+
+    def __getitem__(self, i):
+        return {"file": torch.zeros(12)}[f"file{i}"[: 6 if i > 48 else 4]], 0
+
+class Ragged(Files):
+    def __getitem__(self, i):
+        return torch.zeros(11 + (i < 49)), 0
+
 def broken_loss(outputs, targets):
     raise LookupError("no such\\nloss")
 
@@ -172,6 +188,12 @@ BAD = {
     ),
     "model that raises": (("--model", "own:broken"), "`model` own:broken raised KeyError: 'width'"),
     "data that raise": (("--data", "own:broken"), "`data` own:broken raised KeyError: 'width'"),
+    "a class the model does not have": (
+        ("--data", "own:fourth_class", "--micro-batch", "16"),
+        "but example 40 has 3",
+    ),
+    "an item that raises": (("--data", "own:Files"), "`data` raised KeyError: 'file49' at item 49 of 50"),
+    "items of two shapes": (("--data", "own:Ragged"), "`data` must have items of one structure and shape"),
     "loss that raises": (
         ("--loss", "own:broken_loss"),
         "`loss` own:broken_loss raised LookupError: no such loss",
@@ -251,6 +273,13 @@ def test_as_a_process_it_touches_nothing_and_says_the_same(folder: Path) -> None
     assert process.stderr == "", "no progress bar where there is no terminal"
     assert process.stdout == thalweg(folder, *arguments).stdout
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+
+
+def test_out_of_memory_is_one_clear_line(folder: Path) -> None:
+    done = measure(folder, "line_slice", "--set", "num_points=1000000000001")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("thalweg: out of memory; fewer examples")
 
 
 def test_a_flag_is_read_as_a_flag(folder: Path) -> None:

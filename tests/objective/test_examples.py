@@ -190,8 +190,32 @@ def test_text_is_refused(data):
 
 def test_batches_that_do_not_fit_together_are_refused():
     ragged = [(torch.zeros(4, 3), torch.zeros(4)), (torch.zeros(4, 2), torch.zeros(4))]
-    with pytest.raises(ValueError, match=r"batches of one structure and shape .* Pad them to one size"):
+    with pytest.raises(ValueError, match=r"items of one structure and shape.* Pad them to one size"):
         read_examples(DataLoader(ragged, batch_size=None))
+
+
+class Ragged(Pairs):
+    def __getitem__(self, i):
+        return self.x[i, : 4 if i == 9 else 5], self.y[i]
+
+
+class Missing(Pairs):
+    def __getitem__(self, i):
+        if i == 10:  # which no check for randomness reads
+            raise KeyError("file10")
+        return super().__getitem__(i)
+
+
+def test_items_that_do_not_fit_together_are_refused():
+    with pytest.raises(ValueError, match=r"items of one structure and shape.* Pad them to one size"):
+        read_examples(Ragged())
+
+
+def test_what_an_item_raises_names_it():
+    with pytest.raises(ValueError, match="`data` raised KeyError: 'file10' at item 10 of 21"):
+        read_examples(Missing())
+    with pytest.raises(ValueError, match="`data` raised KeyError: 'file10' at batch 2 of its loader"):
+        read_examples(DataLoader(Missing(), batch_size=4))
 
 
 def test_arrays_are_not_changed_and_read_only_ones_are_taken():

@@ -274,10 +274,35 @@ def test_what_an_own_loss_raises_names_it(loss, message):
     assert caught.value.__cause__ is not None
 
 
-def test_what_an_own_loss_raises_later_names_it_too():
-    objective = Objective(mlp(), vectors(21), loss=picky, micro_batch=6)
+def test_what_an_own_loss_raises_on_the_last_batch_names_it_too():
     with pytest.raises(ValueError, match=r"`loss` .*:picky raised KeyError: 'a short batch'"):
+        Objective(mlp(), vectors(21), loss=picky, micro_batch=6)
+
+
+def late(outputs, targets):
+    if bool((targets == 2).any()):
+        raise KeyError("a third class")
+    return per_example(outputs, targets)
+
+
+def test_what_an_own_loss_raises_later_names_it_too():
+    x, y = vectors(21)
+    y = torch.where(torch.arange(21) == 10, 2, y.clamp(max=1))
+    objective = Objective(mlp(), (x, y), loss=late, micro_batch=6)
+    with pytest.raises(ValueError, match=r"`loss` .*:late raised KeyError: 'a third class'"):
         objective.value()
+
+
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_classes_the_model_does_not_have_are_refused_at_once(wrong):
+    x, y = vectors(21)
+    y[17] = wrong
+    with pytest.raises(
+        ValueError, match=f"`data` must have classes from 0 to 2, .*, but example 17 has {wrong}"
+    ):
+        Objective(mlp(), (x, y), micro_batch=6)
+    y[17] = -100
+    Objective(mlp(), (x, y), micro_batch=6).value()
 
 
 def test_named_losses_are_known_to_be_convex():

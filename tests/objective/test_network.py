@@ -227,6 +227,18 @@ def test_gradients_of_the_users_model_do_not_reach_the_copy():
     assert not objective.evaluate_points([(objective.params, None)]).example_losses.requires_grad
 
 
+class Even(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).view(7, -1, 3).flatten(0, 1)
+
+
+def test_a_model_that_refuses_the_short_last_batch_is_one_clear_error():
+    model = Even(5, 3).double()
+    Objective(model, vectors(21), micro_batch=7)
+    with pytest.raises(ValueError, match=r"`data` must fit `model` .* on the last 6 examples Even and"):
+        Objective(model, vectors(20), micro_batch=7)
+
+
 class Fails(nn.Linear):
     def __init__(self, error):
         super().__init__(5, 3)

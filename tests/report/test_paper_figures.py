@@ -17,7 +17,6 @@ def test_every_figure_of_the_paper_and_of_ours_is_there(study):
         "training_a2",
         "training_all",
         "fig3_slice",
-        "slice_raw",
         "fig4_path",
         "top_eigenvalues",
         "sam_sharpness",
@@ -76,9 +75,7 @@ def test_a_slice_panel_draws_its_own_mode_and_b_in_each(study):
 
 def test_raw_directions_are_not_mixed_with_filter_normalised_ones(study):
     kept = [r for r in study.records if r.labels.get("normalisation") != "filter"]
-    found = figures(kept)
-    assert found["fig3_slice"].draw is None
-    assert found["slice_raw"].draw is not None
+    assert figures(kept)["fig3_slice"].draw is None
 
 
 @pytest.mark.parametrize("name", ["top_eigenvalues", "sam_sharpness", "single_batches"])

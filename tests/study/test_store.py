@@ -126,6 +126,7 @@ def test_a_torn_last_line_is_ignored_then_cut_off(tmp_path: Path) -> None:
         ("{nonsense\n", "line 1 is not a record"),
         ("[1]\n", "line 1 is not a record"),
         ('{"schema": 99}\n', "schema 99"),
+        ('{"schema": "one"}\n', "is not a record"),
     ],
 )
 def test_a_whole_line_that_is_no_record_is_an_error(tmp_path: Path, line: str, message: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from thalweg.core.imports import in_words
 from thalweg.core.measurement import hash_tensors
 from thalweg.core.rng import preserved_global_rng
 from thalweg.objective.data_guards import refuse_random_items, refuse_shuffling
@@ -118,13 +119,13 @@ def _read_loader(loader: DataLoader) -> Examples:
         # Without batches of its own, a loader collates item by item.
         batched = loader.batch_sampler is not None
         refuse_random_items(
-            lambda i: _as_batch(collate([dataset[i]] if batched else dataset[i])),
+            lambda i: _as_batch(collate([_item(dataset, i)] if batched else _item(dataset, i))),
             len(dataset),  # type: ignore[arg-type]
         )
     state = None if loader.generator is None else loader.generator.get_state()
     try:
         with preserved_global_rng():
-            return Examples(_concatenate([_as_batch(b) for b in loader]))
+            return Examples(_concatenate([_as_batch(b) for b in _batches(loader)]))
     finally:
         # A loader draws its workers' seed even when it shuffles nothing.
         if loader.generator is not None and state is not None:
@@ -139,10 +140,45 @@ def _read_dataset(dataset: Any) -> Examples:
         )
     size = len(dataset)
     if size:
-        refuse_random_items(lambda i: _as_batch(default_collate([dataset[i]])), size)
+        refuse_random_items(lambda i: _as_batch(default_collate([_item(dataset, i)])), size)
     with preserved_global_rng():
         chunks = [range(i, min(i + READ_CHUNK, size)) for i in range(0, size, READ_CHUNK)]
-        return Examples(_concatenate([_as_batch(default_collate([dataset[i] for i in c])) for c in chunks]))
+        return Examples(_concatenate([_collated([_item(dataset, i) for i in c]) for c in chunks]))
+
+
+def _item(dataset: Any, i: int) -> Any:
+    try:
+        return dataset[i]
+    except Exception as error:
+        raise ValueError(f"`data` raised {in_words(error)} at item {i} of {len(dataset)}.") from error
+
+
+def _batches(loader: DataLoader) -> Iterator[Any]:
+    batches, number = iter(loader), 0
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise ValueError(f"`data` raised {in_words(error)} at batch {number} of its loader.") from error
+        yield batch
+        number += 1
+
+
+def _collated(items: list[Any]) -> Batch:
+    try:
+        together = default_collate(items)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise _ragged(error) from error
+    return _as_batch(together)
+
+
+def _ragged(error: Exception) -> ValueError:
+    return ValueError(
+        f"`data` must have items of one structure and shape, but for the length of batches: "
+        f"{str(error).removesuffix('.')}. Pad them to one size."
+    )
 
 
 def _as_batch(data: Any) -> Batch:
@@ -165,7 +201,4 @@ def _concatenate(batches: list[Batch]) -> Batch:
             return {k: torch.cat([b[k] for b in batches]) for k in first}  # type: ignore[call-overload]
         return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
     except (KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"`data` must come in batches of one structure and shape but for their length: {error}. Pad "
-            "them to one size."
-        ) from error
+        raise _ragged(error) from error

@@ -88,6 +88,22 @@ class LossModule(nn.Module):
         # Single precision: not every device knows float64.
         return _mean_counted((outputs.argmax(1) == classes).float(), classes != IGNORED)
 
+    def check_classes(self, outputs: Any, batch: Batch) -> None:
+        """Raise if a class index of the whole data is none of the outputs', before a pass meets it."""
+        if not self.classifies:
+            return
+        targets, num_classes = inputs_and_targets(batch)[-1], outputs.shape[1]
+        if targets.ndim == outputs.ndim:  # class probabilities
+            return
+        wrong = (targets != IGNORED) & ((targets < 0) | (targets >= num_classes))
+        if bool(wrong.any()):
+            place = wrong.nonzero()[0]
+            raise ValueError(
+                f"`data` must have classes from 0 to {num_classes - 1}, for the model has {num_classes} "
+                f"outputs ({IGNORED} leaves a position out), but example {int(place[0])} has "
+                f"{int(targets[tuple(place)])}."
+            )
+
     def _called(self, *arguments: Any) -> Tensor:
         if self.code is None:
             return self._function(*arguments)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from thalweg.objective.guards import check_count
-from thalweg.objective.losses import Batch
+from thalweg.objective.losses import Batch, cast_floating
 
 if TYPE_CHECKING:
+    from thalweg.objective.examples import Examples
     from thalweg.objective.objective import Objective
 
 # Micro-batches that keep activations in a CPU's cache; an accelerator wants larger ones. Fixed numbers, so
@@ -75,3 +76,10 @@ class MicroBatch:
     def loss_sum(self, params: dict[str, Tensor] | None = None) -> Tensor:
         """Sum of the per-example losses, a scalar that can be differentiated."""
         return self.losses(params).sum()
+
+
+def cut(objective: Objective, examples: Examples, start: int) -> MicroBatch:
+    """The micro-batch of `examples` that begins at `start`, on the objective's device and in its dtype."""
+    stop = min(start + objective.micro_batch, examples.num_examples)
+    batch = cast_floating(examples.slice(start, stop), objective.dtype, objective.device)
+    return MicroBatch(objective, batch, start, stop)

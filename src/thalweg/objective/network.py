@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from thalweg.objective.batch_norm import (
 from thalweg.objective.guards import refuse_mixed_parameters
 from thalweg.objective.isolation import isolated
 from thalweg.objective.losses import Batch, Loss, LossModule, check_per_example
+
+if TYPE_CHECKING:
+    from thalweg.objective.micro_batch import MicroBatch
 
 
 class PureNetwork:
@@ -109,8 +113,14 @@ class PureNetwork:
         swapped = {f"model.{k}": v for k, v in {**tensors, **buffers}.items()}
         return functional_call(self._module, swapped, (_cloned(batch) if self._writes_inputs else batch,))
 
-    def probe(self, batch: Batch, num_examples: int, tensors: Mapping[str, Tensor]) -> None:
-        """Run one micro-batch twice: shape of the loss, determinism, what is written, order of layers."""
+    def probe(
+        self, first_batch: MicroBatch, last_batch: MicroBatch, tensors: Mapping[str, Tensor]
+    ) -> Tensor | None:
+        """Run the first micro-batch twice, and the last if it is shorter; the outputs of the first.
+
+        What is looked at: shape of the loss, determinism, what is written, order of layers.
+        """
+        batch, num_examples = first_batch.batch, first_batch.size
         self._writes_inputs = True  # until it is known
         device = next(iter(tensors.values())).device
         with isolated(device), torch.no_grad():
@@ -118,19 +128,18 @@ class PureNetwork:
             seen = _cloned(batch)
             params = {k: v._version for k, v in own.items()}
             inputs = [t._version for t in _tensors(seen)]
-            results: list[Tensor] = []
+            results: list[tuple[Tensor, Tensor | None]] = []
 
-            def forward() -> None:
+            def forward(seen: Batch = seen, examples: str = f"the first {num_examples}") -> None:
                 buffers = {k: own.get(k, b).clone() for k, b in self.model.named_buffers()}
                 swapped = {f"model.{k}": v for k, v in {**own, **buffers}.items()}
                 try:
-                    results.append(functional_call(self._module, swapped, (seen,))[0])
+                    results.append(functional_call(self._module, swapped, (seen,)))
                 except ValueError:  # a complaint about the data or the loss, which says it better
                     raise
                 except Exception as error:
-                    # Raised by the model or the loss at the first examples they are given.
                     raise ValueError(
-                        f"`data` must fit `model` and `loss`, but on the first {num_examples} examples "
+                        f"`data` must fit `model` and `loss`, but on {examples} examples "
                         f"{type(self.model).__name__} and {self._module.label} gave {in_words(error)}."
                     ) from error
 
@@ -145,9 +154,12 @@ class PureNetwork:
                     "`model` must not write to its parameters in a forward pass, but it changed "
                     f"{written[0]!r}."
                 )
-            first = results[0]
+            first, outputs = results[0]
             check_per_example(first, num_examples, self._module.name)
             again = self(batch, tensors)[0]
+            if last_batch.size != num_examples:
+                forward(_cloned(last_batch.batch), f"the last {last_batch.size}")
+                check_per_example(results[-1][0], last_batch.size, self._module.name)
         scale = float(first.abs().nan_to_num(0, 0, 0).max())
         # Exact on a CPU; atomics on an accelerator may reorder sums.
         tolerance = 100 * torch.finfo(first.dtype).eps * max(scale, 1e-30)
@@ -157,6 +169,7 @@ class PureNetwork:
                 f"{float((first - again).abs().max()):.3g}): something in it draws random numbers or keeps "
                 "state."
             )
+        return outputs
 
     def to(self, dtype: torch.dtype) -> PureNetwork:
         """A copy in another floating dtype."""

@@ -33,8 +33,8 @@ from thalweg.objective.guards import (
     unwrapped,
 )
 from thalweg.objective.isolation import isolated
-from thalweg.objective.losses import Batch, Loss, LossModule, cast_floating
-from thalweg.objective.micro_batch import MicroBatch, resolve_micro_batch
+from thalweg.objective.losses import Batch, Loss, LossModule
+from thalweg.objective.micro_batch import MicroBatch, cut, resolve_micro_batch
 from thalweg.objective.network import PureNetwork
 from thalweg.objective.reduction import summed
 from thalweg.objective.sampling import draw_batches, draw_examples
@@ -129,8 +129,11 @@ class Objective:
         self.micro_batch = resolve_micro_batch(micro_batch, self.device.type, partition)
         keep_freed_memory()
         self._passes_open = micro_batch == "auto" and not self._partitioned
-        first = next(self._micro_batches())
-        self._network.probe(first.batch, first.size, {**self._constants, **self.named_params, **self.buffers})
+        ends = (0, (self.num_examples - 1) // self.micro_batch * self.micro_batch)
+        first, last = (cut(self, self._examples, start) for start in ends)
+        tensors = {**self._constants, **self.named_params, **self.buffers}
+        outputs = self._network.probe(first, last, tensors)
+        self.loss.check_classes(outputs, self._examples.batch)
         self._sealed = True
 
     _sealed = False
@@ -376,10 +379,7 @@ class Objective:
     def _micro_batches(self, examples: Examples | None = None) -> Iterator[MicroBatch]:
         examples = self._examples if examples is None else examples
         for start in range(0, examples.num_examples, self.micro_batch):
-            stop = min(start + self.micro_batch, examples.num_examples)
-            yield MicroBatch(
-                self, cast_floating(examples.slice(start, stop), self.dtype, self.device), start, stop
-            )
+            yield cut(self, examples, start)
 
     def _forward(
         self, batch: Batch, params: Named | None = None, buffers: Named | None = None

@@ -105,10 +105,11 @@ def comparison_figure(study: PaperRecords) -> PaperFigure:
     return PaperFigure("training_all", title, caption, f"All curves on common axes. {ends}.", picture)
 
 
-def slices_figure(study: PaperRecords, normalisation: str, name: str, title: str) -> PaperFigure:
+def slices_figure(study: PaperRecords) -> PaperFigure:
+    name, title = "fig3_slice", "Figure 3. One-dimensional slices around A1 and B"
     found: dict[str, dict[str, Any]] = {}
     for mode in MODES:
-        row = {m: study.find("line_slice", m, mode, normalisation=normalisation) for m in MODELS}
+        row = {m: study.find("line_slice", m, mode, normalisation="filter") for m in MODELS}
         if any(r and m != PLAIN_MODEL for m, r in row.items()):
             found[mode] = {m: r.measurement for m, r in row.items() if r}
     if not found:
@@ -136,15 +137,11 @@ def slices_figure(study: PaperRecords, normalisation: str, name: str, title: str
             return figure
 
     held = {"bias_and_norm": "; biases and batch-norm parameters stay put"}.get(first.ignore, "")
-    scaling = {
-        "filter": "each filter scaled to the norm of the network’s own: α = 1 moves each by its own length",
-        "raw": "with α the distance in parameter space, on which networks of unlike scale cannot be compared",
-    }
     caption = (
         "One panel a batch-norm mode; B has none and is the same in each. Lines: mean over "
         f"{first.num_directions} random directions; pale band: lowest to highest "
-        f"direction.{_band_words(found)} Directions are Gaussian, "
-        f"{scaling.get(normalisation, normalisation)}{held}."
+        f"direction.{_band_words(found)} Directions are Gaussian, each filter scaled to the norm of the "
+        f"network’s own: α = 1 moves each by its own length{held}."
     )
     words = []
     for mode, slices in found.items():

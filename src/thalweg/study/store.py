@@ -173,8 +173,8 @@ class Store:
                     return
                 try:
                     row = json.loads(line)
-                    schema = row["schema"]
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
+                    schema = int(row["schema"])
+                except (KeyError, TypeError, ValueError) as error:
                     raise ValueError(
                         f"{self.file} line {number} is not a record ({error}); mend or remove it."
                     ) from None
