@@ -34,7 +34,7 @@ def text_of(path: Path) -> str:
 
 def test_figures_are_on_disk_as_png_and_svg_and_nothing_half_written_stays(report):
     names = sorted(p.name for p in (report / "figures").iterdir())
-    assert len(names) == 20
+    assert len(names) == 18
     assert {Path(n).stem for n in names if n.endswith(".png")} == {
         Path(n).stem for n in names if n.endswith(".svg")
     }
@@ -58,7 +58,7 @@ def test_the_page_needs_no_script_and_serves_readers_without_eyes(report):
     outline = Outline((report / "report" / "index.html").read_text(encoding="utf-8"))
     assert not [tag for tag, _ in outline.tags if tag == "script"]
     images = [a for tag, a in outline.tags if tag == "img"]
-    assert len(images) == 10
+    assert len(images) == 9
     assert all(len(a["alt"]) > 40 for a in images)
     headers = [a for tag, a in outline.tags if tag == "th"]
     assert headers
@@ -145,7 +145,7 @@ def test_a_browser_shows_each_figure_and_asks_for_nothing(browser, report, width
     assert [url for url in requests if not url.startswith("data:")] == [address]
 
     images = page.locator("figure img")
-    assert images.count() == 10
+    assert images.count() == 9
     for i in range(images.count()):
         image = images.nth(i)
         assert image.is_visible()

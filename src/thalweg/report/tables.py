@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Any
 
 from thalweg.core.measurement import ErrorBudget, StandardError
@@ -44,7 +45,7 @@ class Stage:
         return format_seconds(self.seconds)
 
 
-def format_number(value: float, half_width: float = 0.0) -> str:
+def format_number(value: float, half_width: float = 0.0, rounding: str = ROUND_HALF_EVEN) -> str:
     """`value` with two digits of its half-width, at most six digits in all; four digits if it is exact.
 
     >>> format_number(88.4321, 0.21), format_number(0.084239), format_number(-3.0, 100.0)
@@ -57,20 +58,21 @@ def format_number(value: float, half_width: float = 0.0) -> str:
     else:
         decimals = 3 - (math.floor(math.log10(abs(value))) if value else 0)
     largest = 5 - (math.floor(math.log10(abs(value))) if value else 0)
-    text = f"{value:.{max(0, min(decimals, largest))}f}"
+    place = Decimal(1).scaleb(-max(0, min(decimals, largest)))
+    text = f"{Decimal(repr(float(value))).quantize(place, rounding):f}"
     return text.replace("-", MINUS)
 
 
 def format_interval(low: float, high: float) -> str:
-    """A 95 % interval, or the word for one without width.
+    """A 95 % interval, rounded outwards, or the word for one without width.
 
-    >>> format_interval(88.39, 89.46), format_interval(2.0, 2.0)
-    ('88.39 to 89.46', 'exact')
+    >>> format_interval(88.39, 89.46), format_interval(42.25, 49.61), format_interval(2.0, 2.0)
+    ('88.39 to 89.46', '42.2 to 49.7', 'exact')
     """
     if low == high:
         return "exact"
     half = (high - low) / 2
-    return f"{format_number(low, half)} to {format_number(high, half)}"
+    return f"{format_number(low, half, ROUND_FLOOR)} to {format_number(high, half, ROUND_CEILING)}"
 
 
 def format_budget(error: ErrorBudget, data: str = "", solver: str = "exact") -> str:
