@@ -275,6 +275,19 @@ def test_as_a_process_it_touches_nothing_and_says_the_same(folder: Path) -> None
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
 
 
+def test_short_arrays_are_shown(folder: Path) -> None:
+    shown = measure(folder, "top_eigenvalues", "--set", "k=3").stdout
+    row = json.loads(measure(folder, "top_eigenvalues", "--set", "k=3", "--json").stdout)
+    values = ", ".join(f"{v:.6g}" for v in row["eigenvalues"]["tensor"])
+    assert f"eigenvalues: {values}\n" in shown
+
+
+def test_a_data_sets_name_is_no_picture(folder: Path) -> None:
+    done = thalweg(folder, "measure", "line_slice", "--model", "own:build", "--data", "fashion-mnist:train:0")
+    assert done.returncode == 2
+    assert "'fashion-mnist:train:0'" in done.stderr
+
+
 def test_out_of_memory_is_one_clear_line(folder: Path) -> None:
     done = measure(folder, "line_slice", "--set", "num_points=1000000000001")
     assert done.returncode == 1

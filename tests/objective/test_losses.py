@@ -293,6 +293,16 @@ def test_what_an_own_loss_raises_later_names_it_too():
         objective.value()
 
 
+def test_cross_entropy_without_classes_is_refused():
+    x, _ = vectors(21)
+    single = torch.nn.Linear(5, 1).double()
+    with pytest.raises(ValueError, match=r"needs a model with two outputs or more, got 1, .*loss='mse'"):
+        Objective(single, (x, torch.randn(21, 1, dtype=torch.float64)))
+    with pytest.raises(ValueError, match="class probabilities that are not negative and sum to 1"):
+        Objective(mlp(), (x, torch.randn(21, 3, dtype=torch.float64)))
+    Objective(mlp(), (x, torch.full((21, 3), 1 / 3, dtype=torch.float64)))
+
+
 @pytest.mark.parametrize("wrong", [3, -1])
 def test_classes_the_model_does_not_have_are_refused_at_once(wrong):
     x, y = vectors(21)

@@ -13,6 +13,7 @@ from thalweg.objective.objective import Objective
 
 CALLS: dict[str, dict[str, Any]] = {
     "spectral_density": {"num_probes": 3, "num_steps": 5},
+    "hessian_trace": {"rtol": 0.3},
     "block_curvature": {"num_probes": 3, "num_steps": 3},
     "curvature_profile": {"max_matvecs": 16},
 }
@@ -49,6 +50,13 @@ def test_density(objective: Objective) -> None:
     np.testing.assert_array_equal(rug.get_xdata(), result.nodes.numpy())
     assert axes.get_yscale() == "log"
     assert axes.get_ylim()[0] < 1 / (result.dim * result.width * np.sqrt(2 * np.pi))
+
+
+def test_traces_of_the_layers(objective: Objective) -> None:
+    result, figure = drawn(objective, "hessian_trace")
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(result.layers)
+    np.testing.assert_allclose([bar.get_width() for bar in axes.patches], result.layer_traces.numpy())
 
 
 def test_profile(objective: Objective) -> None:

@@ -20,7 +20,8 @@ from rich.progress import (
 from thalweg.study.runner import Task
 from thalweg.study.store import Record
 
-errors = Console(stderr=True, highlight=False)
+# No emoji: ":train:" in a data set's name is none.
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 
 def _bar() -> Progress:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import torch
 import typer
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from thalweg.analyses import ANALYSES
 from thalweg.cli.console import errors, progress_bar
@@ -26,6 +27,9 @@ from thalweg.report.plot import plot as plot_result
 from thalweg.training.checkpoint import load_weights
 
 MEASURES = {**SINGLE_MEASURES, **ANALYSES}
+
+# Entries of an array that the text shows; --json has all.
+MOST_PRINTED = 20
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -212,4 +216,7 @@ def _text(result: Measurement) -> str:
     for key, entry in result.to_dict().items():
         if key not in ("measure", "value", "error", "provenance") and isinstance(entry, int | float | str):
             lines.append(f"{key}: {entry:.6g}" if isinstance(entry, float) else f"{key}: {entry}")
+        array = getattr(result, key, None)
+        if isinstance(array, Tensor) and array.ndim == 1 and len(array) <= MOST_PRINTED:
+            lines.append(f"{key}: {', '.join(f'{x:.6g}' for x in array.tolist())}")
     return "\n".join(lines)

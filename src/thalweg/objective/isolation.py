@@ -12,12 +12,16 @@ from thalweg.core.rng import preserved_global_rng
 
 @contextmanager
 def isolated(device: torch.device) -> Iterator[None]:
-    """Keep the global generators, and switch ambient autocast and inference mode off.
+    """Keep the global generators, and switch ambient autocast, inference mode and attention's fast path off.
 
     Under the caller's autocast the same objective would give another value, which its provenance would not
-    show; tensors made in inference mode cannot be differentiated. What a model switches on itself stays.
+    show; tensors made in inference mode cannot be differentiated. In eval mode and without gradients torch's
+    encoder layers take a fast path that zeroes masked positions: another function than the one whose
+    derivatives are taken. What a model switches on itself stays.
     """
     with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(preserved_global_rng())
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))

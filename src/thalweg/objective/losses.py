@@ -93,7 +93,18 @@ class LossModule(nn.Module):
         if not self.classifies:
             return
         targets, num_classes = inputs_and_targets(batch)[-1], outputs.shape[1]
+        if num_classes < 2:
+            raise ValueError(
+                f"`loss='cross_entropy'` needs a model with two outputs or more, got {num_classes}, whose "
+                "cross-entropy is nought whatever it puts out; for regression pass loss='mse'."
+            )
         if targets.ndim == outputs.ndim:  # class probabilities
+            sums = targets.sum(1)
+            if bool((targets < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+                raise ValueError(
+                    "`data` must have classes, or class probabilities that are not negative and sum to 1, "
+                    "for loss='cross_entropy'; for regression pass loss='mse'."
+                )
             return
         wrong = (targets != IGNORED) & ((targets < 0) | (targets >= num_classes))
         if bool(wrong.any()):
@@ -153,7 +164,7 @@ def check_per_example(losses: Any, num_examples: int, name: str) -> None:
     if not isinstance(losses, Tensor) or losses.shape != (num_examples,):
         raise ValueError(
             f"`loss` must return one loss per example, shape ({num_examples},), got {got} from {name}; "
-            "for a torch loss pass reduction='none'."
+            "for a torch loss pass reduction='none', and average over further dimensions."
         )
 
 

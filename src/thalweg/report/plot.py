@@ -21,7 +21,8 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
     ----------
     result
         A result of ``train``, ``line_slice``, ``linear_path``, ``sam_sharpness``, ``sam_sharpness_spread``,
-        ``top_eigenvalues``, ``spectral_density``, ``block_curvature`` or ``curvature_profile``.
+        ``top_eigenvalues``, ``hessian_trace``, ``spectral_density``, ``block_curvature`` or
+        ``curvature_profile``.
     path
         Where to write it as well; the suffix ``.png``, ``.svg`` or ``.pdf`` chooses the format.
 
@@ -99,6 +100,13 @@ def _spread(result: Any) -> Figure:
     return figure
 
 
+def _traces(result: Any) -> Figure:
+    height = max(2.4, 1.2 + 0.18 * len(result.layers))
+    figure, axes = draw.new_figure(1, 1, width=4.8, height=height)
+    curvature.draw_layer_traces(axes[0, 0], result, draw.BLUE)
+    return figure
+
+
 def _density(result: Any) -> Figure:
     figure, axes = draw.new_figure(1, 1, width=6, height=3.2)
     curvature.draw_density(axes[0, 0], result, draw.BLUE)
@@ -145,6 +153,7 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "sam_sharpness": _single(draw.draw_restarts),
     "sam_sharpness_spread": _spread,
     "top_eigenvalues": _single(draw.draw_eigenvalues),
+    "hessian_trace": _traces,
     "spectral_density": _density,
     "block_curvature": _blocks,
     "curvature_profile": _profile,

@@ -37,7 +37,9 @@ def check(result: HessianTrace, objective: Objective, H: Tensor) -> None:
     assert result.value == pytest.approx(float(result.samples.mean()), rel=1e-12)
     true = parts(objective, H)
     assert result.layers == tuple(true)
-    for name, value, spread in zip(result.layers, result.layer_traces, result.layer_errors, strict=True):
+    for name, value, spread in zip(
+        result.layers, result.layer_traces, result.layer_trace_errors, strict=True
+    ):
         assert abs(float(value) - true[name]) <= 4.5 * float(spread) + scale, name
     assert float(result.layer_traces.sum()) == pytest.approx(result.value, rel=1e-9, abs=scale)
     assert abs(result.frobenius_norm - float(H.norm())) <= 4.5 * result.frobenius_error + scale
@@ -46,7 +48,7 @@ def check(result: HessianTrace, objective: Objective, H: Tensor) -> None:
     assert float(deviation) <= 2 * result.diagonal_error + scale
     if result.method != "exact":
         assert 0.5 * result.diagonal_error <= float(deviation)
-        assert float(result.layer_errors.max()) > 0
+        assert float(result.layer_trace_errors.max()) > 0
 
 
 @pytest.mark.parametrize("name", CASES)

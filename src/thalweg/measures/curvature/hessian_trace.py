@@ -48,7 +48,7 @@ class HessianTrace(Measurement):
         Products with single vectors on the full data, the pilot's included.
     layers
         Names of the modules that own parameters, in flat order.
-    layer_traces, layer_errors
+    layer_traces, layer_trace_errors
         ``(L,)`` float64: the trace of each layer's diagonal block, which sum to `value`, and their standard
         errors, with K - 1 degrees of freedom. They share the probes, so that they are not independent.
     frobenius_norm, frobenius_error
@@ -68,7 +68,7 @@ class HessianTrace(Measurement):
     num_matvecs: int
     layers: tuple[str, ...]
     layer_traces: Tensor
-    layer_errors: Tensor
+    layer_trace_errors: Tensor
     frobenius_norm: float
     frobenius_error: float
     diagonal: Tensor | None
@@ -240,7 +240,7 @@ def _result(
         num_matvecs=estimate.num_matvecs,
         layers=layers,
         layer_traces=estimate.parts + decay * torch.bincount(groups, minlength=len(layers)),
-        layer_errors=estimate.part_errors,
+        layer_trace_errors=estimate.part_errors,
         frobenius_norm=norm,
         frobenius_error=(estimate.square_error + 2 * decay * probe) / (2 * norm) if norm else 0.0,
         diagonal=(estimate.diagonal + decay).cpu(),
