@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
 	touch $@
 
-# Against PyHessian and curvlinops, some four hours; `--help` says how to run a part.
+# Against PyHessian and curvlinops, for hours; `--help` says how to run a part.
 benchmark-curvature: benchmarks/.venv/.installed
 	benchmarks/.venv/bin/python benchmarks/curvature.py
 

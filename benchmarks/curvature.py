@@ -5,7 +5,7 @@ runs as its documentation says at the batch size at which it is fastest here, an
 reference in float64, so that seconds stand beside the accuracy they bought. Every contender has a process of
 its own (`curvature_tasks.py`). The peers live in an environment of their own:
 
-    make benchmark-curvature                                       # everything; some four hours on two cores
+    make benchmark-curvature                                       # everything; hours on two cores
     benchmarks/.venv/bin/python benchmarks/curvature.py top --examples 4096
     benchmarks/.venv/bin/python benchmarks/curvature.py rate scaling
 

@@ -27,10 +27,10 @@ from thalweg.objective.objective import Objective
 from thalweg.operators.hessian import Hessian
 from thalweg.training.checkpoint import load_weights, save_weights
 from thalweg.training.trainer import TrainConfig, train
+from training import FORWARD_FLOPS, gemm_rate
 
 MODEL = "small_cnn_bn"
 BATCH_SIZES = (32, 64, 128, 256, 512, 1000)
-FORWARD_FLOPS = 8.5e6  # of one example
 
 Result = dict[str, Any]
 Batches = list[tuple[Tensor, Tensor]]
@@ -263,12 +263,6 @@ def spectra_pyhessian(options: Result) -> Result:
 
 
 # -- arithmetic ---------------------------------------------------------------------------------------
-
-
-def gemm_rate() -> float:
-    """Flop a second of a float32 matrix product: the best of ten."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    return 2 * 2048**3 / min(timed(lambda: torch.mm(a, b))[0] for _ in range(10))
 
 
 def product_flops(columns: int) -> float:

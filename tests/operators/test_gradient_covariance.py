@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -114,13 +115,24 @@ def test_one_example_has_no_spread() -> None:
         GradientCovariance(Objective(networks.mlp(), networks.vectors(1)))
 
 
-def test_one_pass_for_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    operator = GradientCovariance(CASES["mlp-mse"].objective(micro_batch=5))
-    v = torch.ones(operator.dim, dtype=torch.float64)
+def wide() -> Objective:
+    """More examples than a pass of eight columns takes."""
+    x, y = torch.randn(300, 3, dtype=torch.float64), torch.randint(2, (300,))
+    return Objective(torch.nn.Linear(3, 2).double(), (x, y))
+
+
+@pytest.mark.parametrize(
+    ("objective", "columns"), [(lambda: CASES["mlp-mse"].objective(micro_batch=5), 1), (wide, 8)]
+)
+def test_one_pass_for_the_mean(
+    monkeypatch: pytest.MonkeyPatch, objective: Callable[[], Objective], columns: int
+) -> None:
+    operator = GradientCovariance(objective())
+    v = torch.ones(operator.dim, columns, dtype=torch.float64)
     _ = operator @ v
     passes: list[int] = []
     reduce = Objective.reduce
-    monkeypatch.setattr(Objective, "reduce", lambda o, fn: passes.append(1) or reduce(o, fn))
+    monkeypatch.setattr(Objective, "reduce", lambda o, *args: passes.append(1) or reduce(o, *args))
     _ = operator @ v
     assert len(passes) == 1
 

@@ -140,7 +140,7 @@ def _read_dataset(dataset: Any) -> Examples:
         )
     size = len(dataset)
     if size:
-        refuse_random_items(lambda i: _as_batch(default_collate([_item(dataset, i)])), size)
+        refuse_random_items(lambda i: _collated([_item(dataset, i)]), size)
     with preserved_global_rng():
         chunks = [range(i, min(i + READ_CHUNK, size)) for i in range(0, size, READ_CHUNK)]
         return Examples(_concatenate([_collated([_item(dataset, i) for i in c]) for c in chunks]))

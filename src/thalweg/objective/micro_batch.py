@@ -78,8 +78,8 @@ class MicroBatch:
         return self.losses(params).sum()
 
 
-def cut(objective: Objective, examples: Examples, start: int) -> MicroBatch:
-    """The micro-batch of `examples` that begins at `start`, on the objective's device and in its dtype."""
-    stop = min(start + objective.micro_batch, examples.num_examples)
+def cut(objective: Objective, examples: Examples, start: int, size: int) -> MicroBatch:
+    """At most `size` of `examples` from `start` on, on the objective's device and in its dtype."""
+    stop = min(start + size, examples.num_examples)
     batch = cast_floating(examples.slice(start, stop), objective.dtype, objective.device)
     return MicroBatch(objective, batch, start, stop)

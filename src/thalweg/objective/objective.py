@@ -128,9 +128,9 @@ class Objective:
         partition = self.batch_size if self._partitioned else None
         self.micro_batch = resolve_micro_batch(micro_batch, self.device.type, partition)
         keep_freed_memory()
-        self._passes_open = micro_batch == "auto" and not self._partitioned
+        self.passes_open = micro_batch == "auto" and not self._partitioned  # whether passes may be shorter
         ends = (0, (self.num_examples - 1) // self.micro_batch * self.micro_batch)
-        first, last = (cut(self, self._examples, start) for start in ends)
+        first, last = (cut(self, self._examples, start, self.micro_batch) for start in ends)
         tensors = {**self._constants, **self.named_params, **self.buffers}
         outputs = self._network.probe(first, last, tensors)
         self.loss.check_classes(outputs, self._examples.batch)
@@ -230,11 +230,6 @@ class Objective:
             return self
         return self._variant(buffers=self.effective_buffers, _statistics_held=True)
 
-    def in_passes(self, size: int) -> Objective:
-        """The same sums over micro-batches of at most `size`, where the caller left their size open."""
-        narrower = self._passes_open and size < self.micro_batch
-        return self._variant(micro_batch=size) if narrower else self
-
     @property
     def num_examples(self) -> int:
         """N."""
@@ -324,7 +319,7 @@ class Objective:
             )
         return result
 
-    def reduce(self, fn: Callable[[MicroBatch], Any]) -> Any:
+    def reduce(self, fn: Callable[[MicroBatch], Any], at_most: int | None = None) -> Any:
         """Sum ``fn(micro_batch)`` over the micro-batches: the single reduction over the data.
 
         Parameters
@@ -332,6 +327,8 @@ class Objective:
         fn
             Takes a `MicroBatch` and returns a tensor, or a tuple, list or dictionary of tensors, each a
             *sum* over its examples. In ``"batch"`` mode a micro-batch is a batch of the partition.
+        at_most
+            Examples of a micro-batch, where the objective was given no size and the mode prescribes none.
 
         Returns
         -------
@@ -340,7 +337,8 @@ class Objective:
         with isolated(self.device):
             # Known before `fn` starts a transform, inside which they would be that transform's tensors.
             _ = self.effective_buffers
-            return summed(fn(micro) for micro in self._micro_batches())
+            size = min(at_most or self.micro_batch, self.micro_batch)
+            return summed(fn(micro) for micro in self._micro_batches(size=size if self.passes_open else None))
 
     def describe(self) -> dict[str, Any]:
         """What identifies this function and point: goes into every provenance."""
@@ -376,10 +374,12 @@ class Objective:
         convolves = any(isinstance(m, nn.Conv2d) for m in self._network.model.modules())
         return examples.in_channels_last() if convolves else examples
 
-    def _micro_batches(self, examples: Examples | None = None) -> Iterator[MicroBatch]:
-        examples = self._examples if examples is None else examples
-        for start in range(0, examples.num_examples, self.micro_batch):
-            yield cut(self, examples, start)
+    def _micro_batches(
+        self, examples: Examples | None = None, size: int | None = None
+    ) -> Iterator[MicroBatch]:
+        examples, size = examples or self._examples, size or self.micro_batch
+        for start in range(0, examples.num_examples, size):
+            yield cut(self, examples, start, size)
 
     def _forward(
         self, batch: Batch, params: Named | None = None, buffers: Named | None = None

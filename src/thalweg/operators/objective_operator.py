@@ -123,12 +123,11 @@ class ObjectiveOperator(LinearOperator):
 
     def matmat(self, V: Tensor) -> Tensor:
         composition = self.check.composition
-        objective, width = self.objective, min(self.block_size, V.shape[1])
-        if self.device.type == "cpu":
-            objective = objective.in_passes(max(1, CPU_PASS // width))
-            width = min(width, max(2, CPU_PASS // objective.micro_batch))
+        width = min(self.block_size, V.shape[1])
+        if self.device.type == "cpu" and not self.objective.passes_open:
+            width = min(width, max(2, CPU_PASS // self.objective.micro_batch))
         blocks = [
-            self.data_product(objective, composition, block, self.on_examples)
+            self.data_product(self.objective, composition, block, self.on_examples)
             for block in V.split(width, dim=1)
         ]
         product = torch.cat(blocks, dim=1)
@@ -161,8 +160,9 @@ class ObjectiveOperator(LinearOperator):
                 on_examples(micro.size * V.shape[1])
             return result
 
+        at_most = max(1, CPU_PASS // V.shape[1]) if self.device.type == "cpu" else None
         with differentiable_kernels():
-            total = objective.reduce(product)
+            total = objective.reduce(product, at_most)
         flat = torch.cat([total[s.name].reshape(V.shape[1], -1) for s in space], dim=1)
         return flat.T / objective.num_examples
 
