@@ -85,7 +85,7 @@ def test_non_finite_products_are_reported() -> None:
         ({"which": "largest"}, '`which` must be "top", "bottom" or "both", got \'largest\''),
         ({"rtol": 0.0}, r"`rtol` must lie in \[1.4e-14, 1\) for torch.float64, got 0.0"),
         ({"rtol": 1.0}, r"`rtol` must lie in .*, got 1.0"),
-        ({"num_random": 0}, "`num_random` must be at least 1, got 0"),
+        ({"num_random": -1}, "`num_random` must be at least 0, got -1"),
         ({"min_steps": 0}, "`min_steps` must be at least 1, got 0"),
         ({"confidence": 1.0}, r"`confidence` must lie in \(0, 1\), got 1.0"),
         ({"max_matvecs": 0}, "`max_matvecs` must allow the first block of 1 columns, got 0"),

@@ -33,7 +33,8 @@ class BlockKrylov:
     start
         Rows ``(W, P)`` of finite warm vectors, W >= 0; dependent ones are dropped.
     num_random
-        Random vectors added behind them, at least 1.
+        Random vectors with columns of their own, behind the warm ones. None, and each warm vector shares its
+        column with a random one: column j is w_j + r_j, both of about the same length.
     capacity
         Most basis vectors held at once, the next block included.
     rng
@@ -45,10 +46,12 @@ class BlockKrylov:
     Attributes
     ----------
     num_warm
-        Columns of the first block that span the warm vectors.
+        Columns of the first block that span the warm vectors alone.
     directions : Tensor
         ``(size of the first block, R)``: the random vectors, projections off nothing, in the first block's
-        basis.
+        basis; where they share columns, the sums w_j + r_j.
+    random_shares : Tensor
+        ``(R,)``: length of r_j over that of its column, 1 where it has one of its own.
     norm
         Largest absolute Ritz value so far: a lower bound on ||A||.
     num_matvecs, num_steps, num_restarts
@@ -84,11 +87,18 @@ class BlockKrylov:
         with full_precision():
             lengths = torch.linalg.vector_norm(start, dim=1, keepdim=True)
             warm, *_ = self.basis.orthogonalise((start / lengths)[lengths[:, 0] > 0], drop)
-            self.basis.append(warm)
-            self.num_warm = len(warm)
-            random = self._random_rows(num_random)
-            block, h, S, _ = self.basis.orthogonalise(random, drop)
+            random = self._random_rows(num_random or max(1, len(warm)))
+            columns = random
+            if num_random:
+                self.basis.append(warm)
+            elif len(warm):
+                columns = random + warm
+            self.num_warm = self.basis.size
+            block, h, S, _ = self.basis.orthogonalise(columns, drop)
             self.basis.append(block)
+            self.random_shares = (
+                torch.linalg.vector_norm(random, dim=1) / torch.linalg.vector_norm(columns, dim=1)
+            ).double()
         self.directions = torch.cat([h, S])
 
     @property

@@ -33,17 +33,26 @@ follows
 That bound gains in few steps what it loses, to C, in many. The one without deflation is
 followed as well, the probability divided between them, and the smaller is stated.
 
+**Warm vectors in the same columns**: a chain may start from w + r, with r uniform in direction and w
+independent of it. Then :math:`|e^\top (w + r)| = |a + e^\top r|` for some number a, and of all intervals of
+one length the likeliest for :math:`e^\top r` is that around nought, its density being symmetric and unimodal
+for d >= 3. So the component is at least :math:`c\, \|r\| / \|w + r\|` with probability 1 - delta or more,
+whatever w is (Anderson 1955, in one dimension). Rounding weighs more here: beyond the eigenvalue of w, by
+little, the first two terms of the recurrence nearly cancel.
+
 **Several random vectors** fail independently: each need only hold at level :math:`\delta^{1/R}`.
 
 References
 ----------
 van Dorsselaer, Hochstenbach and van der Vorst (2000), SIAM J. Matrix Anal. Appl. 22(3), 837-852 (one vector,
-the last polynomial alone); Kuczynski and Wozniakowski (1992), SIAM J. Matrix Anal. Appl. 13(4), 1094-1122.
+the last polynomial alone); Kuczynski and Wozniakowski (1992), SIAM J. Matrix Anal. Appl. 13(4), 1094-1122;
+Anderson (1955), Proc. Amer. Math. Soc. 6(2), 170-176.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from scipy import special
@@ -73,16 +82,27 @@ class RandomStartCertificate:
         Probability, over the random vectors, with which all bounds read off hold together; in (0, 1).
     num_ends
         Ends of the spectrum, 1 or 2, at which bounds are read off.
+    random_shares
+        ``(R,)``: the random part's length over the whole, of each direction. Default: all is random.
     """
 
     def __init__(
-        self, num_warm: int, directions: Tensor, dim: int, confidence: float = 0.99, num_ends: int = 1
+        self,
+        num_warm: int,
+        directions: Tensor,
+        dim: int,
+        confidence: float = 0.99,
+        num_ends: int = 1,
+        random_shares: Tensor | None = None,
     ) -> None:
         if not 0 < confidence < 1:
             raise ValueError(f"`confidence` must lie in (0, 1), got {confidence}; 0.99 is customary.")
         self.confidence = confidence
         self._num_warm, self._directions, self._dim = num_warm, directions, dim
         self._num_ends, self._noise = num_ends, 0.0
+        # Below three dimensions a component near nought is not the likeliest, and nothing can be said.
+        shares = torch.ones(directions.shape[1]) if random_shares is None else random_shares
+        self._shares = torch.where(shares < 1, shares * (dim >= 3), shares).tolist()
         self._families: list[_Family] = []
 
     def extend(self, H: Tensor, noise: float) -> None:
@@ -98,7 +118,8 @@ class RandomStartCertificate:
         self._noise = noise
         if not self._families:
             nothing = torch.zeros(len(self._directions), 0, dtype=torch.float64)
-            self._families.append(_Family(self._directions, nothing, torch.zeros(0, 0, dtype=torch.float64)))
+            none = torch.zeros(0, 0, dtype=torch.float64)
+            self._families.append(_Family(self._directions, nothing, none, self._shares))
             if self._num_warm:
                 self._deflate(H)
         for family in self._families:
@@ -125,7 +146,7 @@ class RandomStartCertificate:
         deflated[:W] = vectors[:, small]
         factor = torch.linalg.qr(coupling[:, small], mode="r").R  # C^T C = R^T R
         block = torch.cat([torch.diag(values[small]), factor])
-        self._families.append(_Family(self._directions, deflated, block))
+        self._families.append(_Family(self._directions, deflated, block, self._shares))
 
     def _bound(self, sign: int) -> float:
         # The smallest bound holds if no family fails at any end.
@@ -148,10 +169,12 @@ class _Family:
         Orthonormal columns in the first block's coordinates, those that are taken out; possibly none.
     block
         Their W^T A W over the R factor of C.
+    shares
+        The `random_shares`.
     """
 
-    def __init__(self, directions: Tensor, deflated: Tensor, block: Tensor) -> None:
-        self.deflated, self.block = deflated, block
+    def __init__(self, directions: Tensor, deflated: Tensor, block: Tensor, shares: Sequence[float]) -> None:
+        self.deflated, self.block, self.shares = deflated, block, shares
         starts = directions - deflated @ (deflated.T @ directions)
         self.chains = [_Chain(start / torch.linalg.vector_norm(start)) for start in starts.T]
 
@@ -162,7 +185,10 @@ class _Family:
         level = delta ** (1 / len(self.chains))
         tail = special.betaincinv(0.5, (complement - 1) / 2, level) if complement > 1 else 1.0
         component = math.sqrt(tail)
-        mu = max(chain.smallest_excluded(component, noise, sign) for chain in self.chains)
+        mu = max(
+            chain.smallest_excluded(share * component, noise, sign)
+            for share, chain in zip(self.shares, self.chains, strict=True)
+        )
         if not num_deflated:
             return mu
         block = mu * torch.eye(len(self.block), dtype=torch.float64)
@@ -211,6 +237,8 @@ class _Chain:
             T[j, j + 1] = T[j + 1, j] = beta
         ritz = torch.linalg.eigvalsh(T)
         low, scale = float(ritz[-1]), max(float(ritz.abs().max()), max(self.betas))
+        if component == 0:
+            return math.inf
         if scale == 0:
             return 0.0  # B z = 0, so B e = 0 for every e that z has a part of
         # |s_j| <= 1, so a coupling below the noise may be read as one of its size.
@@ -219,7 +247,7 @@ class _Chain:
         while not _excluded(low + step, alphas, betas, component, noise):
             step *= 2
         lo, hi = low + (step / 2 if step > least else 0.0), low + step
-        while hi - lo > least:
+        while hi - lo > max(least, 1e-12 * hi):
             middle = (lo + hi) / 2
             if _excluded(middle, alphas, betas, component, noise):
                 hi = middle

@@ -1,7 +1,8 @@
 """Extreme eigenpairs of a symmetric operator: thick-restart block Lanczos with full reorthogonalisation.
 
-The block starts from warm vectors, if any, and always from random ones too. A small residual proves that *an*
-eigenvalue is near; that it is the largest rests on the random vectors, through `certificate`.
+The block starts from warm vectors, if any, and always from random ones too, beside them or added to them. A
+small residual proves that *an* eigenvalue is near; that it is the largest rests on the random vectors,
+through `certificate`.
 """
 
 from __future__ import annotations
@@ -65,8 +66,11 @@ def lanczos_eigenpairs(
         ``(P, W)`` warm vectors, such as eigenvectors of a smaller problem; need not be orthonormal or
         independent. They must not depend on the numbers that `rng` will give.
     num_random
-        Random vectors in the first block, at least 1. A second one costs a column in each product and is
-        worth about one more product to the probabilistic bound.
+        Random vectors with columns of their own in the first block. A second one costs a column in each
+        product and is worth about one more product to the probabilistic bound. 0 adds a random vector to each
+        warm one instead, in its column: the next product all but wipes out what is random of the sum, for a
+        random vector lies where the spectrum is small. That saves a column in each product and costs one
+        product; but rounding then limits the bound, so it is for those who take the bound as it comes.
     min_steps
         Least number of block products; each gives the random vectors another chance to show a missed
         direction.
@@ -100,12 +104,13 @@ def lanczos_eigenpairs(
     check_tolerances(operator.dtype, rtol, certify_rtol, confidence)
     _check_arguments(operator, k, num_wanted, which, num_random, min_steps)
     warm = _warm_rows(operator, start)
-    block = min(len(warm) + num_random, operator.dim)
+    block = min(max(1, len(warm) + num_random), operator.dim)
     if max_matvecs < block:
         raise ValueError(f"`max_matvecs` must allow the first block of {block} columns, got {max_matvecs}.")
     capacity = _capacity(operator, num_wanted, 1 + (which == "both"), block, max_basis, max_memory_bytes)
     process = BlockKrylov(operator, warm, num_random, capacity, rng, negligible=1e-3 * rtol)
     pairs = WantedPairs(process, k, which, confidence)
+    fresh = max(1, num_random)
     first_step = 0  # of the present search
     last_values = None  # wanted values of the last search that ended in an invariant subspace
 
@@ -126,8 +131,8 @@ def lanczos_eigenpairs(
             if last_values is not None and bool(((values - last_values).abs() <= tolerance).all()):
                 return pairs.solution(converged=True)
             last_values = values if len(values) == num_wanted else None
-            pairs.make_room(2 * num_random)
-            process.add_random(num_random)
+            pairs.make_room(2 * fresh)
+            process.add_random(fresh)
             if process.exhausted:  # what is left of the space is smaller than rounding
                 return pairs.solution(converged=True)
             first_step = process.num_steps
@@ -165,11 +170,8 @@ def _check_arguments(
         raise ValueError(
             f"`k` = {k}{ends} asks for {num_wanted} eigenpairs of a matrix that has {operator.dim}."
         )
-    if num_random < 1:
-        raise ValueError(
-            f"`num_random` must be at least 1, got {num_random}: "
-            "without a random vector nothing shows what was missed."
-        )
+    if num_random < 0:
+        raise ValueError(f"`num_random` must be at least 0, got {num_random}.")
     if min_steps < 1:
         raise ValueError(f"`min_steps` must be at least 1, got {min_steps}.")
 

@@ -35,6 +35,7 @@ class WantedPairs:
             process.directions,
             process.operator.dim,
             confidence,
+            random_shares=process.random_shares,
             num_ends=(self.num_top > 0) + (self.num_bottom > 0),
         )
 

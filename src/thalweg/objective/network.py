@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +22,7 @@ from thalweg.objective.batch_norm import (
     is_statistic,
     prepare_batch_norm,
 )
+from thalweg.objective.folding import Pair, adjacent_pairs, folded
 from thalweg.objective.guards import refuse_mixed_parameters
 from thalweg.objective.isolation import isolated
 from thalweg.objective.losses import Batch, Loss, LossModule, check_per_example
@@ -56,6 +58,7 @@ class PureNetwork:
         self.space = ParamSpace.of(private)
         self._module = LossModule(private, loss, batch)
         self._writes_inputs = False
+        self._pairs: tuple[Pair, ...] | None = None
         private.requires_grad_(False)
 
     @property
@@ -170,6 +173,32 @@ class PureNetwork:
                 "state."
             )
         return outputs
+
+    def folded(self, micro: MicroBatch, tensors: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Within, batch norms of constant statistics are part of the linear layers before them.
+
+        Which they are is found on `micro`, once, and kept if a displaced point has the same losses as ever:
+        it has not where something else, too, takes what a linear layer puts out.
+        """
+        if self._pairs is None:
+            with torch.no_grad():
+                self._pairs = self._foldable(micro.batch, tensors)
+        return folded(self.model, self._pairs)
+
+    def _foldable(self, batch: Batch, tensors: Mapping[str, Tensor]) -> tuple[Pair, ...]:
+        if self.mode == "batch" or not self.norm_layers:
+            return ()
+        moved = {k: 1.1 * v + 0.1 if v.is_floating_point() else v for k, v in tensors.items()}
+        plain = self(batch, moved)[0]
+        # A float32 network agrees to about 1e-6, a wrong pair shows in the first digits; NaN proves nothing.
+        tolerance = 1e4 * torch.finfo(plain.dtype).eps * plain.abs().max()
+
+        def agree(pairs: tuple[Pair, ...]) -> bool:
+            with folded(self.model, pairs):
+                return bool(((self(batch, moved)[0] - plain).abs() <= tolerance).all())
+
+        pairs = adjacent_pairs(self.model, lambda: self(batch, tensors))
+        return pairs if agree(pairs) else tuple(pair for pair in pairs if agree((pair,)))
 
     def to(self, dtype: torch.dtype) -> PureNetwork:
         """A copy in another floating dtype."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -178,10 +179,8 @@ class Objective:
             raise ValueError(f"`n` must be at most the {self.num_examples} examples there are, got {n}.")
         rng = generator(seed, "subset")
         if self._partitioned:
-            index = draw_batches(self.num_examples, self.batch_size, n, rng)
-        else:
-            index = draw_examples(self.num_examples, n, rng)
-        return self.select(index)
+            return self.select(draw_batches(self.num_examples, self.batch_size, n, rng))
+        return self.select(draw_examples(self.num_examples, n, rng))
 
     def select(self, index: Tensor, batch_size: int | None = None) -> Objective:
         """The objective on the examples ``index`` (n,), in that order.
@@ -264,8 +263,7 @@ class Objective:
 
     def value(self) -> float:
         """The mean loss over the N examples, plus the L2 term."""
-        result = self.evaluate()
-        return result.loss + result.penalty
+        return (result := self.evaluate()).loss + result.penalty
 
     def evaluate(self) -> Evaluation:
         """Mean loss, and accuracy where the loss is cross-entropy."""
@@ -314,9 +312,7 @@ class Objective:
         result = total / self.num_examples + self.weight_decay * self.params
         if not bool(torch.isfinite(result).all()):
             self.value()  # names the batch, where the loss itself is at fault
-            raise NonFiniteLossError(
-                "the gradient is not finite although the loss is; see the layers' derivatives."
-            )
+            raise NonFiniteLossError("the gradient is not finite although the loss is; see the layers.")
         return result
 
     def reduce(self, fn: Callable[[MicroBatch], Any], at_most: int | None = None) -> Any:
@@ -330,15 +326,18 @@ class Objective:
         at_most
             Examples of a micro-batch, where the objective was given no size and the mode prescribes none.
 
-        Returns
-        -------
-        The same structure, summed in the dtype of its tensors.
+        Returns the same structure, summed in the dtype of its tensors.
         """
         with isolated(self.device):
             # Known before `fn` starts a transform, inside which they would be that transform's tensors.
             _ = self.effective_buffers
             size = min(at_most or self.micro_batch, self.micro_batch)
             return summed(fn(micro) for micro in self._micro_batches(size=size if self.passes_open else None))
+
+    def folded(self) -> AbstractContextManager[None]:
+        """Within, passes take a cheaper form of the same function: `thalweg.objective.folding`."""
+        with isolated(self.device):
+            return self._network.folded(next(self._micro_batches()), self.named_tensors)
 
     def describe(self) -> dict[str, Any]:
         """What identifies this function and point: goes into every provenance."""
@@ -371,8 +370,8 @@ class Objective:
         return other
 
     def _laid_out(self, examples: Examples) -> Examples:
-        convolves = any(isinstance(m, nn.Conv2d) for m in self._network.model.modules())
-        return examples.in_channels_last() if convolves else examples
+        images = any(isinstance(m, nn.Conv2d) for m in self._network.model.modules())
+        return examples.in_channels_last() if images else examples
 
     def _micro_batches(
         self, examples: Examples | None = None, size: int | None = None

@@ -161,7 +161,7 @@ class ObjectiveOperator(LinearOperator):
             return result
 
         at_most = max(1, CPU_PASS // V.shape[1]) if self.device.type == "cpu" else None
-        with differentiable_kernels():
+        with differentiable_kernels(), objective.folded():
             total = objective.reduce(product, at_most)
         flat = torch.cat([total[s.name].reshape(V.shape[1], -1) for s in space], dim=1)
         return flat.T / objective.num_examples

@@ -1,0 +1,102 @@
+r"""Batch norm with constant statistics, folded into the linear layer before it.
+
+.. math:: \frac{\gamma}{\sigma} (W x + b - \mu) + \beta
+   = \Bigl(\frac{\gamma}{\sigma} W\Bigr) x + \Bigl(\frac{\gamma}{\sigma} (b - \mu) + \beta\Bigr)
+
+The same function of the parameters, :math:`\gamma, \beta, W` and b among them, so that derivatives may be
+taken of either side. On the right no pass over the activations is left of batch norm, nor of its derivatives.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Of exactly these types: a sub-class may compute something else.
+LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+Pair = tuple[str, str]
+
+
+def adjacent_pairs(model: nn.Module, forward: Callable[[], object]) -> tuple[Pair, ...]:
+    """Names of linear layers and of the batch norms, in eval mode, that take what these put out.
+
+    Each is used once in `forward`. Whether something else takes the output, too, does not show here.
+    """
+    outputs: dict[int, tuple[str, Tensor]] = {}
+    calls: dict[str, int] = {}
+    found: list[Pair] = []
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            outputs[id(output)] = name, output  # kept, so that no other tensor gets its id
+
+        return hook
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            source = outputs.get(id(inputs[0])) if inputs else None
+            # Channels are the second dimension of a batch norm's input, and a linear layer's last.
+            if source and (inputs[0].ndim == 2 or not isinstance(model.get_submodule(source[0]), nn.Linear)):
+                found.append((source[0], name))
+
+        return hook
+
+    handles = []
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+            continue  # somebody's own addition to the layer
+        if type(module) in LINEAR:
+            handles.append(module.register_forward_hook(after(name)))
+        elif type(module) in NORMS and not module.training:
+            handles.append(module.register_forward_pre_hook(before(name)))
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(pair for pair in found if calls[pair[0]] == calls[pair[1]] == 1)
+
+
+@contextmanager
+def folded(model: nn.Module, pairs: tuple[Pair, ...]) -> Iterator[None]:
+    """Within, the linear layers of the pairs do what both do, and their batch norms nothing."""
+    swapped: list[nn.Module] = []
+    try:
+        for linear_name, norm_name in pairs:
+            linear, norm = model.get_submodule(linear_name), model.get_submodule(norm_name)
+            linear.forward = functools.partial(_both, linear, norm)
+            norm.forward = _nothing
+            swapped += [linear, norm]
+        yield
+    finally:
+        for module in swapped:
+            del module.forward  # the class's own shows again
+
+
+def _both(linear: Any, norm: Any, x: Tensor) -> Tensor:
+    mean, var, bias = norm.running_mean, norm.running_var, linear.bias
+    assert isinstance(mean, Tensor)
+    assert isinstance(var, Tensor)
+    scale = torch.rsqrt(var + norm.eps)
+    if norm.weight is not None:
+        scale = norm.weight * scale
+    weight = linear.weight * scale.view(-1, *[1] * (linear.weight.ndim - 1))
+    shift = -mean * scale if bias is None else (bias - mean) * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    if isinstance(linear, nn.Linear):
+        return nn.functional.linear(x, weight, shift)
+    return linear._conv_forward(x, weight, shift)
+
+
+def _nothing(x: Tensor) -> Tensor:
+    return x

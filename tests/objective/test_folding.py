@@ -1,0 +1,201 @@
+"""Batch norm folded into the layer before it: the same function, taken only where it is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from thalweg.objective.objective import Objective
+from thalweg.operators.hessian import Hessian
+
+
+def trained(model: nn.Module, x: Tensor) -> nn.Module:
+    """In float64, with weights and statistics of its own."""
+    torch.manual_seed(0)
+    model.double()
+    for p in model.parameters():
+        nn.init.normal_(p, 0.1, 0.5)
+    with torch.no_grad():
+        for _ in range(3):
+            model(x + 0.3)
+    return model
+
+
+def objective(model: nn.Module, *shape: int, batch_norm: Any = "running", prepare: bool = True) -> Objective:
+    rng = torch.Generator().manual_seed(1)
+    x = torch.randn(10, *shape, generator=rng, dtype=torch.float64)
+    y = torch.randint(2, (10,), generator=rng)
+    return Objective(trained(model, x) if prepare else model, (x, y), batch_norm=batch_norm, micro_batch=4)
+
+
+def pairs(o: Objective) -> tuple[tuple[str, str], ...]:
+    """Those folded in a product."""
+    with o.folded():
+        pass
+    found = o._network._pairs
+    assert found is not None
+    return found
+
+
+def head(features: int) -> tuple[nn.Module, ...]:
+    return nn.Tanh(), nn.Flatten(), nn.Linear(features, 2)
+
+
+FOLDABLE: dict[str, tuple[nn.Module, tuple[int, ...], int]] = {
+    "conv1d": (nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), *head(12)), (2, 6), 1),
+    "conv2d": (nn.Sequential(nn.Conv2d(1, 3, 3, groups=1), nn.BatchNorm2d(3), *head(12)), (1, 4, 4), 1),
+    "conv3d": (nn.Sequential(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), *head(16)), (1, 3, 3, 3), 1),
+    "grouped": (nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.BatchNorm2d(4), *head(16)), (2, 4, 4), 1),
+    "circular": (
+        nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), nn.BatchNorm2d(2), *head(18)),
+        (1, 3, 3),
+        1,
+    ),
+    "linear": (nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), *head(4)), (5,), 1),
+    "no bias": (nn.Sequential(nn.Linear(5, 4, bias=False), nn.BatchNorm1d(4), *head(4)), (5,), 1),
+    "not affine": (nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, affine=False), *head(4)), (5,), 1),
+    "two": (
+        nn.Sequential(
+            nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.Tanh(), nn.Conv2d(3, 2, 2), nn.BatchNorm2d(2), *head(8)
+        ),
+        (1, 4, 4),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("batch_norm", ["running", "recalibrated"])
+@pytest.mark.parametrize("name", FOLDABLE)
+def test_the_same_function(name: str, batch_norm: str) -> None:
+    model, shape, count = FOLDABLE[name]
+    o = objective(model, *shape, batch_norm=batch_norm).frozen()
+    assert len(pairs(o)) == count
+    plain, gradient = o.value(), o.gradient()
+    with o.folded():
+        assert o.value() == pytest.approx(plain, rel=1e-13)
+        torch.testing.assert_close(o.gradient(), gradient, rtol=1e-11, atol=1e-13)
+    V = torch.randn(o.space.dim, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    product = Hessian(o) @ V
+    o._network._pairs = ()
+    torch.testing.assert_close(Hessian(o) @ V, product, rtol=1e-10, atol=1e-12)
+
+
+class Residual(nn.Module):
+    """What the linear layer puts out goes around the batch norm, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(torch.tanh(self.norm(x)) + x)
+
+
+class Twice(nn.Module):
+    """One linear layer, used with a batch norm and without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(torch.tanh(self.norm(self.first(x))))))
+
+
+class Own(nn.Linear):
+    """A layer that is not what its base is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) ** 2
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), *head(4))
+    model[0].register_forward_hook(lambda _module, _inputs, output: output**2)
+    return model
+
+
+def patched() -> nn.Module:
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), *head(4))
+    model[0].forward = torch.tanh
+    return nn.Sequential(nn.Linear(5, 5), model[0], nn.BatchNorm1d(5), *head(5))
+
+
+NOT_FOLDABLE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "output used twice": (Residual(), (5,)),
+    "layer used twice": (Twice(), (5,)),
+    "own layer": (nn.Sequential(Own(5, 4), nn.BatchNorm1d(4), *head(4)), (5,)),
+    "hook": (hooked(), (5,)),
+    "own forward": (patched(), (5,)),
+    "parametrized": (
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.BatchNorm1d(4), *head(4)),
+        (5,),
+    ),
+    "something between": (nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.BatchNorm1d(4), *head(4)), (5,)),
+    "channels are not the last": (nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(3), *head(12)), (3, 5)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FOLDABLE)
+def test_where_it_would_be_another_function_it_is_left(name: str) -> None:
+    model, shape = NOT_FOLDABLE[name]
+    o = objective(model, *shape)
+    assert pairs(o) == ()
+    # Proved against the gradient of the network as it is.
+    _ = Hessian(o) @ torch.ones(o.space.dim, dtype=torch.float64)
+
+
+def test_statistics_of_the_batch_are_not_folded() -> None:
+    model, shape, _ = FOLDABLE["conv2d"]
+    assert pairs(objective(model, *shape, batch_norm="batch")) == ()
+
+
+def test_a_point_that_is_not_finite_shows_nothing_and_is_left() -> None:
+    model, shape, _ = FOLDABLE["linear"]
+    o = objective(model, *shape)
+    assert pairs(o.at(torch.full_like(o.params, torch.nan))) == ()
+
+
+def test_layers_are_put_back_even_after_an_error() -> None:
+    model, shape, _ = FOLDABLE["two"]
+    o = objective(model, *shape)
+
+    def fail() -> None:
+        with o.folded():
+            assert "forward" in o._network.model.get_submodule("0").__dict__
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fail()
+    assert not any("forward" in m.__dict__ for m in o._network.model.modules())
+
+
+def test_products_are_taken_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole point: batch norm's own kernel is not called in a product, nor in the proof's products."""
+    model, shape, _ = FOLDABLE["conv2d"]
+    operator = Hessian(objective(model, *shape))
+    _ = operator.check
+    calls: list[int] = []
+    original = nn.BatchNorm2d.forward
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda s, x: (calls.append(1), original(s, x))[1])
+    _ = operator @ torch.ones(operator.dim, dtype=torch.float64)
+    assert not calls
+    operator.objective.value()
+    assert calls
+
+
+def test_one_pair_may_be_folded_and_another_not() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.plain = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5))
+            self.rest = Residual()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rest(torch.tanh(self.plain(x)))
+
+    assert pairs(objective(Mixed(), 5)) == (("plain.0", "plain.1"),)
