@@ -33,10 +33,10 @@ def objective(model: nn.Module, *shape: int, batch_norm: Any = "running", prepar
 
 def pairs(o: Objective) -> tuple[tuple[str, str], ...]:
     """Those folded in a product."""
-    with o.folded():
-        pass
-    found = o._network._pairs
+    with o.folded() as names:
+        found = o._network._pairs
     assert found is not None
+    assert names == tuple(norm for _, norm in found)
     return found
 
 
@@ -77,6 +77,7 @@ def test_the_same_function(name: str, batch_norm: str) -> None:
     with o.folded():
         assert o.value() == pytest.approx(plain, rel=1e-13)
         torch.testing.assert_close(o.gradient(), gradient, rtol=1e-11, atol=1e-13)
+    assert Hessian(o).check.to_dict()["folded"] == [norm for _, norm in pairs(o)]
     V = torch.randn(o.space.dim, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     product = Hessian(o) @ V
     o._network._pairs = ()

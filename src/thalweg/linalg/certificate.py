@@ -102,7 +102,7 @@ class RandomStartCertificate:
         self._num_ends, self._noise = num_ends, 0.0
         # Below three dimensions a component near nought is not the likeliest, and nothing can be said.
         shares = torch.ones(directions.shape[1]) if random_shares is None else random_shares
-        self._shares = torch.where(shares < 1, shares * (dim >= 3), shares).tolist()
+        self._shares = (shares if dim >= 3 else shares * (shares == 1)).tolist()
         self._families: list[_Family] = []
 
     def extend(self, H: Tensor, noise: float) -> None:

@@ -67,8 +67,8 @@ def adjacent_pairs(model: nn.Module, forward: Callable[[], object]) -> tuple[Pai
 
 
 @contextmanager
-def folded(model: nn.Module, pairs: tuple[Pair, ...]) -> Iterator[None]:
-    """Within, the linear layers of the pairs do what both do, and their batch norms nothing."""
+def folded(model: nn.Module, pairs: tuple[Pair, ...]) -> Iterator[tuple[str, ...]]:
+    """Within, the linear layers of the pairs do what both do, and their batch norms, here named, nothing."""
     swapped: list[nn.Module] = []
     try:
         for linear_name, norm_name in pairs:
@@ -76,7 +76,7 @@ def folded(model: nn.Module, pairs: tuple[Pair, ...]) -> Iterator[None]:
             linear.forward = functools.partial(_both, linear, norm)
             norm.forward = _nothing
             swapped += [linear, norm]
-        yield
+        yield tuple(norm_name for _, norm_name in pairs)
     finally:
         for module in swapped:
             del module.forward  # the class's own shows again

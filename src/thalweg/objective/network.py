@@ -174,7 +174,9 @@ class PureNetwork:
             )
         return outputs
 
-    def folded(self, micro: MicroBatch, tensors: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+    def folded(
+        self, micro: MicroBatch, tensors: Mapping[str, Tensor]
+    ) -> AbstractContextManager[tuple[str, ...]]:
         """Within, batch norms of constant statistics are part of the linear layers before them.
 
         Which they are is found on `micro`, once, and kept if a displaced point has the same losses as ever:

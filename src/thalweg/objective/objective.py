@@ -334,7 +334,7 @@ class Objective:
             size = min(at_most or self.micro_batch, self.micro_batch)
             return summed(fn(micro) for micro in self._micro_batches(size=size if self.passes_open else None))
 
-    def folded(self) -> AbstractContextManager[None]:
+    def folded(self) -> AbstractContextManager[tuple[str, ...]]:
         """Within, passes take a cheaper form of the same function: `thalweg.objective.folding`."""
         with isolated(self.device):
             return self._network.folded(next(self._micro_batches()), self.named_tensors)

@@ -8,6 +8,7 @@ with :math:`A_b` that of a micro-batch's loss sum and :math:`\lambda` the weight
 from __future__ import annotations
 
 import copy
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
@@ -118,7 +119,9 @@ class ObjectiveOperator(LinearOperator):
         """How the products were proved; proves them on first use."""
         if self._check is None:
             names = list(self.compositions) if self._asked == "auto" else [self._asked]
-            self._check = prove(self.objective, names, self._claim())
+            check = prove(self.objective, names, self._claim())
+            with self.objective.folded() as folded:
+                self._check = dataclasses.replace(check, folded=folded)
         return self._check
 
     def matmat(self, V: Tensor) -> Tensor:

@@ -74,6 +74,8 @@ class SelfCheck:
         Why it failed.
     rejected
         Compositions tried before it, each with its reason.
+    folded
+        Batch norms that products take as part of the layer before them.
     """
 
     composition: str
@@ -87,6 +89,7 @@ class SelfCheck:
     symmetry_error: float = float("nan")
     reason: str = ""
     rejected: tuple[str, ...] = ()
+    folded: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For provenance: the tolerance instead of the errors below it, whose digits are noise."""
@@ -98,6 +101,7 @@ class SelfCheck:
             "tolerance": None if self.dtype is None else tolerance_of(self.dtype),
             "nought": self.nought,
             "rejected": list(self.rejected),
+            "folded": list(self.folded),
         }
 
 

@@ -91,7 +91,8 @@ def multilevel_eigenpairs(
         levels = default_levels(objective.num_examples) if wanted else ()
     check_tolerances(operator.dtype, rtol, certify_rtol, confidence)
     sizes = _checked_levels(levels, objective.num_examples)
-    work = _Work(objective.num_examples, sizes, progress)
+    num_wanted = 2 * k if which == "both" else k
+    work = _Work(objective.num_examples, sizes, num_wanted, progress)
     warm, used, num_subset_matvecs = start, [], 0
     # Vectors handed in may come from an earlier run with this seed; the random ones must not be its again.
     stream = ("cold",) if start is None else ("warm", hash_tensors(start))
@@ -157,10 +158,15 @@ class _Work:
     """Progress in example-products, against an estimate that moves when a level takes more."""
 
     def __init__(
-        self, num_examples: int, sizes: Sequence[int], report: Callable[[int, int], None] | None
+        self,
+        num_examples: int,
+        sizes: Sequence[int],
+        num_wanted: int,
+        report: Callable[[int, int], None] | None,
     ) -> None:
-        # From experience: a cold level takes some 30 columns, a warm one 10.
-        self.remaining = [n * (30 if i == 0 else 10) for i, n in enumerate((*sizes, num_examples))]
+        # From experience: columns of a cold level and of a warm one.
+        cold, warm = 5 + 4 * num_wanted, 5 * num_wanted
+        self.remaining = [n * (warm if i else cold) for i, n in enumerate((*sizes, num_examples))]
         self.done_before, self.done_now, self.level, self.report = 0, 0, 0, report
 
     def add(self, examples: int) -> None:
