@@ -419,6 +419,7 @@ def test_float32_models_are_judged_in_float64_unless_they_round_inside() -> None
         "tolerance": 1e-6,
         "nought": False,
         "rejected": [],
+        "folded": [],
     }
 
 
