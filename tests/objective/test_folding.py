@@ -161,6 +161,19 @@ def test_a_point_that_is_not_finite_shows_nothing_and_is_left() -> None:
     assert pairs(o.at(torch.full_like(o.params, torch.nan))) == ()
 
 
+def test_a_model_that_refuses_other_points_is_left() -> None:
+    class Strict(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            if float(self[1].running_var.max()) > 5:
+                raise RuntimeError("not mine")
+            return super().forward(x)
+
+    model = Strict(nn.Linear(5, 4), nn.BatchNorm1d(4), *head(4))
+    o = objective(model, 5)
+    buffers = {"1.running_var": torch.full((4,), 4.6, dtype=torch.float64)}
+    assert pairs(o.at(o.params, buffers)) == ()
+
+
 def test_layers_are_put_back_even_after_an_error() -> None:
     model, shape, _ = FOLDABLE["two"]
     o = objective(model, *shape)

@@ -190,8 +190,14 @@ class PureNetwork:
     def _foldable(self, batch: Batch, tensors: Mapping[str, Tensor]) -> tuple[Pair, ...]:
         if self.mode == "batch" or not self.norm_layers:
             return ()
+        pairs = adjacent_pairs(self.model, lambda: self(batch, tensors))
+        if not pairs:
+            return ()
         moved = {k: 1.1 * v + 0.1 if v.is_floating_point() else v for k, v in tensors.items()}
-        plain = self(batch, moved)[0]
+        try:
+            plain = self(batch, moved)[0]
+        except Exception:
+            return ()  # a model may refuse a point that is not its own
         # A float32 network agrees to about 1e-6, a wrong pair shows in the first digits; NaN proves nothing.
         tolerance = 1e4 * torch.finfo(plain.dtype).eps * plain.abs().max()
 
@@ -199,7 +205,6 @@ class PureNetwork:
             with folded(self.model, pairs):
                 return bool(((self(batch, moved)[0] - plain).abs() <= tolerance).all())
 
-        pairs = adjacent_pairs(self.model, lambda: self(batch, tensors))
         return pairs if agree(pairs) else tuple(pair for pair in pairs if agree((pair,)))
 
     def to(self, dtype: torch.dtype) -> PureNetwork:
