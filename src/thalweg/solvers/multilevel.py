@@ -33,8 +33,8 @@ LEVEL_RTOL = 1e-2
 LEVEL_MIN_STEPS = 2
 
 # Block products of the last level in which the random vectors take part at the least; one more where they
-# share the warm vectors' columns. Started from the second eigenvector of a planted spectrum, four products of
-# one column miss the first about as rarely as three of two, at two thirds of the cost.
+# share the warm vectors' columns. Four products of one column find what the start does not show far more
+# surely than the two of two columns that cost as much, and on the whole as surely as three: docs/curvature.md.
 MIN_STEPS = 3
 
 
