@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -92,16 +90,20 @@ def test_a_study_killed_at_any_moment_ends_with_the_same_records(tmp_path: Path)
     )
     for enough in (0, 3, 16, before_recalibrated):
         process = start(killed)
-        deadline = time.monotonic() + 200
-        while process.poll() is None and time.monotonic() < deadline:
-            done = len(rows(killed)) if (killed / "records.jsonl").exists() else 0
-            training = enough == 0 and any(killed.glob("checkpoints/*/checkpoint.safetensors"))
-            if training or (enough and done >= enough):
-                break
-            time.sleep(0.002)
-        assert process.poll() is None, "it ended before it could be killed"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        try:
+            deadline = time.monotonic() + 200
+            while process.poll() is None and time.monotonic() < deadline:
+                # Whole lines, for the last one may be half written as yet.
+                records = killed / "records.jsonl"
+                done = records.read_bytes().count(b"\n") if records.exists() else 0
+                training = enough == 0 and any(killed.glob("checkpoints/*/checkpoint.safetensors"))
+                if training or (enough and done >= enough):
+                    break
+                time.sleep(0.002)
+            assert process.poll() is None, "it ended before it could be killed"
+        finally:
+            process.kill()
+            process.wait()
     assert start(killed).wait(300) == 0
 
     assert rows(killed) == expected
