@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from thalweg.core.rng import normal
 from thalweg.linalg.block_krylov import BlockKrylov
 from thalweg.linalg.certificate import RandomStartCertificate
 from thalweg.linalg.linear_operator import LinearOperator
@@ -143,6 +144,15 @@ def test_a_start_that_cancels_the_random_vector_is_no_lure() -> None:
             after = islice(certificates(LURE, warm, 0, seed, 0.9), 3, None)
             misses += next(after).upper_bound() < 100 * (1 - 1e-12)
         assert misses <= stats.binom.ppf(0.999, 400, 0.1)
+
+
+def test_random_shares_are_lengths_before_orthogonalisation() -> None:
+    dim, warm = 500, torch.eye(2, 500, dtype=torch.float64)
+    process = BlockKrylov(Diagonal(torch.ones(dim).double()), warm, 0, dim, torch.Generator().manual_seed(0))
+    random = normal(torch.Generator().manual_seed(0), 2, dim, like=warm) / dim**0.5
+    expected = random.norm(dim=1) / (random + warm).norm(dim=1)
+    torch.testing.assert_close(process.random_shares, expected)
+    assert bool((process.random_shares < 0.8).all())
 
 
 def test_two_dimensions_say_nothing_of_a_shared_column() -> None:

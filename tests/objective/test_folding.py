@@ -34,7 +34,7 @@ def objective(model: nn.Module, *shape: int, batch_norm: Any = "running", prepar
 def pairs(o: Objective) -> tuple[tuple[str, str], ...]:
     """Those folded in a product."""
     with o.folded() as names:
-        found = o._network._pairs
+        found = o._network.pairs
     assert found is not None
     assert names == tuple(norm for _, norm in found)
     return found
@@ -80,7 +80,7 @@ def test_the_same_function(name: str, batch_norm: str) -> None:
     assert Hessian(o).check.to_dict()["folded"] == [norm for _, norm in pairs(o)]
     V = torch.randn(o.space.dim, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     product = Hessian(o) @ V
-    o._network._pairs = ()
+    o._network.pairs = ()
     torch.testing.assert_close(Hessian(o) @ V, product, rtol=1e-10, atol=1e-12)
 
 
@@ -126,9 +126,35 @@ def patched() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 5), model[0], nn.BatchNorm1d(5), *head(5))
 
 
+class Keyword(nn.Sequential):
+    """Calls its layers by keyword."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(input=x)
+        return x
+
+
+class Faint(nn.Module):
+    """A thousandth of what the linear layer puts out goes around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(torch.tanh(self.norm(x)) + 1e-3 * x)
+
+
 NOT_FOLDABLE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "output used twice": (Residual(), (5,)),
     "layer used twice": (Twice(), (5,)),
+    "output faintly used": (Faint(), (5,)),
+    "changed in place": (
+        nn.Sequential(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.BatchNorm1d(4), *head(4)),
+        (5,),
+    ),
     "own layer": (nn.Sequential(Own(5, 4), nn.BatchNorm1d(4), *head(4)), (5,)),
     "hook": (hooked(), (5,)),
     "own forward": (patched(), (5,)),
@@ -164,14 +190,39 @@ def test_a_point_that_is_not_finite_shows_nothing_and_is_left() -> None:
 def test_a_model_that_refuses_other_points_is_left() -> None:
     class Strict(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
-            if float(self[1].running_var.max()) > 5:
+            if float((self[1].running_var.double() - 4.5).abs().max()) > 0:
                 raise RuntimeError("not mine")
             return super().forward(x)
 
-    model = Strict(nn.Linear(5, 4), nn.BatchNorm1d(4), *head(4))
-    o = objective(model, 5)
-    buffers = {"1.running_var": torch.full((4,), 4.6, dtype=torch.float64)}
-    assert pairs(o.at(o.params, buffers)) == ()
+    model = Strict(nn.Linear(5, 4), nn.BatchNorm1d(4), *head(4)).double()
+    model[1].running_var.fill_(4.5)
+    assert pairs(objective(model, 5, prepare=False)) == ()
+
+
+def test_in_place_activations_of_a_network_fresh_from_its_constructor() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 3), nn.ReLU(inplace=True), nn.BatchNorm2d(8)),
+        *(nn.Flatten(), nn.Linear(128, 3)),
+    )
+    o = Objective(model, (torch.rand(32, 3, 8, 8), torch.randint(3, (32,))))
+    assert Hessian(o).check.to_dict()["folded"] == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_faint_uses_are_seen_in_single_precision_and_half_precision_is_left(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    rng = torch.Generator().manual_seed(1)
+    x = torch.randn(10, 5, generator=rng).to(dtype)
+    assert pairs(Objective(Faint().to(dtype), (x, torch.randint(2, (10,), generator=rng)))) == ()
+
+
+def test_folding_within_folding_and_layers_called_by_keyword() -> None:
+    o = objective(Keyword(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)), 5)
+    value = o.value()
+    with o.folded(), o.folded():
+        assert o.value() == pytest.approx(value, rel=1e-12)
+    assert not any("forward" in m.__dict__ for m in o._network.model.modules())
 
 
 def test_layers_are_put_back_even_after_an_error() -> None:

@@ -94,11 +94,12 @@ class BlockKrylov:
             elif len(warm):
                 columns = random + warm
             self.num_warm = self.basis.size
+            # Before the columns are orthogonalised, which overwrites them.
+            lengths = [torch.linalg.vector_norm(rows, dim=1).double() for rows in (random, columns)]
             block, h, S, _ = self.basis.orthogonalise(columns, drop)
             self.basis.append(block)
-            self.random_shares = (
-                torch.linalg.vector_norm(random, dim=1) / torch.linalg.vector_norm(columns, dim=1)
-            ).double()
+        shared = columns is not random
+        self.random_shares = lengths[0] / lengths[1] if shared else torch.ones(len(random)).double()
         self.directions = torch.cat([h, S])
 
     @property

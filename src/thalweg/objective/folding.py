@@ -29,14 +29,15 @@ def adjacent_pairs(model: nn.Module, forward: Callable[[], object]) -> tuple[Pai
 
     Each is used once in `forward`. Whether something else takes the output, too, does not show here.
     """
-    outputs: dict[int, tuple[str, Tensor]] = {}
+    outputs: dict[int, tuple[str, Tensor, int]] = {}
     calls: dict[str, int] = {}
     found: list[Pair] = []
 
     def after(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             calls[name] = calls.get(name, 0) + 1
-            outputs[id(output)] = name, output  # kept, so that no other tensor gets its id
+            # Kept, so that no other tensor gets its id; the version shows what changes it in place.
+            outputs[id(output)] = name, output, output._version
 
         return hook
 
@@ -44,6 +45,8 @@ def adjacent_pairs(model: nn.Module, forward: Callable[[], object]) -> tuple[Pai
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             calls[name] = calls.get(name, 0) + 1
             source = outputs.get(id(inputs[0])) if inputs else None
+            if source and inputs[0]._version != source[2]:
+                return
             # Channels are the second dimension of a batch norm's input, and a linear layer's last.
             if source and (inputs[0].ndim == 2 or not isinstance(model.get_submodule(source[0]), nn.Linear)):
                 found.append((source[0], name))
@@ -73,6 +76,8 @@ def folded(model: nn.Module, pairs: tuple[Pair, ...]) -> Iterator[tuple[str, ...
     try:
         for linear_name, norm_name in pairs:
             linear, norm = model.get_submodule(linear_name), model.get_submodule(norm_name)
+            if "forward" in linear.__dict__:
+                continue  # folded already, further out
             linear.forward = functools.partial(_both, linear, norm)
             norm.forward = _nothing
             swapped += [linear, norm]
@@ -82,7 +87,7 @@ def folded(model: nn.Module, pairs: tuple[Pair, ...]) -> Iterator[tuple[str, ...
             del module.forward  # the class's own shows again
 
 
-def _both(linear: Any, norm: Any, x: Tensor) -> Tensor:
+def _both(linear: Any, norm: Any, input: Tensor) -> Tensor:
     mean, var, bias = norm.running_mean, norm.running_var, linear.bias
     assert isinstance(mean, Tensor)
     assert isinstance(var, Tensor)
@@ -94,9 +99,9 @@ def _both(linear: Any, norm: Any, x: Tensor) -> Tensor:
     if norm.bias is not None:
         shift = shift + norm.bias
     if isinstance(linear, nn.Linear):
-        return nn.functional.linear(x, weight, shift)
-    return linear._conv_forward(x, weight, shift)
+        return nn.functional.linear(input, weight, shift)
+    return linear._conv_forward(input, weight, shift)
 
 
-def _nothing(x: Tensor) -> Tensor:
-    return x
+def _nothing(input: Tensor) -> Tensor:
+    return input

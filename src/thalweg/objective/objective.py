@@ -106,7 +106,7 @@ class Objective:
         model = unwrapped(model)
         refuse_active_dropout(model)
         examples, loader_batch_size = read_examples(data)
-        batch_size = batch_size if batch_size is not None else loader_batch_size or DEFAULT_BATCH_SIZE
+        batch_size = loader_batch_size or DEFAULT_BATCH_SIZE if batch_size is None else batch_size
         check_count("batch_size", batch_size)
 
         self.batch_norm: BatchNormMode = batch_norm
@@ -326,7 +326,7 @@ class Objective:
         at_most
             Examples of a micro-batch, where the objective was given no size and the mode prescribes none.
 
-        Returns the same structure, summed in the dtype of its tensors.
+        Returns the same structure, summed.
         """
         with isolated(self.device):
             # Known before `fn` starts a transform, inside which they would be that transform's tensors.
@@ -337,7 +337,8 @@ class Objective:
     def folded(self) -> AbstractContextManager[tuple[str, ...]]:
         """Within, passes take a cheaper form of the same function: `thalweg.objective.folding`."""
         with isolated(self.device):
-            return self._network.folded(next(self._micro_batches()), self.named_tensors)
+            self._network.find_foldable(lambda: next(self._micro_batches()).batch, self.named_tensors)
+        return self._network.folded()
 
     def describe(self) -> dict[str, Any]:
         """What identifies this function and point: goes into every provenance."""

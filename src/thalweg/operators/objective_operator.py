@@ -119,9 +119,11 @@ class ObjectiveOperator(LinearOperator):
         """How the products were proved; proves them on first use."""
         if self._check is None:
             names = list(self.compositions) if self._asked == "auto" else [self._asked]
-            check = prove(self.objective, names, self._claim())
+            # Folded before the proof, whose copy in float64 then folds the same layers.
             with self.objective.folded() as folded:
-                self._check = dataclasses.replace(check, folded=folded)
+                pass
+            check = prove(self.objective, names, self._claim())
+            self._check = dataclasses.replace(check, folded=folded)
         return self._check
 
     def matmat(self, V: Tensor) -> Tensor:
@@ -158,13 +160,14 @@ class ObjectiveOperator(LinearOperator):
 
         def product(micro: MicroBatch) -> Named:
             micro = self.prepared(micro)
-            result = self.micro_product(composition, micro, named, tangents)
+            with objective.folded():
+                result = self.micro_product(composition, micro, named, tangents)
             if on_examples:
                 on_examples(micro.size * V.shape[1])
             return result
 
         at_most = max(1, CPU_PASS // V.shape[1]) if self.device.type == "cpu" else None
-        with differentiable_kernels(), objective.folded():
+        with differentiable_kernels():
             total = objective.reduce(product, at_most)
         flat = torch.cat([total[s.name].reshape(V.shape[1], -1) for s in space], dim=1)
         return flat.T / objective.num_examples
