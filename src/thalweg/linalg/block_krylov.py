@@ -95,11 +95,9 @@ class BlockKrylov:
                 columns = random + warm
             self.num_warm = self.basis.size
             # Before the columns are orthogonalised, which overwrites them.
-            lengths = [torch.linalg.vector_norm(rows, dim=1).double() for rows in (random, columns)]
+            self.random_shares = _lengths(random) / _lengths(columns)
             block, h, S, _ = self.basis.orthogonalise(columns, drop)
             self.basis.append(block)
-        shared = columns is not random
-        self.random_shares = lengths[0] / lengths[1] if shared else torch.ones(len(random)).double()
         self.directions = torch.cat([h, S])
 
     @property
@@ -229,3 +227,7 @@ class BlockKrylov:
     def _random_rows(self, count: int) -> Tensor:
         like = torch.empty(0, dtype=self.operator.dtype, device=self.operator.device)
         return normal(self.rng, count, self.operator.dim, like=like) / math.sqrt(self.operator.dim)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1).double()

@@ -174,9 +174,12 @@ class _Family:
     """
 
     def __init__(self, directions: Tensor, deflated: Tensor, block: Tensor, shares: Sequence[float]) -> None:
-        self.deflated, self.block, self.shares = deflated, block, shares
+        self.deflated, self.block = deflated, block
         starts = directions - deflated @ (deflated.T @ directions)
-        self.chains = [_Chain(start / torch.linalg.vector_norm(start)) for start in starts.T]
+        self.chains = [
+            _Chain(start / torch.linalg.vector_norm(start), share)
+            for start, share in zip(starts.T, shares, strict=True)
+        ]
 
     def bound(self, dim: int, delta: float, noise: float, sign: int) -> float:
         """Bound on the largest eigenvalue of sign * A that fails with probability `delta`."""
@@ -185,10 +188,7 @@ class _Family:
         level = delta ** (1 / len(self.chains))
         tail = special.betaincinv(0.5, (complement - 1) / 2, level) if complement > 1 else 1.0
         component = math.sqrt(tail)
-        mu = max(
-            chain.smallest_excluded(share * component, noise, sign)
-            for share, chain in zip(self.shares, self.chains, strict=True)
-        )
+        mu = max(chain.smallest_excluded(component, noise, sign) for chain in self.chains)
         if not num_deflated:
             return mu
         block = mu * torch.eye(len(self.block), dtype=torch.float64)
@@ -204,8 +204,8 @@ class _Chain:
     from the true recurrence as soon as a Ritz value has converged.
     """
 
-    def __init__(self, start: Tensor) -> None:
-        self.vectors = start[:, None]
+    def __init__(self, start: Tensor, random_share: float) -> None:
+        self.vectors, self.random_share = start[:, None], random_share
         self.alphas: list[float] = []
         self.betas: list[float] = []
         self.exhausted = False
@@ -229,7 +229,11 @@ class _Chain:
             self.vectors = torch.cat([self.vectors, image[:, None] / self.betas[-1]], 1)
 
     def smallest_excluded(self, component: float, noise: float, sign: int) -> float:
-        """Smallest lambda, to 1e-9 of the scale and from above, that `component` excludes for sign * B."""
+        """Smallest lambda, to 1e-9 of the scale and from above, that is excluded for sign * B.
+
+        `component` is the least that the random part has along an eigenvector, were its length 1.
+        """
+        component *= self.random_share
         n = len(self.alphas)
         alphas = [sign * alpha for alpha in self.alphas]
         T = torch.diag(torch.tensor(alphas, dtype=torch.float64))

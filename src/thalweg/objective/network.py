@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +14,6 @@ from thalweg.core.errors import NondeterminismError
 from thalweg.core.identity import code_identity
 from thalweg.core.imports import in_words
 from thalweg.core.param_space import ParamSpace
-from thalweg.core.rng import generator
 from thalweg.objective.batch_norm import (
     BatchNormMode,
     batch_norm_layers,
@@ -23,10 +21,9 @@ from thalweg.objective.batch_norm import (
     is_statistic,
     prepare_batch_norm,
 )
-from thalweg.objective.folding import Pair, adjacent_pairs, folded
 from thalweg.objective.guards import refuse_mixed_parameters
 from thalweg.objective.isolation import isolated
-from thalweg.objective.losses import Batch, Loss, LossModule, cast_floating, check_per_example
+from thalweg.objective.losses import Batch, Loss, LossModule, check_per_example
 
 if TYPE_CHECKING:
     from thalweg.objective.micro_batch import MicroBatch
@@ -59,7 +56,6 @@ class PureNetwork:
         self.space = ParamSpace.of(private)
         self._module = LossModule(private, loss, batch)
         self._writes_inputs = False
-        self.pairs: tuple[Pair, ...] | None = None
         private.requires_grad_(False)
 
     @property
@@ -175,71 +171,12 @@ class PureNetwork:
             )
         return outputs
 
-    def folded(self) -> AbstractContextManager[tuple[str, ...]]:
-        """Within, batch norms of constant statistics are part of the linear layers before them.
-
-        Only those that `find_foldable` has found.
-        """
-        return folded(self.model, self.pairs or ())
-
-    def find_foldable(self, first_batch: Callable[[], Batch], tensors: Mapping[str, Tensor]) -> None:
-        """Find, once, what may be folded: adjacent layers that give the same losses either way.
-
-        Compared in float64, at the point and at two near it: something else may take what the linear layer
-        puts out, and the adjacency does not show it. Where the model does not run so, nothing is folded.
-        """
-        if self.pairs is not None:
-            return
-        self.pairs = ()
-        if (
-            self.mode == "batch"
-            or not self.norm_layers
-            or next(iter(self.params.values())).element_size() < 4
-        ):
-            return
-        batch = first_batch()
-        with torch.no_grad():
-            pairs = adjacent_pairs(self.model, lambda: self(batch, tensors))
-            if pairs:
-                try:
-                    self.pairs = self._same_function(pairs, batch, tensors)
-                except Exception:
-                    self.pairs = ()  # a model may refuse float64, or a point that is not its own
-
-    def _same_function(
-        self, pairs: tuple[Pair, ...], batch: Batch, tensors: Mapping[str, Tensor]
-    ) -> tuple[Pair, ...]:
-        wide = self.to(torch.float64)
-        batch = cast_floating(batch, torch.float64, next(iter(tensors.values())).device)
-        point = {k: v.double() if v.is_floating_point() else v for k, v in tensors.items()}
-        rng = generator(0, "foldable")
-        points = [point, *({k: _displaced(v, rng) for k, v in point.items()} for _ in range(2))]
-        plain = [wide(batch, at)[0] for at in points]
-
-        def agree(some: tuple[Pair, ...]) -> bool:
-            with folded(wide.model, some):
-                merged = [wide(batch, at)[0] for at in points]
-            # No loss at all proves nothing, nor does NaN, which compares as unequal.
-            return all(
-                float(a.abs().max()) > 0 and bool(((a - b).abs() <= 1e-9 * a.abs().max()).all())
-                for a, b in zip(plain, merged, strict=True)
-            )
-
-        return pairs if agree(pairs) else tuple(pair for pair in pairs if agree((pair,)))
-
     def to(self, dtype: torch.dtype) -> PureNetwork:
         """A copy in another floating dtype."""
         other = copy.copy(self)
         other._module = copy.deepcopy(self._module).to(dtype)
         other.norm_layers = batch_norm_layers(other.model)
         return other
-
-
-def _displaced(v: Tensor, rng: torch.Generator) -> Tensor:
-    """Every entry of a floating tensor by up to a tenth of itself, either way: what is positive stays so."""
-    if not v.is_floating_point():
-        return v
-    return v * (1 + 0.1 * (2 * torch.rand(v.shape, generator=rng, dtype=v.dtype).to(v.device) - 1))
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

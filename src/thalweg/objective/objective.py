@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -106,7 +105,7 @@ class Objective:
         model = unwrapped(model)
         refuse_active_dropout(model)
         examples, loader_batch_size = read_examples(data)
-        batch_size = loader_batch_size or DEFAULT_BATCH_SIZE if batch_size is None else batch_size
+        batch_size = batch_size if batch_size is not None else loader_batch_size or DEFAULT_BATCH_SIZE
         check_count("batch_size", batch_size)
 
         self.batch_norm: BatchNormMode = batch_norm
@@ -179,8 +178,10 @@ class Objective:
             raise ValueError(f"`n` must be at most the {self.num_examples} examples there are, got {n}.")
         rng = generator(seed, "subset")
         if self._partitioned:
-            return self.select(draw_batches(self.num_examples, self.batch_size, n, rng))
-        return self.select(draw_examples(self.num_examples, n, rng))
+            index = draw_batches(self.num_examples, self.batch_size, n, rng)
+        else:
+            index = draw_examples(self.num_examples, n, rng)
+        return self.select(index)
 
     def select(self, index: Tensor, batch_size: int | None = None) -> Objective:
         """The objective on the examples ``index`` (n,), in that order.
@@ -263,7 +264,8 @@ class Objective:
 
     def value(self) -> float:
         """The mean loss over the N examples, plus the L2 term."""
-        return (result := self.evaluate()).loss + result.penalty
+        result = self.evaluate()
+        return result.loss + result.penalty
 
     def evaluate(self) -> Evaluation:
         """Mean loss, and accuracy where the loss is cross-entropy."""
@@ -312,7 +314,9 @@ class Objective:
         result = total / self.num_examples + self.weight_decay * self.params
         if not bool(torch.isfinite(result).all()):
             self.value()  # names the batch, where the loss itself is at fault
-            raise NonFiniteLossError("the gradient is not finite although the loss is; see the layers.")
+            raise NonFiniteLossError(
+                "the gradient is not finite although the loss is; see the layers' derivatives."
+            )
         return result
 
     def reduce(self, fn: Callable[[MicroBatch], Any], at_most: int | None = None) -> Any:
@@ -326,19 +330,15 @@ class Objective:
         at_most
             Examples of a micro-batch, where the objective was given no size and the mode prescribes none.
 
-        Returns the same structure, summed.
+        Returns
+        -------
+        The same structure, summed in the dtype of its tensors.
         """
         with isolated(self.device):
             # Known before `fn` starts a transform, inside which they would be that transform's tensors.
             _ = self.effective_buffers
             size = min(at_most or self.micro_batch, self.micro_batch)
             return summed(fn(micro) for micro in self._micro_batches(size=size if self.passes_open else None))
-
-    def folded(self) -> AbstractContextManager[tuple[str, ...]]:
-        """Within, passes take a cheaper form of the same function: `thalweg.objective.folding`."""
-        with isolated(self.device):
-            self._network.find_foldable(lambda: next(self._micro_batches()).batch, self.named_tensors)
-        return self._network.folded()
 
     def describe(self) -> dict[str, Any]:
         """What identifies this function and point: goes into every provenance."""
@@ -371,8 +371,8 @@ class Objective:
         return other
 
     def _laid_out(self, examples: Examples) -> Examples:
-        images = any(isinstance(m, nn.Conv2d) for m in self._network.model.modules())
-        return examples.in_channels_last() if images else examples
+        convolves = any(isinstance(m, nn.Conv2d) for m in self._network.model.modules())
+        return examples.in_channels_last() if convolves else examples
 
     def _micro_batches(
         self, examples: Examples | None = None, size: int | None = None

@@ -21,6 +21,7 @@ from thalweg.linalg.linear_operator import LinearOperator
 from thalweg.objective.guards import check_count
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
+from thalweg.operators.folding import Pair, foldable_pairs, folded
 from thalweg.operators.jacobians import Named
 from thalweg.operators.kernels import differentiable_kernels
 from thalweg.operators.self_check import SelfCheck, prove
@@ -87,6 +88,7 @@ class ObjectiveOperator(LinearOperator):
         self.on_examples = on_examples
         self._asked = composition
         self._check: SelfCheck | None = None
+        self._pairs: tuple[Pair, ...] = ()
         super().__init__(dim=objective.space.dim, dtype=objective.dtype, device=objective.device)
 
     @abstractmethod
@@ -119,11 +121,10 @@ class ObjectiveOperator(LinearOperator):
         """How the products were proved; proves them on first use."""
         if self._check is None:
             names = list(self.compositions) if self._asked == "auto" else [self._asked]
-            # Folded before the proof, whose copy in float64 then folds the same layers.
-            with self.objective.folded() as folded:
-                pass
+            # Before the proof, which then is of what the products fold.
+            self._pairs = foldable_pairs(self.objective)
             check = prove(self.objective, names, self._claim())
-            self._check = dataclasses.replace(check, folded=folded)
+            self._check = dataclasses.replace(check, folded=tuple(norm for _, norm in self._pairs))
         return self._check
 
     def matmat(self, V: Tensor) -> Tensor:
@@ -160,7 +161,7 @@ class ObjectiveOperator(LinearOperator):
 
         def product(micro: MicroBatch) -> Named:
             micro = self.prepared(micro)
-            with objective.folded():
+            with folded(objective.loss.model, self._pairs):
                 result = self.micro_product(composition, micro, named, tangents)
             if on_examples:
                 on_examples(micro.size * V.shape[1])

@@ -32,10 +32,10 @@ SMALLEST_LEVEL = 512
 LEVEL_RTOL = 1e-2
 LEVEL_MIN_STEPS = 2
 
-# Block products of the last level in which the random vectors take part at the least; one more where they
-# share the warm vectors' columns. Four products of one column find what the start does not show far more
-# surely than the two of two columns that cost as much, and now less, now more surely than three of them:
-# docs/curvature.md has the counts.
+# Block products of the last level in which the random vectors take part at the least; one more without a
+# certificate, where they share the warm vectors' columns. Four products of one column find what the start
+# does not show far more surely than the two of two columns that cost as much, and now less, now more surely
+# than three of them: docs/curvature.md has the counts.
 MIN_STEPS = 3
 
 

@@ -17,11 +17,62 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.core.rng import generator
+from thalweg.objective.compilation import first_micro_batch
+from thalweg.objective.isolation import isolated
+from thalweg.objective.objective import Objective
+
 # Of exactly these types: a sub-class may compute something else.
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 Pair = tuple[str, str]
+
+
+def foldable_pairs(objective: Objective) -> tuple[Pair, ...]:
+    """Adjacent layers that give the same losses either way.
+
+    Compared in float64 on one micro-batch, at the point and at two near it: something else may take what the
+    linear layer puts out, and the adjacency does not show it. Where the model does not run so, and in half
+    precision, nothing is folded.
+    """
+    if objective.params.element_size() < 4:
+        return ()
+    with isolated(objective.device), torch.no_grad():
+        pairs = adjacent_pairs(objective.loss.model, first_micro_batch(objective).losses)
+        if not pairs:
+            return ()
+        try:
+            return _same_function(objective.to_dtype(torch.float64), pairs)
+        except Exception:
+            return ()  # a model may refuse float64, or a point that is not its own
+
+
+def _same_function(objective: Objective, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+    rng = generator(0, "foldable")
+
+    def displaced() -> Objective:
+        buffers = {k: _displaced(b, rng) for k, b in objective.buffers.items()}
+        return objective.at(_displaced(objective.params, rng), buffers)
+
+    micros = [first_micro_batch(point) for point in (objective, displaced(), displaced())]
+    plain = [micro.losses() for micro in micros]
+
+    def agree(some: tuple[Pair, ...]) -> bool:
+        with folded(objective.loss.model, some):
+            merged = [micro.losses() for micro in micros]
+        # No loss at all proves nothing, nor does NaN, which compares as unequal.
+        return all(
+            float(a.abs().max()) > 0 and bool(((a - b).abs() <= 1e-9 * a.abs().max()).all())
+            for a, b in zip(plain, merged, strict=True)
+        )
+
+    return pairs if agree(pairs) else tuple(pair for pair in pairs if agree((pair,)))
+
+
+def _displaced(v: Tensor, rng: torch.Generator) -> Tensor:
+    """Every entry by up to a tenth of itself, either way: what is positive stays so."""
+    return v * (1 + 0.1 * (2 * torch.rand(v.shape, generator=rng, dtype=v.dtype).to(v.device) - 1))
 
 
 def adjacent_pairs(model: nn.Module, forward: Callable[[], object]) -> tuple[Pair, ...]:
@@ -70,8 +121,8 @@ def adjacent_pairs(model: nn.Module, forward: Callable[[], object]) -> tuple[Pai
 
 
 @contextmanager
-def folded(model: nn.Module, pairs: tuple[Pair, ...]) -> Iterator[tuple[str, ...]]:
-    """Within, the linear layers of the pairs do what both do, and their batch norms, here named, nothing."""
+def folded(model: nn.Module, pairs: tuple[Pair, ...]) -> Iterator[None]:
+    """Within, the linear layers of the pairs do what both do, and their batch norms nothing."""
     swapped: list[nn.Module] = []
     try:
         for linear_name, norm_name in pairs:
@@ -81,7 +132,7 @@ def folded(model: nn.Module, pairs: tuple[Pair, ...]) -> Iterator[tuple[str, ...
             linear.forward = functools.partial(_both, linear, norm)
             norm.forward = _nothing
             swapped += [linear, norm]
-        yield tuple(norm_name for _, norm_name in pairs)
+        yield
     finally:
         for module in swapped:
             del module.forward  # the class's own shows again
