@@ -184,7 +184,7 @@ class ObjectiveOperator(LinearOperator):
         return Claim(self.data_product, self.data_gradient, self.is_convex, reference="double_backward")
 
     def _like(self, objective: Objective, on_examples: Callable[[int], None] | None) -> Self:
+        _ = self.check  # what was proved and what is folded go along
         other = copy.copy(self)
-        other._check = self.check
         other.objective, other.on_examples = objective.frozen(), on_examples
         return other
