@@ -156,16 +156,19 @@ def test_counting() -> None:
     ("settings", "columns", "passes"),
     [
         ({}, 1, [128, 128, 44]),
-        ({}, 8, [64 * 8, 64 * 8, 64 * 8, 64 * 8, 44 * 8]),
-        ({"micro_batch": 200}, 8, [200 * 2, 100 * 2] * 4),
-        ({"batch_norm": "batch", "batch_size": 100}, 8, [100 * 5] * 3 + [100 * 3] * 3),
+        ({}, 8, [128 * 8, 128 * 8, 44 * 8]),
+        ({"micro_batch": 200}, 8, [200 * 5, 100 * 5, 200 * 3, 100 * 3]),
+        ({"block_size": 16}, 16, [64 * 16, 64 * 16, 64 * 16, 64 * 16, 44 * 16]),
+        ({"batch_norm": "batch", "batch_size": 150}, 8, [150 * 6] * 2 + [150 * 2] * 2),
     ],
 )
 def test_a_pass_on_a_cpu_stays_small(settings: dict[str, Any], columns: int, passes: list[int]) -> None:
+    settings = dict(settings)
     seen: list[int] = []
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
     x, y = torch.randn(300, 3, dtype=torch.float64), torch.randint(2, (300,))
-    operator = Hessian(Objective(model, (x, y), **settings)).counting(seen.append)
+    block_size = settings.pop("block_size", 8)
+    operator = Hessian(Objective(model, (x, y), **settings), block_size=block_size).counting(seen.append)
     block = torch.randn(operator.dim, columns, dtype=torch.float64)
     product = operator @ block
     assert seen == passes

@@ -16,11 +16,13 @@ from thalweg.operators.jacobians import (
     Named,
     as_leaves,
     backward,
+    column,
     differences,
     gradient,
     jvp_each,
     jvp_together,
     num_columns,
+    slope_of_gradient,
     stacked,
 )
 
@@ -30,6 +32,8 @@ Composition = Callable[[ScalarFunction, Named, Named], Named]
 
 def vmap_jvp_grad(loss: ScalarFunction, params: Named, tangents: Named) -> Named:
     """Forward over reverse, all K tangents at once: the primal pass is shared between them."""
+    if num_columns(tangents) == 1:
+        return stacked([slope_of_gradient(loss, params, column(tangents, 0))])
     return jvp_together(grad(loss), params, tangents)
 
 

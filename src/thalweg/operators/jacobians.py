@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.func import jvp, vmap
 from torch.utils import _pytree as pytree
 
@@ -105,6 +106,20 @@ def gradient(function: Callable[[Named], Tensor], params: Named, *, create_graph
         leaves = params if create_graph else as_leaves(params)
         value = function(leaves)
         return backward([value], leaves, [torch.ones_like(value)], create_graph=create_graph)
+
+
+def slope_of_gradient(function: Callable[[Named], Tensor], params: Named, tangent: Named) -> Named:
+    """Product of a scalar function's Hessian with one tangent: plain forward mode over plain reverse mode.
+
+    The formulas of ``jvp(grad)`` of `torch.func`, and the same numbers, without its layers of wrapping, which
+    cost a tenth of a product on a CPU.
+    """
+    with forward_ad.dual_level(), torch.enable_grad():
+        duals = {k: forward_ad.make_dual(p, tangent[k]) for k, p in as_leaves(params).items()}
+        value = function(duals)
+        slopes = backward([value], duals, [torch.ones_like(value)])
+        moved = {k: forward_ad.unpack_dual(slope).tangent for k, slope in slopes.items()}
+        return {k: torch.zeros_like(params[k]) if t is None else t.detach() for k, t in moved.items()}
 
 
 def _norm(point: Any) -> float:

@@ -21,6 +21,7 @@ from thalweg.linalg.linear_operator import LinearOperator
 from thalweg.objective.guards import check_count
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
+from thalweg.operators.derivative_rules import own_derivative_rules
 from thalweg.operators.folding import Pair, foldable_pairs, folded
 from thalweg.operators.jacobians import Named
 from thalweg.operators.kernels import differentiable_kernels
@@ -30,9 +31,9 @@ from thalweg.operators.slope_comparison import Claim
 # Columns that share one primal pass; more need memory and gain little.
 BLOCK_SIZE = 8
 
-# Examples times columns of a pass on a CPU: eight columns of 64 examples take three quarters of the time of
-# eight of 128, whose tangents no longer fit its caches. Where batches are not ours to cut, columns are.
-CPU_PASS = 512
+# Examples times columns of a pass on a CPU: more of them no longer fit its caches, fewer cost more in calls.
+# Where batches are not ours to cut, columns are.
+CPU_PASS = 1024
 
 
 class ObjectiveOperator(LinearOperator):
@@ -161,7 +162,7 @@ class ObjectiveOperator(LinearOperator):
 
         def product(micro: MicroBatch) -> Named:
             micro = self.prepared(micro)
-            with folded(objective.loss.model, self._pairs):
+            with folded(objective.loss.model, self._pairs), own_derivative_rules(self.device):
                 result = self.micro_product(composition, micro, named, tangents)
             if on_examples:
                 on_examples(micro.size * V.shape[1])

@@ -1,0 +1,195 @@
+"""Convolutions by our own derivative rules against torch's, of three orders, alone and side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import grad, jvp, vjp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from thalweg.objective.objective import Objective
+from thalweg.operators.convolution import Partial
+from thalweg.operators.derivative_rules import own_derivative_rules
+from thalweg.operators.hessian import Hessian
+
+# Name: function, spatial sizes, arguments beside input, weight and bias.
+LAYERS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
+    "1d": (torch.conv1d, (7,), {"padding": 1}),
+    "2d": (torch.conv2d, (6, 5), {}),
+    "2d strided": (torch.conv2d, (8, 7), {"stride": (2, 3), "padding": (1, 0)}),
+    "2d dilated": (torch.conv2d, (8, 8), {"dilation": 2, "padding": [2]}),
+    "2d grouped": (torch.conv2d, (5, 5), {"groups": 2, "padding": 1}),
+    "3d": (torch.conv3d, (4, 4, 3), {"padding": (1, 1, 0)}),
+}
+NAMES = list(LAYERS)
+
+CPU = torch.device("cpu")
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+class Case:
+    """A layer's function of input, weight and bias, and a scalar of it that is no polynomial."""
+
+    def __init__(self, name: str, batch: int = 3) -> None:
+        self.function, spatial, self.arguments = LAYERS[name]
+        groups = self.arguments.get("groups", 1)
+        kernel = (3,) * len(spatial) if min(spatial) > 3 else (2,) * len(spatial)
+        self.input = draw(batch, 4, *spatial, seed=1)
+        self.weight = draw(6, 4 // groups, *kernel, seed=2)
+        self.bias = draw(6, seed=3)
+        self.all = (self.input, self.weight, self.bias)
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        return self.function(*tensors, **self.arguments)
+
+    def scalar(self, *tensors: Tensor) -> Tensor:
+        return torch.tanh(0.1 * self(*tensors)).square().sum()
+
+    def tangents(self, count: int | None = None, seed: int = 10) -> tuple[Tensor, ...]:
+        front = () if count is None else (count,)
+        return tuple(draw(*front, *t.shape, seed=seed + i) for i, t in enumerate(self.all))
+
+
+def same(ours: Any, theirs: Any) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+def both(compute: Any) -> tuple[Any, Any]:
+    """What it gives with our rules, which are seen to be used, and with torch's."""
+    with own_derivative_rules(CPU):
+        ours = compute()
+    return ours, compute()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_value_gradient_and_jvp(name: str) -> None:
+    case = Case(name)
+    same(*both(lambda: case(*case.all)))
+    same(*both(lambda: case(case.input, case.weight)))
+    same(*both(lambda: grad(case.scalar, (0, 1, 2))(*case.all)))
+    same(*both(lambda: jvp(case, case.all, case.tangents())))
+    same(*both(lambda: vjp(case, *case.all)[1](case(*case.all))))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("moving", [(0, 1, 2), (1, 2), (0,), (1,), (2,)])
+def test_second_order_whatever_moves(name: str, moving: tuple[int, ...]) -> None:
+    case = Case(name)
+
+    def scalar(*tensors: Tensor) -> Tensor:
+        full = list(case.all)
+        for i, t in zip(moving, tensors, strict=True):
+            full[i] = t
+        return case.scalar(*full)
+
+    point = tuple(case.all[i] for i in moving)
+    gradient = grad(scalar, tuple(range(len(moving))))
+    tangents = tuple(case.tangents()[i] for i in moving)
+    same(*both(lambda: jvp(gradient, point, tangents)[1]))
+    columns = tuple(case.tangents(count=3)[i] for i in moving)
+    same(*both(lambda: vmap(lambda t: jvp(gradient, point, t)[1])(columns)))
+
+    def double_backward() -> Any:
+        leaves = [t.clone().requires_grad_() for t in point]
+        slopes = torch.autograd.grad(scalar(*leaves), leaves, create_graph=True)
+        inner = sum((s * t).sum() for s, t in zip(slopes, tangents, strict=True))
+        return torch.autograd.grad(inner, leaves)
+
+    same(*both(double_backward))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_third_order(name: str) -> None:
+    case = Case(name, batch=2)
+    tangents, other = case.tangents(), case.tangents(seed=20)
+
+    def slope(*tensors: Tensor) -> Tensor:
+        return jvp(lambda *t: jvp(case.scalar, t, other)[1], tensors, tangents)[1]
+
+    same(*both(lambda: grad(slope, (0, 1, 2))(*case.all)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "dims",
+    [(0, None, None), (None, 0, None), (None, None, 0), (0, 0, None), (0, 0, 0), (None, 0, 0), (0, None, 0)],
+)
+def test_any_argument_side_by_side(name: str, dims: tuple[int | None, ...]) -> None:
+    case = Case(name)
+    stacks = case.tangents(count=4)
+    given = tuple(s if d == 0 else t for s, t, d in zip(stacks, case.all, dims, strict=True))
+    same(*both(lambda: vmap(case, dims)(*given)))
+    # The dimension need not be the first.
+    moved = tuple(t if d is None else t.movedim(0, -1) for t, d in zip(given, dims, strict=True))
+    same(*both(lambda: vmap(case, tuple(None if d is None else -1 for d in dims))(*moved)))
+    same(*both(lambda: vmap(grad(case.scalar, (0, 1, 2)), dims)(*given)))
+
+
+def test_side_by_side_twice() -> None:
+    case = Case("2d strided")
+    inputs, weights = draw(2, *case.input.shape, seed=4), draw(5, *case.weight.shape, seed=5)
+    same(*both(lambda: vmap(lambda x: vmap(lambda w: case(x, w, case.bias))(weights))(inputs)))
+
+
+def test_an_input_without_a_batch_and_padding_by_name_are_left_to_torch() -> None:
+    case = Case("2d")
+    same(*both(lambda: torch.conv2d(case.input[0], case.weight, case.bias)))
+    same(*both(lambda: torch.conv2d(case.input, case.weight, padding="same")))
+    with pytest.raises(RuntimeError, match="expected input"):
+        both(lambda: torch.conv2d(case.input[:, :2], case.weight))
+
+
+class Counting(TorchDispatchMode):
+    """How many convolutions torch's kernels compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        if name.startswith("aten.convolution_backward"):
+            self.count += sum(args[-1][:2])
+        elif name.startswith("aten.convolution"):
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_product_convolves_nothing_by_nought() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(8, 2)
+    ).double()
+    data = draw(5, 1, 6, 6, seed=0), torch.tensor([0, 1, 0, 1, 1])
+    operator = Hessian(Objective(model, data))
+    assert operator.check.composition == "vmap_jvp_grad"
+    V = draw(operator.dim, 1, seed=1)
+    with Counting() as counting:
+        operator @ V
+    # The second layer: output, and slopes in input and weight, once, and twice each for their tangents; the
+    # first has no slope in its input, and no tangent there: output and slope, and a tangent of each.
+    assert counting.count == 9 + 4
+
+
+def test_layouts_are_kept() -> None:
+    case = Case("2d")
+    x = case.input.contiguous(memory_format=torch.channels_last)
+    with own_derivative_rules(CPU):
+        y, pull = vjp(lambda x: case(x, case.weight), x)
+        slope = pull(y)[0]
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert slope.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_rules_are_used_only_within() -> None:
+    case = Case("2d")
+    weight = case.weight.requires_grad_()
+    with own_derivative_rules(CPU):
+        inside = torch.conv2d(case.input, weight)
+    assert type(inside.grad_fn).__name__ == f"{Partial.__name__}Backward"
+    assert type(torch.conv2d(case.input, weight).grad_fn).__name__ == "ConvolutionBackward0"
