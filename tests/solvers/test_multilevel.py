@@ -23,7 +23,14 @@ def problem(dim: int = 30, num_examples: int = 61) -> Objective:
 
 @pytest.mark.parametrize(
     ("num_examples", "expected"),
-    [(100, ()), (4095, ()), (4096, (512,)), (60_000, (937, 7500)), (10**6, (1953, 15625, 125000))],
+    [
+        (100, ()),
+        (4095, ()),
+        (4096, (512,)),
+        (60_000, (1875,)),
+        (10**6, (976, 31250)),
+        (10**7, (512, 9765, 312500)),
+    ],
 )
 def test_default_levels(num_examples: int, expected: tuple[int, ...]) -> None:
     assert default_levels(num_examples) == expected
@@ -51,7 +58,17 @@ def test_good_subsets_save_products_on_the_full_data() -> None:
     operator = Hessian(planted(scattered(torch.linspace(0, 1, 200).double() ** 20, 61, spread=1e-4)))
     cold = multilevel_eigenpairs(operator, 1, rtol=1e-2, levels=(), seed=0).solution
     warm = multilevel_eigenpairs(operator, 1, rtol=1e-2, levels=(20,), seed=0).solution
-    assert warm.num_matvecs == warm.num_steps == multilevel.MIN_STEPS + 1 < cold.num_steps
+    assert warm.num_matvecs == warm.num_steps == 4 < cold.num_steps
+
+
+def test_products_follow_the_digits_asked_for() -> None:
+    """From the eigenvector itself, so that the residual asks for nothing."""
+    objective = planted(scattered(torch.cat([torch.tensor([1.0]), 0.3 * torch.rand(499)]).double(), 61))
+    for rtol, least in ((0.03, 3), (1e-2, 3), (3e-3, 4), (1e-3, 4), (3e-4, 5)):
+        solved = multilevel_eigenpairs(
+            Hessian(objective), 1, rtol=rtol, start=orthogonal(500)[:, :1], seed=0
+        ).solution
+        assert solved.num_matvecs == solved.num_steps == least
 
 
 def test_levels_take_whole_batches_in_batch_mode() -> None:

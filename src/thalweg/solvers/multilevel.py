@@ -9,6 +9,7 @@ for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,19 +24,17 @@ from thalweg.linalg.wanted_pairs import Which
 from thalweg.objective.guards import check_count
 from thalweg.operators.objective_operator import ObjectiveOperator
 
-# Each level is this many times smaller than the next, so that all of them together cost little beside the
-# last.
-LEVEL_RATIO = 8
+# What a level costs beside the next must be little, and how near its vectors come falls with the square root
+# of its size only.
+LEVEL_RATIO = 32
 SMALLEST_LEVEL = 512
+LEAST_RATIO = 8
 
 # A subset's eigenvectors differ from the full data's by sampling, so that solving it tightly gains nothing.
 LEVEL_RTOL = 1e-2
 LEVEL_MIN_STEPS = 2
 
-# Block products of the last level in which the random vectors take part at the least; one more without a
-# certificate, where they share the warm vectors' columns. Four products of one column find what the start
-# does not show far more surely than the two of two columns that cost as much, and now less, now more surely
-# than three of them: docs/curvature.md has the counts.
+# Block products of the last level in which random vectors with columns of their own take part at the least.
 MIN_STEPS = 3
 
 
@@ -49,17 +48,18 @@ class MultilevelSolution:
 
 
 def default_levels(num_examples: int) -> tuple[int, ...]:
-    """Sizes N / 8^i of at least 512 examples, ascending, N itself left out.
+    """Ascending sizes, each a 32nd of the next, N itself left out; the first is at least 512, or an eighth.
 
-    >>> default_levels(60_000)
-    (937, 7500)
+    >>> default_levels(60_000), default_levels(4096), default_levels(10**6)
+    ((1875,), (512,), (976, 31250))
     """
-    sizes = []
-    size = num_examples // LEVEL_RATIO
-    while size >= SMALLEST_LEVEL:
-        sizes.append(size)
-        size //= LEVEL_RATIO
-    return tuple(reversed(sizes))
+    sizes: list[int] = []
+    while True:
+        next_size = sizes[0] if sizes else num_examples
+        size = max(next_size // LEVEL_RATIO, SMALLEST_LEVEL)
+        if size * LEAST_RATIO > next_size:
+            return tuple(sizes)
+        sizes.insert(0, size)
 
 
 def multilevel_eigenpairs(
@@ -133,7 +133,7 @@ def multilevel_eigenpairs(
             confidence=confidence,
             start=warm,
             num_random=num_random,
-            min_steps=MIN_STEPS + (num_random == 0),
+            min_steps=MIN_STEPS if num_random else _least_shared_steps(rtol),
             rng=generator(seed, *stream, "full"),
             max_matvecs=max_matvecs,
         )
@@ -142,6 +142,15 @@ def multilevel_eigenpairs(
         raise ConvergenceError(str(error), partial) from None
     work.finished()
     return MultilevelSolution(solution, tuple(used), num_subset_matvecs)
+
+
+def _least_shared_steps(rtol: float) -> int:
+    """Products of the last level at the least, where random vectors share its columns: they see as many.
+
+    One more than the digits asked for: who wants a rough value fast is told by the bound how little it rules
+    out. docs/curvature.md has how often so many miss what the start does not show.
+    """
+    return 1 + max(1, math.ceil(-math.log10(rtol)))
 
 
 def _checked_levels(levels: Sequence[int], num_examples: int) -> tuple[int, ...]:
