@@ -238,13 +238,13 @@ def spectra_pyhessian(options: Result) -> Result:
     """Its three calls; the lower end is the smallest Ritz value of its density, for it has no other."""
     setting = Setting(options)
     batches = setting.best_batches(pyhessian_product(setting))
-    if not hasattr(torch, "eig"):
-        # Gone from torch since the peer was published; the same decomposition of its symmetric T.
-        def eig(T: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
-            values, vectors = torch.linalg.eigh(T)
-            return torch.stack([values, torch.zeros_like(values)], 1), vectors
 
-        torch.eig = eig  # type: ignore[attr-defined]
+    def eig(T: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
+        # Torch has dropped its `eig` since the peer was published; its symmetric T has the same decomposition.
+        values, vectors = torch.linalg.eigh(T)
+        return torch.stack([values, torch.zeros_like(values)], 1), vectors
+
+    torch.eig = eig  # type: ignore[attr-defined]
     torch.manual_seed(0)
     theirs = pyhessian(setting.model, batches)
     top_seconds, (values, _) = timed(lambda: theirs.eigenvalues(tol=1e-3))

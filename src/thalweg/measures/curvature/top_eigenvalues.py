@@ -124,7 +124,8 @@ def top_eigenvalues(
         Most products with single vectors on the full data.
     levels
         Sizes of the subsets, ascending; ``()`` starts cold. Default: cold with a certificate, which costs as
-        many products as a cold solve in any case; without one, N / 8^i while that is at least 512.
+        many products as a cold solve in any case; without one, those of
+        `thalweg.solvers.multilevel.default_levels`: N / 32, and N / 32^2 if that is still enough.
     start
         ``(P, W)`` vectors to start from instead of subsets: eigenvectors of a nearby point, say.
     composition
