@@ -230,3 +230,38 @@ def test_wrong_vectors() -> None:
         _ = operator @ torch.ones(3).double()
     with pytest.raises(TypeError, match=r"convert it with `V.to"):
         _ = operator @ torch.ones(operator.dim)
+
+
+def residual_by_forward_mode(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    """Of u' + u = 0, squared."""
+    u, slope = torch.func.jvp(lambda x: model(x), batch, (torch.ones_like(batch[0]),))
+    return (slope + u).square()[:, 0]
+
+
+def residual_by_reverse_mode(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    slope = torch.func.vmap(torch.func.grad(lambda x: model(x[None]).sum()))(batch[0])
+    return (slope + model(batch[0])).square()[:, 0]
+
+
+@pytest.mark.parametrize("loss", [residual_by_forward_mode, residual_by_reverse_mode])
+def test_a_loss_that_differentiates_the_model_itself(loss: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+    x = torch.linspace(-1, 1, 7, dtype=torch.float64)[:, None]
+    operator = Hessian(Objective(model, (x,), loss=loss, micro_batch=3))
+    assert operator.check.composition == "vmap_jvp_grad"
+    sizes = [p.numel() for p in model.parameters()]
+
+    def mean_loss(theta: Tensor) -> Tensor:
+        w, b, v, c = theta.split(sizes)
+        s = torch.tanh(x * w + b)
+        u, slope = s @ v + c, ((1 - s.square()) * w) @ v
+        return (slope + u).square().mean()
+
+    theta = torch.cat([p.detach().flatten() for p in model.parameters()])
+    H = torch.autograd.functional.hessian(mean_loss, theta)
+    for columns in (
+        torch.eye(operator.dim, dtype=torch.float64),
+        torch.ones(operator.dim, dtype=torch.float64),
+    ):
+        assert deviation(operator @ columns, H @ columns) < 1e-11
