@@ -240,7 +240,7 @@ def spectra_pyhessian(options: Result) -> Result:
     batches = setting.best_batches(pyhessian_product(setting))
 
     def eig(T: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
-        # Torch has dropped its `eig` since the peer was published; its T is symmetric, and is decomposed alike.
+        # Torch has dropped its `eig` since the peer was published; T is symmetric, and decomposed alike.
         values, vectors = torch.linalg.eigh(T)
         return torch.stack([values, torch.zeros_like(values)], 1), vectors
 
