@@ -193,3 +193,11 @@ def test_the_rules_are_used_only_within() -> None:
         inside = torch.conv2d(case.input, weight)
     assert type(inside.grad_fn).__name__ == f"{Partial.__name__}Backward"
     assert type(torch.conv2d(case.input, weight).grad_fn).__name__ == "ConvolutionBackward0"
+
+
+def test_autocast_and_complex_numbers_are_left_to_torch() -> None:
+    layer, x = torch.nn.Conv2d(2, 3, 3), torch.randn(2, 2, 5, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16), own_derivative_rules(CPU):
+        assert layer(x).dtype == torch.bfloat16
+    z = torch.randn(2, 2, 5, 5, dtype=torch.complex64)
+    same(*both(lambda: torch.conv2d(z, layer.weight.detach().to(torch.complex64))))

@@ -209,7 +209,7 @@ def test_product_that_overflows_later_is_named(monkeypatch: pytest.MonkeyPatch) 
         COMPOSITIONS, chosen, lambda loss, params, t: {k: v * float("inf") for k, v in t.items()}
     )
     with pytest.raises(NonFiniteLossError, match="product of the Hessian is not finite"):
-        _ = operator @ torch.ones(operator.dim).double()
+        _ = operator @ torch.ones(operator.dim, 2).double()
 
 
 @pytest.mark.parametrize(
@@ -265,3 +265,47 @@ def test_a_loss_that_differentiates_the_model_itself(loss: Any) -> None:
         torch.ones(operator.dim, dtype=torch.float64),
     ):
         assert deviation(operator @ columns, H @ columns) < 1e-11
+
+
+class Solve(nn.Module):
+    """Solves with a matrix that depends on the parameters: plain forward mode over reverse is wrong there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.last = nn.Linear(3, 9), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        A = 3 * torch.eye(3, dtype=x.dtype) + self.rows(x).tanh().view(-1, 3, 3)
+        return self.last(torch.linalg.solve(A, x))
+
+
+def images(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), *layers, nn.Flatten(), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (Solve(), (3,)),
+        (nn.Sequential(nn.Linear(3, 4), nn.SiLU(), nn.Linear(4, 2)), (3,)),
+        (nn.Sequential(nn.Linear(3, 4), nn.Mish(), nn.Linear(4, 2)), (3,)),
+        (images(nn.MaxPool2d(2), nn.ReLU(inplace=True)), (1, 6, 6)),
+        (images(nn.ReLU(inplace=True), nn.MaxPool2d(2)), (1, 6, 6)),
+    ],
+    ids=["solve", "silu", "mish", "pool in place", "conv in place"],
+)
+def test_one_column_is_as_right_as_a_block(model: nn.Module, shape: tuple[int, ...]) -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(9, *shape, dtype=torch.float64, generator=rng)
+    y = torch.randint(2, (9,), generator=rng)
+    model = model.double()
+    operator = Hessian(Objective(model, (x, y), micro_batch=4))
+    assert operator.check.composition in ("vmap_jvp_grad", "jvp_grad")
+    assert operator.check.composition == "vmap_jvp_grad" or isinstance(model, Solve)
+    params = list(model.parameters())
+    slopes = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), params, create_graph=True)
+    v = torch.randn(operator.dim, dtype=torch.float64, generator=rng)
+    inner = torch.cat([s.flatten() for s in slopes]) @ v
+    product = torch.cat([g.flatten() for g in torch.autograd.grad(inner, params)])
+    assert deviation(operator @ v, product) < 1e-11
+    assert deviation(operator @ torch.stack([v, 2 * v], 1), torch.stack([product, 2 * product], 1)) < 1e-11

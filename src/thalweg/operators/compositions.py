@@ -16,18 +16,13 @@ from thalweg.operators.jacobians import (
     Named,
     as_leaves,
     backward,
-    column,
     differences,
     gradient,
     jvp_each,
     jvp_together,
     num_columns,
-    slope_of_gradient,
     stacked,
 )
-
-# How torch says that plain forward mode is within plain forward mode.
-NESTED = "Nested forward mode AD"
 
 ScalarFunction = Callable[[Named], Tensor]
 Composition = Callable[[ScalarFunction, Named, Named], Named]
@@ -35,13 +30,6 @@ Composition = Callable[[ScalarFunction, Named, Named], Named]
 
 def vmap_jvp_grad(loss: ScalarFunction, params: Named, tangents: Named) -> Named:
     """Forward over reverse, all K tangents at once: the primal pass is shared between them."""
-    if num_columns(tangents) == 1:
-        try:
-            return stacked([slope_of_gradient(loss, params, column(tangents, 0))])
-        except RuntimeError as error:
-            # A loss that takes derivatives by forward mode itself, which only torch.func can nest.
-            if NESTED not in str(error):
-                raise
     return jvp_together(grad(loss), params, tangents)
 
 

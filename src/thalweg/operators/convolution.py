@@ -59,7 +59,13 @@ def convolve(
         given = (value,) if isinstance(value, int) else tuple(value)
         return given * num_dims if len(given) == 1 else given
 
-    if isinstance(padding, str) or input.ndim != num_dims + 2 or input.dtype != weight.dtype:
+    if (
+        isinstance(padding, str)
+        or input.ndim != num_dims + 2
+        or input.dtype != weight.dtype
+        or input.is_complex()
+        or torch.is_autocast_enabled("cpu")
+    ):
         return function(input, weight, bias, stride, padding, dilation, groups)
     geometry = Geometry(
         each(stride), each(padding), each(dilation), groups, tuple(input.shape[1:]), tuple(weight.shape)

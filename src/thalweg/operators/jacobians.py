@@ -111,8 +111,9 @@ def gradient(function: Callable[[Named], Tensor], params: Named, *, create_graph
 def slope_of_gradient(function: Callable[[Named], Tensor], params: Named, tangent: Named) -> Named:
     """Product of a scalar function's Hessian with one tangent: plain forward mode over plain reverse mode.
 
-    The formulas of ``jvp(grad)`` of `torch.func`, and the same numbers, without its layers of wrapping, which
-    cost a tenth of a product on a CPU.
+    What ``jvp(grad)`` of `torch.func` gives, without its layers of wrapping, which cost a tenth of a product
+    on a CPU. Fewer layers have rules for it, and those of some are wrong (``linalg.solve``, in torch 2.13),
+    so that who uses it compares it with ``jvp(grad)`` first.
     """
     with forward_ad.dual_level(), torch.enable_grad():
         duals = {k: forward_ad.make_dual(p, tangent[k]) for k, p in as_leaves(params).items()}

@@ -93,9 +93,15 @@ class Chosen(torch.autograd.Function):
         last = _is_channels_last(entries)
         if not back:
             if not last:
-                return entries.flatten(2).gather(2, index.flatten(2)).view(index.shape)
-            some = _channels_last_rows(entries).gather(1, _channels_last_rows(index))
-            return some.unflatten(1, index.shape[2:]).permute(0, 3, 1, 2)
+                return entries.flatten(2).gather(2, index.flatten(2)).reshape(index.shape).clone()
+            # No view of what is gathered: the next layer may work in place.
+            some = torch.empty(
+                index.shape, dtype=entries.dtype, device=entries.device, memory_format=torch.channels_last
+            )
+            torch.gather(
+                _channels_last_rows(entries), 1, _channels_last_rows(index), out=_channels_last_rows(some)
+            )
+            return some
         like = torch.empty(
             (len(entries), *w.input_shape),
             dtype=entries.dtype,
