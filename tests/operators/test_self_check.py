@@ -579,7 +579,7 @@ def test_check_is_deterministic_and_runs_once(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setitem(COMPOSITIONS, "vmap_jvp_grad", counted)
     operator = Hessian(objective_of(networks.mlp()))
-    v = torch.ones(operator.dim).double()
+    v = torch.ones(operator.dim, 2).double()
     _ = operator @ v
     after_one = len(calls)
     _ = operator @ v
