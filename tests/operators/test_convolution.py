@@ -133,6 +133,13 @@ def test_any_argument_side_by_side(name: str, dims: tuple[int | None, ...]) -> N
 
 def test_side_by_side_twice() -> None:
     case = Case("2d strided")
+    outer, inner = draw(2, *case.input.shape, seed=6), draw(3, *case.weight.shape, seed=7)
+
+    def slope(u: Tensor, v: Tensor) -> Tensor:
+        return jvp(lambda x, w: case(x, w, case.bias), (case.input, case.weight), (u, v))[1]
+
+    same(*both(lambda: vmap(lambda v: vmap(lambda u: slope(u, v))(outer))(inner)))
+    same(*both(lambda: vmap(lambda u: vmap(lambda v: slope(u, v))(inner))(outer)))
     inputs, weights = draw(2, *case.input.shape, seed=4), draw(5, *case.weight.shape, seed=5)
     same(*both(lambda: vmap(lambda x: vmap(lambda w: case(x, w, case.bias))(weights))(inputs)))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests import networks
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from thalweg.core.errors import DerivativeError, NonFiniteLossError
 from thalweg.objective.objective import Objective
+from thalweg.operators import derivative_rules
 from thalweg.operators.compositions import COMPOSITIONS
 from thalweg.operators.hessian import Hessian
 
@@ -309,3 +311,45 @@ def test_one_column_is_as_right_as_a_block(model: nn.Module, shape: tuple[int, .
     product = torch.cat([g.flatten() for g in torch.autograd.grad(inner, params)])
     assert deviation(operator @ v, product) < 1e-11
     assert deviation(operator @ torch.stack([v, 2 * v], 1), torch.stack([product, 2 * product], 1)) < 1e-11
+
+
+class Doubled(Tensor):
+    """Convolves to twice the numbers."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        return 2 * result if func is torch.conv2d else result
+
+
+class Unusual(nn.Module):
+    """A kernel size that is no Python integer, and a tensor that convolves in its own way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 2, 3), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x.as_subclass(Doubled)).as_subclass(Tensor)
+        return self.last(nn.functional.max_pool2d(z, np.int64(2)).flatten(1))
+
+
+def test_tensors_and_sizes_of_other_types() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(6, 1, 6, 6, dtype=torch.float64, generator=rng), torch.tensor([0, 1, 1, 0, 1, 0])
+    operator = Hessian(Objective(Unusual().double(), (x, y)))
+    assert operator.check.composition == "vmap_jvp_grad"
+
+
+def test_a_rule_that_fails_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the network: torch's own rules are left."""
+
+    def failing(*_args: Any, **_options: Any) -> Any:
+        raise TypeError("a rule of ours")
+
+    objective = CASES["residual-running"].objective()
+    expected = hessian_of("residual-running")
+    monkeypatch.setitem(derivative_rules.RULES, torch.conv2d, failing)
+    operator = Hessian(objective)
+    assert operator.check.composition == "vmap_jvp_grad"
+    assert deviation(dense(operator), expected) < 1e-11

@@ -61,14 +61,21 @@ def test_good_subsets_save_products_on_the_full_data() -> None:
     assert warm.num_matvecs == warm.num_steps == 4 < cold.num_steps
 
 
-def test_products_follow_the_digits_asked_for() -> None:
-    """From the eigenvector itself, so that the residual asks for nothing."""
-    objective = planted(scattered(torch.cat([torch.tensor([1.0]), 0.3 * torch.rand(499)]).double(), 61))
-    for rtol, least in ((0.03, 3), (1e-2, 3), (3e-3, 4), (1e-3, 4), (3e-4, 5)):
-        solved = multilevel_eigenpairs(
-            Hessian(objective), 1, rtol=rtol, start=orthogonal(500)[:, :1], seed=0
-        ).solution
-        assert solved.num_matvecs == solved.num_steps == least
+def test_products_follow_the_digits_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least that the last level is told to make, without a certificate and with one."""
+    told: list[int] = []
+    solve = multilevel.lanczos_eigenpairs
+
+    def noted(*args: Any, **options: Any) -> Any:
+        told.append(options["min_steps"])
+        return solve(*args, **options)
+
+    monkeypatch.setattr(multilevel, "lanczos_eigenpairs", noted)
+    for rtol in (0.5, 0.1, 0.03, 1e-2, 3e-3, 1e-3, 3e-4):
+        multilevel_eigenpairs(Hessian(problem()), 1, rtol=rtol, seed=0)
+    assert told == [2, 2, 3, 3, 4, 4, 5]
+    multilevel_eigenpairs(Hessian(problem()), 1, certify_rtol=0.1, seed=0)
+    assert told[-1] == multilevel.MIN_STEPS
 
 
 def test_levels_take_whole_batches_in_batch_mode() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def convolve(
     """What torch's `function`, a convolution over `num_dims` dimensions, gives: by `Partial` where it may."""
 
     def each(value: Any) -> tuple[int, ...]:
-        given = (value,) if isinstance(value, int) else tuple(value)
+        given = (int(value),) if isinstance(value, Integral) else tuple(value)
         return given * num_dims if len(given) == 1 else given
 
     if (
@@ -151,8 +152,8 @@ class Partial(torch.autograd.Function):
             return torch.stack([column(k, bias) for k in range(count)]), 0
         total = Partial.apply(geometry, missing, shared, *together).unflatten(0, (count, -1))
         if apart:
-            for k in range(count):
-                total[k] += column(k, None if bias_dim is None else bias)
+            own = None if bias_dim is None else bias
+            total = torch.stack([t + column(k, own) for k, t in enumerate(total)])
         elif bias_dim is not None:
             total = total + _along_channels(bias.movedim(bias_dim, 0), total.ndim - 1)
         return total, 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from thalweg.operators.convolution import convolve
@@ -25,7 +26,7 @@ RULES: dict[Callable[..., Any], Callable[..., Any]] = {
 
 @contextmanager
 def own_derivative_rules(device: torch.device) -> Iterator[None]:
-    """Within, convolutions and max pooling are differentiated by our rules: the same numbers, in less time.
+    """Within, convolutions and max pooling are differentiated by our rules, which give the same numbers.
 
     It is calls that are taken, whichever layer makes them. What the rules give the self-check proves, as it
     does what torch's give. On a CPU only: an accelerator has more use for large kernels than for warm caches.
@@ -38,4 +39,6 @@ class _Rules(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        return RULES.get(func, func)(*args, **(kwargs or {}))
+        # A sub-class of tensors may have rules of its own.
+        ours = func in RULES and all(t in (Tensor, nn.Parameter) for t in types)
+        return (RULES[func] if ours else func)(*args, **(kwargs or {}))

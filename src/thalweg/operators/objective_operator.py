@@ -11,12 +11,13 @@ import copy
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from thalweg.core.errors import NonFiniteLossError
+from thalweg.core.errors import DerivativeError, NonFiniteLossError
 from thalweg.linalg.linear_operator import LinearOperator
 from thalweg.objective.guards import check_count
 from thalweg.objective.micro_batch import MicroBatch
@@ -90,6 +91,7 @@ class ObjectiveOperator(LinearOperator):
         self._asked = composition
         self._check: SelfCheck | None = None
         self._pairs: tuple[Pair, ...] = ()
+        self._own_rules = True
         super().__init__(dim=objective.space.dim, dtype=objective.dtype, device=objective.device)
 
     @abstractmethod
@@ -124,7 +126,12 @@ class ObjectiveOperator(LinearOperator):
             names = list(self.compositions) if self._asked == "auto" else [self._asked]
             # Before the proof, which then is of what the products fold.
             self._pairs = foldable_pairs(self.objective)
-            check = prove(self.objective, names, self._claim())
+            try:
+                check = prove(self.objective, names, self._claim())
+            except DerivativeError:
+                # What no composition can do under our rules, some may under torch's.
+                self._own_rules = False
+                check = prove(self.objective, names, self._claim())
             self._check = dataclasses.replace(check, folded=tuple(norm for _, norm in self._pairs))
         return self._check
 
@@ -162,7 +169,7 @@ class ObjectiveOperator(LinearOperator):
 
         def product(micro: MicroBatch) -> Named:
             micro = self.prepared(micro)
-            with folded(objective.loss.model, self._pairs), own_derivative_rules(self.device):
+            with folded(objective.loss.model, self._pairs), self._rules():
                 result = self.micro_product(composition, micro, named, tangents)
             if on_examples:
                 on_examples(micro.size * V.shape[1])
@@ -180,6 +187,9 @@ class ObjectiveOperator(LinearOperator):
         with differentiable_kernels():
             total = objective.reduce(lambda micro: self.micro_gradient(self.prepared(micro), named, moved))
         return objective.space.flatten(total) / objective.num_examples
+
+    def _rules(self) -> AbstractContextManager[None]:
+        return own_derivative_rules(self.device) if self._own_rules else nullcontext()
 
     def _claim(self) -> Claim:
         return Claim(self.data_product, self.data_gradient, self.is_convex, reference="double_backward")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -148,7 +149,7 @@ class Chosen(torch.autograd.Function):
 
 
 def _pair(value: Any) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    return (int(value), int(value)) if isinstance(value, Integral) else tuple(value)
 
 
 def _is_channels_last(t: Tensor) -> bool:

@@ -48,7 +48,7 @@ class MultilevelSolution:
 
 
 def default_levels(num_examples: int) -> tuple[int, ...]:
-    """Ascending sizes, each a 32nd of the next, N itself left out; the first is at least 512, or an eighth.
+    """Ascending sizes: a 32nd of the next, but at least 512, and none that is more than an eighth of it.
 
     >>> default_levels(60_000), default_levels(4096), default_levels(10**6)
     ((1875,), (512,), (976, 31250))

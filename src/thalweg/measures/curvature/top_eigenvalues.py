@@ -117,7 +117,8 @@ def top_eigenvalues(
         Bound on ``|error| / ||H||``: every residual is at most this times the largest absolute Ritz value.
     certify_rtol
         Go on until the probabilistic bound on the extreme eigenvalue is within this times ``||H||`` of the
-        value, so that no larger one has been missed. ``None`` takes the bound as it comes.
+        value, so that no larger one has been missed. ``None`` takes the bound as it comes: the value is then
+        an eigenvalue, and with a rough `rtol` hardly known to be the extreme one.
     confidence
         Probability with which that bound holds, over the random vectors.
     max_matvecs
@@ -125,7 +126,7 @@ def top_eigenvalues(
     levels
         Sizes of the subsets, ascending; ``()`` starts cold. Default: cold with a certificate, which costs as
         many products as a cold solve in any case; without one, those of
-        `thalweg.solvers.multilevel.default_levels`: N / 32, and N / 32^2 if that is still enough.
+        `thalweg.solvers.multilevel.default_levels`: a 32nd of N, but at least 512.
     start
         ``(P, W)`` vectors to start from instead of subsets: eigenvectors of a nearby point, say.
     composition
