@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg.objective.objective import Objective
 from thalweg.operators.convolution import Partial
-from thalweg.operators.derivative_rules import own_derivative_rules
+from thalweg.operators.derivative_rules import OwnDerivativeRules
 from thalweg.operators.hessian import Hessian
 
 # Name: function, spatial sizes, arguments beside input, weight and bias.
@@ -22,12 +23,10 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
     "2d strided": (torch.conv2d, (8, 7), {"stride": (2, 3), "padding": (1, 0)}),
     "2d dilated": (torch.conv2d, (8, 8), {"dilation": 2, "padding": [2]}),
     "2d grouped": (torch.conv2d, (5, 5), {"groups": 2, "padding": 1}),
+    "2d stride of one number in a list": (torch.conv2d, (7, 7), {"stride": [2]}),
     "3d": (torch.conv3d, (4, 4, 3), {"padding": (1, 1, 0)}),
 }
 NAMES = list(LAYERS)
-
-CPU = torch.device("cpu")
-
 
 def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -60,10 +59,11 @@ def same(ours: Any, theirs: Any) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
-def both(compute: Any) -> tuple[Any, Any]:
-    """What it gives with our rules, which are seen to be used, and with torch's."""
-    with own_derivative_rules(CPU):
+def both(compute: Any, used: bool = True) -> tuple[Any, Any]:
+    """What it gives with our rules, which are seen to be used, or not to be, and with torch's."""
+    with OwnDerivativeRules(), mock.patch.object(Partial, "apply", wraps=Partial.apply) as applied:
         ours = compute()
+    assert applied.called == used
     return ours, compute()
 
 
@@ -146,10 +146,29 @@ def test_side_by_side_twice() -> None:
 
 def test_an_input_without_a_batch_and_padding_by_name_are_left_to_torch() -> None:
     case = Case("2d")
-    same(*both(lambda: torch.conv2d(case.input[0], case.weight, case.bias)))
-    same(*both(lambda: torch.conv2d(case.input, case.weight, padding="same")))
-    with pytest.raises(RuntimeError, match="expected input"):
-        both(lambda: torch.conv2d(case.input[:, :2], case.weight))
+    same(*both(lambda: torch.conv2d(case.input[0], case.weight, case.bias), used=False))
+    same(*both(lambda: torch.conv2d(case.input, case.weight, padding="same"), used=False))
+
+
+def test_what_torch_refuses_is_refused_in_its_words() -> None:
+    case = Case("2d")
+    for input, weight in ((case.input[:, :2], case.weight), (case.input.float(), case.weight)):
+        with pytest.raises(RuntimeError) as theirs:
+            torch.conv2d(input, weight)
+        with pytest.raises(RuntimeError) as ours, OwnDerivativeRules():
+            torch.conv2d(input, weight)
+        assert str(ours.value) == str(theirs.value)
+
+
+def test_single_precision() -> None:
+    case = Case("2d strided")
+    case.all = tuple(t.float() for t in case.all)
+    case.input, case.weight, case.bias = case.all
+    gradient = grad(case.scalar, (0, 1, 2))
+    columns = tuple(t.float() for t in case.tangents(count=3))
+    ours, theirs = both(lambda: vmap(lambda t: jvp(gradient, case.all, t)[1])(columns))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert all(t.dtype == torch.float32 for t in ours)
 
 
 class Counting(TorchDispatchMode):
@@ -186,7 +205,7 @@ def test_a_product_convolves_nothing_by_nought() -> None:
 def test_layouts_are_kept() -> None:
     case = Case("2d")
     x = case.input.contiguous(memory_format=torch.channels_last)
-    with own_derivative_rules(CPU):
+    with OwnDerivativeRules():
         y, pull = vjp(lambda x: case(x, case.weight), x)
         slope = pull(y)[0]
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -196,7 +215,7 @@ def test_layouts_are_kept() -> None:
 def test_the_rules_are_used_only_within() -> None:
     case = Case("2d")
     weight = case.weight.requires_grad_()
-    with own_derivative_rules(CPU):
+    with OwnDerivativeRules():
         inside = torch.conv2d(case.input, weight)
     assert type(inside.grad_fn).__name__ == f"{Partial.__name__}Backward"
     assert type(torch.conv2d(case.input, weight).grad_fn).__name__ == "ConvolutionBackward0"
@@ -204,7 +223,7 @@ def test_the_rules_are_used_only_within() -> None:
 
 def test_autocast_and_complex_numbers_are_left_to_torch() -> None:
     layer, x = torch.nn.Conv2d(2, 3, 3), torch.randn(2, 2, 5, 5)
-    with torch.autocast("cpu", dtype=torch.bfloat16), own_derivative_rules(CPU):
+    with torch.autocast("cpu", dtype=torch.bfloat16), OwnDerivativeRules():
         assert layer(x).dtype == torch.bfloat16
     z = torch.randn(2, 2, 5, 5, dtype=torch.complex64)
-    same(*both(lambda: torch.conv2d(z, layer.weight.detach().to(torch.complex64))))
+    same(*both(lambda: torch.conv2d(z, layer.weight.detach().to(torch.complex64)), used=False))

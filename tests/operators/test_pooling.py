@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 
-from thalweg.operators.derivative_rules import own_derivative_rules
+from thalweg.operators.derivative_rules import OwnDerivativeRules
+from thalweg.operators.pooling import Chosen, MaxPool
 
 WINDOWS: dict[str, tuple[Any, ...]] = {
     "halving": (2,),
@@ -21,9 +23,6 @@ WINDOWS: dict[str, tuple[Any, ...]] = {
 }
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
-CPU = torch.device("cpu")
-
-
 def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
@@ -32,10 +31,11 @@ def scalar_of(window: tuple[Any, ...]) -> Any:
     return lambda x: torch.tanh(F.max_pool2d(x.square() + x, *window)).square().sum()
 
 
-def both(compute: Any) -> None:
-    """The same with our rules and with torch's."""
-    with own_derivative_rules(CPU):
+def both(compute: Any, used: bool = True) -> None:
+    """The same with our rules, which are seen to be used, or not to be, and with torch's."""
+    with OwnDerivativeRules(), mock.patch.object(MaxPool, "apply", wraps=MaxPool.apply) as applied:
         ours = compute()
+    assert applied.called == used
     torch.testing.assert_close(ours, compute(), rtol=1e-12, atol=1e-12)
 
 
@@ -78,20 +78,30 @@ def test_ties_are_decided_alike() -> None:
 
 def test_layout_is_kept_in_every_derivative() -> None:
     x, v = (draw(2, 3, 6, 6, seed=s).contiguous(memory_format=torch.channels_last) for s in (1, 2))
-    with own_derivative_rules(CPU):
+    with OwnDerivativeRules():
         value, tangent = jvp(lambda x: F.max_pool2d(x, 2), (x,), (v,))
         slope = vjp(lambda x: F.max_pool2d(x, 2), x)[1](value)[0]
     for t in (value, tangent, slope):
         assert t.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_single_precision() -> None:
+    x, v = draw(3, 2, 7, 6, seed=1).float(), draw(4, 3, 2, 7, 6, seed=2).float()
+    scalar = scalar_of((2,))
+    with OwnDerivativeRules(), mock.patch.object(Chosen, "apply", wraps=Chosen.apply) as applied:
+        ours = vmap(lambda t: jvp(grad(scalar), (x,), (t,))[1])(v)
+    assert applied.called
+    theirs = vmap(lambda t: jvp(grad(scalar), (x,), (t,))[1])(v)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_what_the_rules_do_not_cover_is_left_to_torch() -> None:
     x = draw(2, 3, 6, 6, seed=1)
-    both(lambda: F.max_pool2d(x[0], 2))
-    both(lambda: F.max_pool2d(x, 2, return_indices=True))
-    both(lambda: F.max_pool1d(x[0], 2))
-    with own_derivative_rules(CPU):
+    both(lambda: F.max_pool2d(x[0], 2), used=False)
+    both(lambda: F.max_pool2d(x, 2, return_indices=True), used=False)
+    both(lambda: F.max_pool1d(x[0], 2), used=False)
+    with OwnDerivativeRules():
         leaf = x.requires_grad_()
         assert type(F.max_pool2d(leaf, 2).grad_fn).__name__ == "MaxPoolBackward"
-    with pytest.raises(RuntimeError), own_derivative_rules(CPU):
+    with pytest.raises(RuntimeError), OwnDerivativeRules():
         F.max_pool2d(x, 2, 0)

@@ -13,6 +13,7 @@ from tests.operators import oracle
 from tests.operators.cases import CASES, deviation
 from torch import Tensor, nn
 from torch.func import grad, jacrev, jvp
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg.core.errors import DerivativeError, NonFiniteLossError
 from thalweg.objective.objective import Objective
@@ -420,6 +421,8 @@ def test_float32_models_are_judged_in_float64_unless_they_round_inside() -> None
         "nought": False,
         "rejected": [],
         "folded": [],
+        "own_rules": True,
+        "plain_columns": True,
     }
 
 
@@ -565,6 +568,26 @@ def test_what_is_no_verdict_passes_through(
     monkeypatch.setitem(COMPOSITIONS, "vmap_jvp_grad", interrupted)
     with pytest.raises(error):
         _ = Hessian(objective_of(networks.mlp())).check
+
+
+class InterruptsLayerNorm(TorchDispatchMode):
+    """Ctrl-C inside the kernel, a script of torch's, that derives layer norm's backward by forward mode."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.pow.Tensor_Scalar:
+            raise KeyboardInterrupt
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_interrupt_inside_a_scripted_kernel_is_an_interrupt() -> None:
+    model = networks.built(seeded(lambda: nn.Linear(5, 6), lambda: nn.LayerNorm(6), lambda: nn.Linear(6, 3)))
+    operator = Hessian(objective_of(model))
+    with pytest.raises(KeyboardInterrupt), InterruptsLayerNorm():
+        _ = operator.check
+    v = torch.ones(operator.dim, 2).double()
+    _ = operator @ v
+    with pytest.raises(KeyboardInterrupt), InterruptsLayerNorm():
+        _ = operator @ v
 
 
 def test_check_is_deterministic_and_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:

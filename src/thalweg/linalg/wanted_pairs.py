@@ -17,6 +17,10 @@ from thalweg.linalg.eigen_solution import EigenSolution, SpectralBound
 # pairs stay put.
 PATIENCE = 10
 
+# A basis is about to exhaust its start where no residual exceeds this part of the norm: a looser tolerance
+# says nothing of that.
+EXHAUSTED = 1e-2
+
 Which = Literal["top", "bottom", "both"]
 
 
@@ -71,11 +75,12 @@ class WantedPairs:
         # A basis with no pair left to converge is about to exhaust its start, and copies of an eigenvalue may
         # be hidden from that start: either it is exhausted, and fresh vectors follow, or this goes on within
         # tolerance.
-        all_converged = bool((self.residuals <= tolerance).all())
-        if self.process.num_restarts or all_converged:
+        exhausted = min(tolerance, EXHAUSTED * self.process.norm)
+        is_exhausted = bool((self.residuals <= exhausted).all())
+        if self.process.num_restarts or is_exhausted:
             if self._num_steady >= PATIENCE:
                 return True
-            if all_converged:
+            if is_exhausted:
                 return False
         return not bool(self._contenders(tolerance).any())
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from thalweg.core.interrupts import interrupts_kept
 from thalweg.core.rng import preserved_global_rng
 
 
@@ -17,9 +18,10 @@ def isolated(device: torch.device) -> Iterator[None]:
     Under the caller's autocast the same objective would give another value, which its provenance would not
     show; tensors made in inference mode cannot be differentiated. In eval mode and without gradients torch's
     encoder layers take a fast path that zeroes masked positions: another function than the one whose
-    derivatives are taken. What a model switches on itself stays.
+    derivatives are taken. What a model switches on itself stays. Ctrl-C comes out as what it is.
     """
     with ExitStack() as stack:
+        stack.enter_context(interrupts_kept())
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(preserved_global_rng())

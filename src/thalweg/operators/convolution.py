@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.operators.layouts import empty_beside
+
 Slots = tuple[str, str]
 
 # Which arguments each partial derivative keeps; it is named for the one that is missing.
@@ -63,7 +65,6 @@ def convolve(
     if (
         isinstance(padding, str)
         or input.ndim != num_dims + 2
-        or input.dtype != weight.dtype
         or input.is_complex()
         or torch.is_autocast_enabled("cpu")
     ):
@@ -170,15 +171,10 @@ def _term(geometry: Geometry, missing: str, bias: Tensor | None, a: Tensor, b: T
     rest = (None, g.stride, g.padding, g.dilation, False, nought, g.groups)
     if missing == "input":
         # Only its shape counts, and its strides, which the result takes on.
-        layout = torch.channels_last if _is_channels_last(a) else torch.contiguous_format
-        like = torch.empty((len(a), *g.input_shape), dtype=a.dtype, device=a.device, memory_format=layout)
+        like = empty_beside(a, (len(a), *g.input_shape))
         return torch.ops.aten.convolution_backward(a, like, b, *rest, (True, False, False))[0]
     like = a.new_empty(1).expand(g.weight_shape)
     return torch.ops.aten.convolution_backward(a, b, like, *rest, (False, True, False))[1]
-
-
-def _is_channels_last(t: Tensor) -> bool:
-    return t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
 
 
 def _pairs(flat: Any) -> list[tuple[Any, Any]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,18 +23,13 @@ RULES: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-@contextmanager
-def own_derivative_rules(device: torch.device) -> Iterator[None]:
+class OwnDerivativeRules(TorchFunctionMode):
     """Within, convolutions and max pooling are differentiated by our rules, which give the same numbers.
 
     It is calls that are taken, whichever layer makes them. What the rules give the self-check proves, as it
-    does what torch's give. On a CPU only: an accelerator has more use for large kernels than for warm caches.
+    does what torch's give. For a CPU: an accelerator has more use for large kernels than for warm caches.
     """
-    with _Rules() if device.type == "cpu" else nullcontext():
-        yield
 
-
-class _Rules(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

@@ -12,7 +12,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from thalweg.linalg.linear_operator import LinearOperator
 from thalweg.objective.guards import check_count
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
-from thalweg.operators.derivative_rules import own_derivative_rules
+from thalweg.operators.derivative_rules import OwnDerivativeRules
 from thalweg.operators.folding import Pair, foldable_pairs, folded
 from thalweg.operators.jacobians import Named
 from thalweg.operators.kernels import differentiable_kernels
@@ -91,7 +91,9 @@ class ObjectiveOperator(LinearOperator):
         self._asked = composition
         self._check: SelfCheck | None = None
         self._pairs: tuple[Pair, ...] = ()
-        self._own_rules = True
+        self._rules: Callable[[], AbstractContextManager[Any]] = (
+            OwnDerivativeRules if objective.device.type == "cpu" else nullcontext
+        )
         super().__init__(dim=objective.space.dim, dtype=objective.dtype, device=objective.device)
 
     @abstractmethod
@@ -129,10 +131,16 @@ class ObjectiveOperator(LinearOperator):
             try:
                 check = prove(self.objective, names, self._claim())
             except DerivativeError:
+                if self._rules is nullcontext:
+                    raise
                 # What no composition can do under our rules, some may under torch's.
-                self._own_rules = False
+                self._rules = nullcontext
                 check = prove(self.objective, names, self._claim())
-            self._check = dataclasses.replace(check, folded=tuple(norm for _, norm in self._pairs))
+            self._check = dataclasses.replace(
+                check,
+                folded=tuple(norm for _, norm in self._pairs),
+                own_rules=self._rules is not nullcontext,
+            )
         return self._check
 
     def matmat(self, V: Tensor) -> Tensor:
@@ -187,9 +195,6 @@ class ObjectiveOperator(LinearOperator):
         with differentiable_kernels():
             total = objective.reduce(lambda micro: self.micro_gradient(self.prepared(micro), named, moved))
         return objective.space.flatten(total) / objective.num_examples
-
-    def _rules(self) -> AbstractContextManager[None]:
-        return own_derivative_rules(self.device) if self._own_rules else nullcontext()
 
     def _claim(self) -> Claim:
         return Claim(self.data_product, self.data_gradient, self.is_convex, reference="double_backward")

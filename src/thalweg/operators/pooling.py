@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.operators.layouts import empty_beside, is_channels_last
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -91,27 +93,16 @@ class Chosen(torch.autograd.Function):
     @staticmethod
     def forward(*args: Any) -> Tensor:
         w, back, entries, index = args
-        last = _is_channels_last(entries)
-        if not back:
-            if not last:
-                return entries.flatten(2).gather(2, index.flatten(2)).reshape(index.shape).clone()
-            # No view of what is gathered: the next layer may work in place.
-            some = torch.empty(
-                index.shape, dtype=entries.dtype, device=entries.device, memory_format=torch.channels_last
+        if back:
+            like = empty_beside(entries, (len(entries), *w.input_shape))
+            return torch.ops.aten.max_pool2d_with_indices_backward(
+                entries, like, w.kernel_size, w.stride, w.padding, w.dilation, w.ceil_mode, index
             )
-            torch.gather(
-                _channels_last_rows(entries), 1, _channels_last_rows(index), out=_channels_last_rows(some)
-            )
-            return some
-        like = torch.empty(
-            (len(entries), *w.input_shape),
-            dtype=entries.dtype,
-            device=entries.device,
-            memory_format=torch.channels_last if last else torch.contiguous_format,
-        )
-        return torch.ops.aten.max_pool2d_with_indices_backward(
-            entries, like, w.kernel_size, w.stride, w.padding, w.dilation, w.ceil_mode, index
-        )
+        # Into a tensor of its own, no view: the next layer may work in place.
+        some = empty_beside(entries, index.shape)
+        last = is_channels_last(entries)
+        torch.gather(_flat(entries, last), -2 if last else -1, _flat(index, last), out=_flat(some, last))
+        return some
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -152,10 +143,6 @@ def _pair(value: Any) -> tuple[int, ...]:
     return (int(value), int(value)) if isinstance(value, Integral) else tuple(value)
 
 
-def _is_channels_last(t: Tensor) -> bool:
-    return t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
-
-
-def _channels_last_rows(t: Tensor) -> Tensor:
-    """``(B, C, H, W)`` as ``(B, H W, C)``, without a copy where channels are last."""
-    return t.permute(0, 2, 3, 1).flatten(1, 2)
+def _flat(t: Tensor, channels_last: bool) -> Tensor:
+    """``(B, C, H, W)`` as ``(B, H W, C)`` or ``(B, C, H W)``, without a copy where that is how it lies."""
+    return t.permute(0, 2, 3, 1).flatten(1, 2) if channels_last else t.flatten(2)

@@ -76,6 +76,10 @@ class SelfCheck:
         Compositions tried before it, each with its reason.
     folded
         Batch norms that products take as part of the layer before them.
+    own_rules
+        Convolutions and max pooling are differentiated by this package's rules, not by torch's.
+    plain_columns
+        Single columns go by plain forward over reverse mode, which agreed with the composition.
     """
 
     composition: str
@@ -90,6 +94,8 @@ class SelfCheck:
     reason: str = ""
     rejected: tuple[str, ...] = ()
     folded: tuple[str, ...] = ()
+    own_rules: bool = False
+    plain_columns: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """For provenance: the tolerance instead of the errors below it, whose digits are noise."""
@@ -102,7 +108,14 @@ class SelfCheck:
             "nought": self.nought,
             "rejected": list(self.rejected),
             "folded": list(self.folded),
+            "own_rules": self.own_rules,
+            "plain_columns": self.plain_columns,
         }
+
+
+def check_examples(objective: Objective) -> Objective:
+    """The same over the examples that the proof runs on."""
+    return objective.subset(min(CHECK_EXAMPLES, objective.num_examples), seed=0)
 
 
 def prove(objective: Objective, names: Sequence[str], claim: Claim) -> SelfCheck:
@@ -148,7 +161,7 @@ class _Bench:
     @classmethod
     def of(cls, objective: Objective, claim: Claim) -> _Bench:
         # Run plainly first: what the model itself raises is no verdict on a composition.
-        own = objective.subset(min(CHECK_EXAMPLES, objective.num_examples), seed=0)
+        own = check_examples(objective)
         try:
             own.value()
         except NonFiniteLossError:
