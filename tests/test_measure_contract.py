@@ -114,6 +114,13 @@ def test_every_measure_has_an_entry():
     assert all(getattr(tw, name) is function for name, function in MEASURES.items())
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bare_network_is_refused(name):
+    given = [network(0)] * (2 if CALLS[name].takes_two else 1)
+    with pytest.raises(TypeError, match=r"`\w+` must be a thalweg.Objective, .* got .*; wrap it first"):
+        measure(name, *given)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_touched(name, mode, unchanged):

@@ -146,7 +146,7 @@ def test_both_formats_of_weights_give_one_value_and_text_is_readable(folder: Pat
     ]
     assert outputs[0] == outputs[1]
     assert "SamSharpness(" in outputs[0]
-    assert "95 % interval" in outputs[0]
+    assert "interval at 95 % or more" in outputs[0]
 
 
 def test_a_path_takes_two_checkpoints_and_a_figure_is_drawn(folder: Path) -> None:
@@ -280,6 +280,40 @@ def test_short_arrays_are_shown(folder: Path) -> None:
     row = json.loads(measure(folder, "top_eigenvalues", "--set", "k=3", "--json").stdout)
     values = ", ".join(f"{v:.6g}" for v in row["eigenvalues"]["tensor"])
     assert f"eigenvalues: {values}\n" in shown
+
+
+def test_what_a_profile_knows_is_shown(folder: Path) -> None:
+    arguments = ("curvature_profile", "--checkpoint", "w.safetensors", "--set", "max_matvecs=24")
+    shown = measure(folder, *arguments).stdout
+    model, data = own(folder)
+    profile = tw.curvature_profile(tw.Objective(model, data), max_matvecs=24, seed=0)
+    for name in ("trace", "frobenius_norm", "negative_mass", "effective_rank"):
+        assert f"\n{name}: {getattr(profile, name)}\n" in shown
+    assert f"\nlambda_max: {profile.lambda_max:.6g}\n" in shown
+    damping = float(f"{max(profile.lambda_max, -profile.lambda_min):.2g}")
+    assert f"\nlog_det, damping {damping:g}: {profile.log_det(damping)}\n" in shown
+    rows = [line.split() for line in shown.splitlines()]
+    for layer, trace, error in zip(
+        profile.layers, profile.layer_traces.tolist(), profile.layer_trace_errors.tolist(), strict=True
+    ):
+        assert [layer, f"{trace:.6g}", f"{error:.6g}"] in rows
+    derived = json.loads(measure(folder, *arguments, "--json").stdout)["derived"]
+    low, high = profile.trace.interval(0.95)
+    assert derived["trace"] == {"value": float(profile.trace), "low": float(low), "high": float(high)}
+    assert derived["lambda_min"] == profile.lambda_min
+    for row in derived["log_det"]:
+        assert row["damping"] > -profile.lambda_min_lower
+        assert row["value"] == float(profile.log_det(row["damping"]))
+
+
+def test_a_table_holds_what_belongs_to_the_parts(folder: Path) -> None:
+    shown = measure(folder, "hessian_trace", "--set", "rtol=0.9", "--set", "population=True").stdout
+    (header,) = (line for line in shown.splitlines() if line.startswith("layers"))
+    assert header.split() == ["layers", "layer_traces", "layer_trace_errors"]
+    assert "\nfold_traces: " in shown
+    blocks = measure(folder, "block_curvature", "--set", "num_probes=2", "--set", "num_steps=2").stdout
+    (header,) = (line for line in blocks.splitlines() if line.startswith("blocks"))
+    assert header.split() == ["blocks", "sizes", "lambda_max", "lambda_min", "traces"]
 
 
 def test_a_data_sets_name_is_no_picture(folder: Path) -> None:

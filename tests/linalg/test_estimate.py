@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -43,6 +44,21 @@ def test_budget_of_a_number() -> None:
     assert one.budget.half_width(0.95) == pytest.approx(float(one.interval(0.95)[1]) - 3)
     assert Estimate.of(SAMPLES[:, 1]).budget.half_width() == 0
     assert repr(Estimate.of(SAMPLES[:, 1])) == "Estimate(4 exact)"
+
+
+def test_a_share_stays_within_its_support() -> None:
+    share = dataclasses.replace(Estimate.of(SAMPLES[:, 0] / 10), support=(0.0, 1.0))
+    low, high = share.interval()
+    assert float(low) == 0
+    assert 0.3 < float(high) < 1
+    assert str(share) == f"0.3, 0 to {float(high):.3g} (95 %)"
+    assert Estimate.of(SAMPLES[:, 0] / 10).interval()[0] < 0
+
+
+def test_rounding_is_no_uncertainty() -> None:
+    samples = torch.tensor([0.5, 0.5, 0.5 + 1e-16], dtype=torch.float64)
+    assert str(Estimate.of(samples, torch.tensor(1e-17).double())) == "0.5 exact"
+    assert "± 1e-05" in str(Estimate.of(samples, torch.tensor(1e-5).double()))
 
 
 def test_jackknife_of_a_mean_is_the_standard_error() -> None:

@@ -42,6 +42,8 @@ def test_a_spent_budget_carries_the_partial_result() -> None:
     ) as caught:
         solve(DenseOperator(A), 2, rtol=1e-9, max_matvecs=12)
     partial = caught.value.partial
+    with pytest.raises(ConvergenceError, match=r"^1 product was spent before the eigenpair converged"):
+        solve(DenseOperator(A), rtol=1e-9, max_matvecs=1)
     assert isinstance(partial, EigenSolution)
     assert not partial.converged
     assert partial.num_matvecs == 12

@@ -1,6 +1,7 @@
 """Many points at once: the same numbers as one by one, and every failure named."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -186,3 +187,17 @@ def test_an_interrupt_during_recalibration_leaves_no_hook(unchanged):
         assert "effective_buffers" not in objective.__dict__, "half of it must not be kept"
     handle.remove()
     assert objective.value() == pytest.approx(loss_and_gradient(model, data, "recalibrated")[0], rel=1e-12)
+
+
+def test_a_parameter_that_is_not_finite_is_named():
+    model, (x, y) = mlp(), vectors(21)
+    with torch.no_grad():
+        model[-1].bias[0] = float("nan")
+    name = list(dict(model.named_parameters()))[-1]
+    with pytest.raises(
+        NonFiniteLossError, match=rf"example 0, .* In the network {re.escape(name)} is not finite"
+    ):
+        Objective(model, (x, y)).value()
+    x[3] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"example 3, .* has loss nan\.$"):
+        Objective(mlp(), (x, y)).value()

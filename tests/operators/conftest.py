@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from thalweg.operators import layouts
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
@@ -14,3 +16,11 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_rules_for_small_layers() -> Iterator[None]:
+    """Tiny layers are left to torch, and these are the tests of our rules."""
+    little, layouts.LITTLE = layouts.LITTLE, 0
+    yield
+    layouts.LITTLE = little

@@ -12,6 +12,7 @@ from torch.func import grad, jvp, vjp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg.objective.objective import Objective
+from thalweg.operators import layouts
 from thalweg.operators.convolution import Partial
 from thalweg.operators.derivative_rules import OwnDerivativeRules
 from thalweg.operators.hessian import Hessian
@@ -23,10 +24,10 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
     "2d strided": (torch.conv2d, (8, 7), {"stride": (2, 3), "padding": (1, 0)}),
     "2d dilated": (torch.conv2d, (8, 8), {"dilation": 2, "padding": [2]}),
     "2d grouped": (torch.conv2d, (5, 5), {"groups": 2, "padding": 1}),
-    "2d stride of one number in a list": (torch.conv2d, (7, 7), {"stride": [2]}),
     "3d": (torch.conv3d, (4, 4, 3), {"padding": (1, 1, 0)}),
 }
 NAMES = list(LAYERS)
+
 
 def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -129,6 +130,23 @@ def test_any_argument_side_by_side(name: str, dims: tuple[int | None, ...]) -> N
     moved = tuple(t if d is None else t.movedim(0, -1) for t, d in zip(given, dims, strict=True))
     same(*both(lambda: vmap(case, tuple(None if d is None else -1 for d in dims))(*moved)))
     same(*both(lambda: vmap(grad(case.scalar, (0, 1, 2)), dims)(*given)))
+
+
+def test_one_number_in_a_list_is_meant_for_all_dimensions() -> None:
+    """Torch's own rule for weights side by side takes it for one of the dimensions alone, and fails."""
+    case = Case("2d strided")
+    weights = draw(3, *case.weight.shape, seed=4)
+    with OwnDerivativeRules():
+        ours = vmap(lambda w: torch.conv2d(case.input, w, case.bias, stride=[2], padding=[1]))(weights)
+    theirs = [torch.conv2d(case.input, w, case.bias, stride=2, padding=1) for w in weights]
+    same(ours, torch.stack(theirs))
+
+
+def test_little_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("2d")  # 3 x 4 x 6 x 5 in, 6 channels out
+    for little, used in ((539, True), (540, False)):
+        monkeypatch.setattr(layouts, "LITTLE", little)
+        same(*both(lambda: jvp(case, case.all, case.tangents()), used))
 
 
 def test_side_by_side_twice() -> None:

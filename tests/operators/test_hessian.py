@@ -13,6 +13,7 @@ from tests import networks
 from tests.operators import oracle
 from tests.operators.cases import BATCH, CASES, available, deviation, hessian_of
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from thalweg.core.errors import DerivativeError, NonFiniteLossError
 from thalweg.objective.objective import Objective
@@ -311,6 +312,38 @@ def test_one_column_is_as_right_as_a_block(model: nn.Module, shape: tuple[int, .
     product = torch.cat([g.flatten() for g in torch.autograd.grad(inner, params)])
     assert deviation(operator @ v, product) < 1e-11
     assert deviation(operator @ torch.stack([v, 2 * v], 1), torch.stack([product, 2 * product], 1)) < 1e-11
+
+
+class LooksAtItsData(nn.Module):
+    """A network that plain forward mode has no rule for where an example of the batch is large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_plain = torch._C._functorch.peek_interpreter_stack() is None
+        if float(x.abs().max()) > 50 and forward_ad._current_level >= 0 and is_plain:
+            raise NotImplementedError("no rule")
+        return self.layers(x)
+
+
+def test_a_branch_without_a_rule_is_no_end() -> None:
+    """The proof's examples did not take it: the composition that was proved goes on."""
+    rng = torch.Generator().manual_seed(0)
+    model, data = LooksAtItsData().double(), torch.randn(60, 3, dtype=torch.float64, generator=rng)
+    y = torch.randint(2, (60,), generator=rng)
+    seen = []
+    for i in range(60):
+        x = data.clone()
+        x[i] *= 100
+        operator = Hessian(Objective(model, (x, y), micro_batch=8))
+        seen.append(operator.check.plain_columns)
+        v = torch.ones(operator.dim, dtype=torch.float64)
+        exact = Hessian(operator.objective, "double_backward")
+        assert deviation(operator @ v, exact @ v) < 1e-11
+    assert True in seen
+    assert False in seen
 
 
 class Doubled(Tensor):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 
+from thalweg.operators import layouts
 from thalweg.operators.derivative_rules import OwnDerivativeRules
 from thalweg.operators.pooling import Chosen, MaxPool
 
@@ -22,6 +23,7 @@ WINDOWS: dict[str, tuple[Any, ...]] = {
     "ceiling": (2, 2, 0, 1, True),
 }
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
 
 def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -93,6 +95,13 @@ def test_single_precision() -> None:
     assert applied.called
     theirs = vmap(lambda t: jvp(grad(scalar), (x,), (t,))[1])(v)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_little_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = draw(2, 3, 6, 6, seed=1)
+    for little, used in ((215, True), (216, False)):
+        monkeypatch.setattr(layouts, "LITTLE", little)
+        both(lambda: F.max_pool2d(x, 2), used)
 
 
 def test_what_the_rules_do_not_cover_is_left_to_torch() -> None:

@@ -13,10 +13,10 @@ from tests.operators import oracle
 from tests.operators.cases import CASES, deviation
 from torch import Tensor, nn
 from torch.func import grad, jacrev, jvp
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg.core.errors import DerivativeError, NonFiniteLossError
 from thalweg.objective.objective import Objective
+from thalweg.operators import hessian
 from thalweg.operators.compositions import COMPOSITIONS
 from thalweg.operators.ggn import GGN
 from thalweg.operators.hessian import Hessian
@@ -570,24 +570,49 @@ def test_what_is_no_verdict_passes_through(
         _ = Hessian(objective_of(networks.mlp())).check
 
 
-class InterruptsLayerNorm(TorchDispatchMode):
-    """Ctrl-C inside the kernel, a script of torch's, that derives layer norm's backward by forward mode."""
+# What torch's interpreter of scripted kernels makes of Ctrl-C, layer norm's derivatives being one.
+INTERRUPTED = """The following operation failed in the TorchScript interpreter.
+Traceback of TorchScript (most recent call last):
+  File "decompositions_for_jvp.py", line 165, in aten::native_layer_norm_backward
+RuntimeError: KeyboardInterrupt: <EMPTY MESSAGE>
+"""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.pow.Tensor_Scalar:
-            raise KeyboardInterrupt
-        return func(*args, **(kwargs or {}))
 
+def test_an_interrupt_inside_a_scripted_kernel_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the proof, with one column, with several, and in a gradient: never a derivative that is lacking."""
 
-def test_an_interrupt_inside_a_scripted_kernel_is_an_interrupt() -> None:
-    model = networks.built(seeded(lambda: nn.Linear(5, 6), lambda: nn.LayerNorm(6), lambda: nn.Linear(6, 3)))
-    operator = Hessian(objective_of(model))
-    with pytest.raises(KeyboardInterrupt), InterruptsLayerNorm():
-        _ = operator.check
+    def interrupted(*_args: Any) -> Any:
+        raise RuntimeError(INTERRUPTED)
+
+    with monkeypatch.context() as patched:
+        patched.setitem(COMPOSITIONS, "vmap_jvp_grad", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            _ = Hessian(objective_of(networks.mlp())).check
+    with monkeypatch.context() as patched:
+        patched.setattr(hessian, "slope_of_gradient", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            _ = Hessian(objective_of(networks.mlp())).check
+    operator = Hessian(objective_of(networks.mlp()))
+    assert operator.check.plain_columns
     v = torch.ones(operator.dim, 2).double()
-    _ = operator @ v
-    with pytest.raises(KeyboardInterrupt), InterruptsLayerNorm():
-        _ = operator @ v
+    with monkeypatch.context() as patched:
+        patched.setattr(hessian, "slope_of_gradient", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            _ = operator @ v[:, 0]
+    with monkeypatch.context() as patched:
+        patched.setitem(COMPOSITIONS, "vmap_jvp_grad", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            _ = operator @ v
+    with pytest.raises(KeyboardInterrupt):
+        operator.objective.reduce(interrupted)
+
+
+def test_other_errors_of_kernels_are_no_interrupt() -> None:
+    def failing(_micro: Any) -> Any:
+        raise RuntimeError("a kernel that speaks of KeyboardInterrupt")
+
+    with pytest.raises(RuntimeError, match="a kernel that speaks"):
+        objective_of(networks.mlp()).reduce(failing)
 
 
 def test_check_is_deterministic_and_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:

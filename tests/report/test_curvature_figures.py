@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 from tests.operators.cases import CASES
 
 import thalweg as tw
@@ -32,7 +33,7 @@ def drawn(objective: Objective, name: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize("name", CALLS)
 def test_axes_are_named(objective: Objective, name: str, tmp_path) -> None:
     result, figure = drawn(objective, name)
-    assert figure.get_suptitle() == "batch norm: running"
+    assert figure.get_suptitle() == "hessian, N = 21, batch norm: running"
     for axes in figure.axes:
         assert axes.get_ylabel()
         assert axes.get_xlabel() or axes.get_label() == "<colorbar>"
@@ -88,3 +89,36 @@ def test_the_zero_matrix() -> None:
     assert flat.space == objective.space
     for name in CALLS:
         drawn(flat, name)
+    _, figure = drawn(flat, "block_curvature")
+    assert len(figure.axes) == 1, "no scale of colours where there is nothing to shade"
+
+
+def test_both_ends_by_rank(objective: Objective) -> None:
+    result = tw.top_eigenvalues(objective, 2, which="both", seed=0)
+    (axes,) = tw.plot(result).axes
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "2", "−1", "−2"]
+    places, values = axes.get_lines()[0].get_data()
+    np.testing.assert_array_equal(values, result.eigenvalues)
+    assert list(places) == [0, 1, 4, 3], "from the largest on the left to the smallest on the right"
+    bounds = [tuple(line.get_ydata()) for line in axes.get_lines() if line.get_linewidth() == 7]
+    assert bounds == [
+        (result.lower_bound, result.upper_bound),
+        (result.smallest_lower_bound, result.smallest_upper_bound),
+    ]
+
+
+def test_a_block_is_named_and_data_error_shown(objective: Objective) -> None:
+    result = tw.hessian_trace(objective, rtol=0.3, params="head", population=True, num_folds=3, seed=0)
+    figure = tw.plot(result)
+    assert figure.get_suptitle() == "hessian, block head, N = 21, batch norm: running"
+    title = figure.axes[0].get_title(loc="left")
+    assert title == f"trace {result.value:.4g} ± {result.error.half_width(0.95):.2g} (95 %)"
+
+
+def test_bars_are_intervals_by_the_degrees_of_freedom(objective: Objective) -> None:
+    result, figure = drawn(objective, "curvature_profile")
+    (container,) = (c for c in figure.axes[2].containers if hasattr(c, "errorbar"))
+    bars = container.errorbar.lines[2][0].get_segments()
+    quantile = float(stats.t.ppf(0.975, result.num_probes - 1))
+    half = [(right[0] - left[0]) / 2 for left, right in bars]
+    np.testing.assert_allclose(half, quantile * result.layer_trace_errors.numpy(), rtol=1e-9)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_flag, check_fraction
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import Measurement
 from thalweg.core.precision import full_precision
@@ -161,11 +162,11 @@ def curvature_profile(
     ValueError
         If an argument is out of range, or the memory does not hold the basis.
     """
-    if not 0 < rtol < 1:
-        raise ValueError(f"`rtol` must lie in (0, 1), got {rtol}; 1e-3 is customary.")
+    check_fraction("rtol", rtol, "1e-3 is customary")
+    check_flag("require_convergence", require_convergence)
     num_probes, num_steps = _split(max_matvecs)
-    target = objective if params is None else objective.restrict(params)
-    operator = operator_named(of, target, seed=seed)
+    operator = operator_named(of, objective, params, seed=seed)
+    target = operator.objective
     work = Work(min(num_probes * num_steps, target.space.dim) * target.num_examples, progress)
     process = ProbeProcess(
         operator.counting(work.add), num_probes, num_steps, generator(seed, "probes"), max_memory_bytes
@@ -206,7 +207,7 @@ def curvature_profile(
         provenance=provenance,
         density=density,
         lambda_max_upper=upper + rounding,
-        lambda_min_lower=lower - rounding,
+        lambda_min_lower=max(lower - rounding, min(operator.least_eigenvalue, density.lambda_min)),
         confidence=1.0 if krylov.complete else CONFIDENCE,
         layers=tuple(indices),
         layer_traces=by_layer.value,
@@ -219,7 +220,8 @@ def curvature_profile(
     if require_convergence and not result.converged:
         raise ConvergenceError(
             f"{max_matvecs} products were spent before both ends converged: the larger relative residual is "
-            f"{worst / krylov.norm:.2g}, `rtol` asks for {rtol:.2g}. Raise `max_matvecs` or `rtol`.",
+            f"{worst / krylov.norm:.2g}, `rtol` asks for {rtol:.2g}. Raise `max_matvecs` or `rtol`; the "
+            "result is in `partial`.",
             result,
         )
     return result

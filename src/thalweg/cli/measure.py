@@ -14,11 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from thalweg.analyses import ANALYSES
+from thalweg.analyses.curvature_profile import CurvatureProfile
 from thalweg.cli.console import errors, progress_bar
 from thalweg.cli.options import DataRoot, Device, Json, LossName, Model, resolve_device, resolve_loss
-from thalweg.core.measurement import Measurement
+from thalweg.core.measurement import Measurement, jsonable
 from thalweg.data.registry import dataset_names, load_data
+from thalweg.linalg.estimate import Estimate
 from thalweg.measures import MEASURES as SINGLE_MEASURES
+from thalweg.measures.curvature.spectral_density import SpectralDensity
 from thalweg.models.registry import build_model
 from thalweg.objective.batch_norm import MODES
 from thalweg.objective.objective import Objective
@@ -27,6 +30,15 @@ from thalweg.report.plot import plot as plot_result
 from thalweg.training.checkpoint import load_weights
 
 MEASURES = {**SINGLE_MEASURES, **ANALYSES}
+
+# Dampings at which log det(H + damping I) is shown, in parts of the larger end of the spectrum.
+DAMPINGS = (0.01, 0.1, 1.0)
+
+# What results hold for each of their parts, the names first: shown as a table.
+PER_PART = (
+    ("layers", "layer_traces", "layer_trace_errors"),
+    ("blocks", "sizes", "lambda_max", "lambda_min", "traces"),
+)
 
 # Entries of an array that the text shows; --json has all.
 MOST_PRINTED = 20
@@ -167,7 +179,7 @@ def measure(
         )
     with progress_bar(name) as progress:
         result = function(*objectives, **arguments, progress=progress)
-    print(json.dumps(result.to_dict(), allow_nan=False) if as_json else _text(result))
+    print(json.dumps(_json(result), allow_nan=False) if as_json else _text(result))
     if plot:
         plot_result(result, plot)
         errors.print(f"figure: {plot}", markup=False, soft_wrap=True)
@@ -212,11 +224,62 @@ def _whole_number(name: str, text: str) -> int:
 
 def _text(result: Measurement) -> str:
     low, high = result.interval(0.95)
-    lines = [repr(result), f"95 % interval: {low:.6g} to {high:.6g}"]
-    for key, entry in result.to_dict().items():
-        if key not in ("measure", "value", "error", "provenance") and isinstance(entry, int | float | str):
-            lines.append(f"{key}: {entry:.6g}" if isinstance(entry, float) else f"{key}: {entry}")
-        array = getattr(result, key, None)
-        if isinstance(array, Tensor) and array.ndim == 1 and len(array) <= MOST_PRINTED:
-            lines.append(f"{key}: {', '.join(f'{x:.6g}' for x in array.tolist())}")
-    return "\n".join(lines)
+    lines = [repr(result), f"interval at 95 % or more: {low:.6g} to {high:.6g}"]
+    fields = [key for key in result.to_dict() if key not in ("measure", "value", "error", "provenance")]
+    entries = {key: getattr(result, key, None) for key in fields} | _derived(result)
+    table = {key: entries.pop(key) for keys in PER_PART if keys[0] in entries for key in keys}
+    for key, entry in entries.items():
+        if isinstance(entry, Tensor) and entry.ndim == 1 and len(entry) <= MOST_PRINTED:
+            lines.append(f"{key}: {', '.join(f'{x:.6g}' for x in entry.tolist())}")
+        elif isinstance(entry, float):
+            lines.append(f"{key}: {entry:.6g}")
+        elif isinstance(entry, int | str | Estimate):
+            lines.append(f"{key}: {entry}")
+    lines += [f"log_det, damping {damping:g}: {estimate}" for damping, estimate in _log_dets(result)]
+    return "\n".join([*lines, *_rows(table)])
+
+
+def _rows(table: dict[str, Any]) -> list[str]:
+    """A table whose columns are names or tensors, in lines."""
+    columns = [
+        [key, *([f"{x:.6g}" for x in column.tolist()] if isinstance(column, Tensor) else column)]
+        for key, column in table.items()
+    ]
+    widths = [max(map(len, column)) for column in columns]
+    rows = zip(*columns, strict=True)
+    return ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _derived(result: Measurement) -> dict[str, Any]:
+    """Numbers that the result computes from what it holds, by name: single ones, and one for each part."""
+    names = [k for c in type(result).__mro__ for k, p in vars(c).items() if isinstance(p, property)]
+    found = {name: getattr(result, name) for name in dict.fromkeys(names) if name != "num_top"}
+    kinds = (float, int, Estimate, Tensor)
+    return {k: v for k, v in found.items() if isinstance(v, kinds) and not isinstance(v, bool)}
+
+
+def _log_dets(result: Measurement) -> list[tuple[float, Estimate]]:
+    """log det(H + damping I) at some dampings for which H + damping I is definite as far as is known."""
+    if not isinstance(result, CurvatureProfile | SpectralDensity):
+        return []
+    lowest = result.lambda_min_lower if isinstance(result, CurvatureProfile) else result.lambda_min
+    size = max(abs(result.lambda_max), abs(result.lambda_min))
+    # Rounded before it is used, so that what is printed is what was computed.
+    dampings = [float(f"{part * size:.2g}") for part in DAMPINGS]
+    return [(damping, result.log_det(damping)) for damping in dampings if damping > -lowest]
+
+
+def _json(result: Measurement) -> dict[str, Any]:
+    """All of the result, and what it computes from that with its error: a reader need not compute it anew."""
+
+    def entry(estimate: Estimate) -> dict[str, float]:
+        low, high = (float(end) for end in estimate.interval(0.95))
+        return {"value": float(estimate), "low": low, "high": high}
+
+    derived = {
+        name: entry(number) if isinstance(number, Estimate) else number
+        for name, number in _derived(result).items()
+        if not isinstance(number, Tensor)
+    }
+    log_dets = [{"damping": damping, **entry(estimate)} for damping, estimate in _log_dets(result)]
+    return {**result.to_dict(), "derived": jsonable(derived | ({"log_det": log_dets} if log_dets else {}))}

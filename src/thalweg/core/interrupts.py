@@ -16,6 +16,6 @@ def interrupts_kept() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if any(line.startswith("RuntimeError: KeyboardInterrupt") for line in str(error).splitlines()):
+        if any(line.startswith("RuntimeError: KeyboardInterrupt:") for line in str(error).splitlines()):
             raise KeyboardInterrupt from error
         raise

@@ -16,10 +16,15 @@ from safetensors.torch import load_file, save_file
 from scipy import stats as scipy_stats
 from torch import Tensor
 
+from thalweg.core.arguments import check_fraction
 from thalweg.core.atomic import replacing
 
 # Arrays up to this many entries stay in the JSON text; larger ones go to a safetensors file beside it.
 INLINE_ENTRIES = 4096
+
+
+# A half-width below this part of the value is rounding.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -131,14 +136,14 @@ class Measurement:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided interval for the value at confidence `level`."""
-        if not 0 < level < 1:
-            raise ValueError(f"`level` must lie in (0, 1), got {level}; 0.95 is customary.")
+        check_fraction("level", level, "0.95 is customary")
         half = self.error.half_width(level)
         return self.value - half, self.value + half
 
     def __repr__(self) -> str:
         half = self.error.half_width(0.95)
-        spread = "exact" if half == 0 else f"± {half:.2g} (95 %)"
+        is_exact = math.isfinite(self.value) and half <= ROUNDING * abs(self.value)
+        spread = "exact" if is_exact else f"± {half:.2g} (95 %)"
         mode = f", batch norm {self.batch_norm}" if self.batch_norm else ""
         return f"{type(self).__name__}({self.value:.6g} {spread}{mode})"
 
@@ -161,7 +166,7 @@ class Measurement:
             "measure": self.measure,
             "value": _number(self.value),
             "error": self.error.to_dict(),
-            "provenance": _jsonable(self.provenance),
+            "provenance": jsonable(self.provenance),
         }
         folder = None if arrays is None else Path(arrays)
         omitted = []
@@ -175,7 +180,7 @@ class Measurement:
                 else:
                     head[f.name] = _save_array(entry, folder)
             else:
-                head[f.name] = _jsonable(entry, folder)
+                head[f.name] = jsonable(entry, folder)
         if omitted:
             head["omitted"] = omitted
         return head
@@ -229,32 +234,33 @@ def _number(x: float | None) -> float | str | None:
     return float(x) if math.isfinite(x) else str(float(x))
 
 
-def _jsonable(x: Any, arrays: Path | None = None) -> Any:
+def jsonable(x: Any, arrays: Path | None = None) -> Any:
+    """What JSON can hold; tensors of a measurement go to the folder `arrays` where they are large."""
     match x:
         case None | bool() | int() | str():
             return x
         case float():
             return _number(x)
         case np.generic():
-            return _jsonable(x.item())
+            return jsonable(x.item())
         case Tensor():
             t = x.detach().cpu()
             values = t.double() if t.is_floating_point() else t
             return {
-                "tensor": _jsonable(values.tolist()),
+                "tensor": jsonable(values.tolist()),
                 "shape": list(t.shape),
                 "dtype": str(t.dtype).removeprefix("torch."),
             }
         case np.ndarray():
-            return _jsonable(torch.from_numpy(x))
+            return jsonable(torch.from_numpy(x))
         case Measurement():
             return x.to_dict(arrays)
         case Mapping():
-            return {str(k): _jsonable(v, arrays) for k, v in x.items()}
+            return {str(k): jsonable(v, arrays) for k, v in x.items()}
         case list() | tuple():
-            return [_jsonable(v, arrays) for v in x]
+            return [jsonable(v, arrays) for v in x]
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
-        return _jsonable(dataclasses.asdict(x), arrays)
+        return jsonable(dataclasses.asdict(x), arrays)
     raise TypeError(f"{type(x).__name__} has no JSON form; use numbers, text, tensors or measurements.")
 
 

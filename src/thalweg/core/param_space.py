@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,24 +91,26 @@ class ParamSpace:
             )
         return {slot.name: vector[slot.start : slot.stop].view(slot.shape) for slot in self.slots}
 
-    def select(self, pattern: str | list[str] | tuple[str, ...]) -> ParamSpace:
+    def select(self, pattern: str | Iterable[str], argument: str = "params") -> ParamSpace:
         """Sub-space of the tensors whose names match a shell pattern such as ``"layer4.*"``.
 
         A pattern also matches a whole module by its name: ``"head"`` is ``"head.*"``. Each pattern must
-        match something, so that a misspelt one is not measured without.
+        match something, so that a misspelt one is not measured without. Errors speak of `argument`.
         """
-        patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+        patterns = [pattern] if isinstance(pattern, str) or not isinstance(pattern, Iterable) else [*pattern]
+        if not all(isinstance(p, str) for p in patterns):
+            raise TypeError(f"`{argument}` must be a pattern or a list of patterns, got {pattern!r}.")
         chosen: set[str] = set()
         for p in patterns:
             matched = {n for n in self.names if fnmatch.fnmatchcase(n, p) or n.startswith(p + ".")}
             if not matched:
                 raise ValueError(
-                    f"`params` must match trainable parameters, but {p!r} matches none; "
-                    f"names are {', '.join(self.names)}."
+                    f"`{argument}` must match trainable parameters, but {p!r} matches none; "
+                    f"names are {', '.join(self.names)} (frozen ones are constants)."
                 )
             chosen |= matched
         if not chosen:
-            raise ValueError("`params` must hold at least one pattern, got none.")
+            raise ValueError(f"`{argument}` must hold at least one pattern, got none.")
         return ParamSpace({slot.name: slot.shape for slot in self.slots if slot.name in chosen})
 
     def filters(self, vector: Tensor) -> Iterator[tuple[Slot, Tensor]]:

@@ -58,6 +58,8 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from thalweg.core.arguments import check_fraction
+
 # A warm Ritz vector is taken out when its residual is below this part of the largest warm Ritz value: beyond,
 # the coupling C costs more than deflation gains. The choice does not look at the random vectors; it must not.
 DEFLATION_RESIDUAL = 0.1
@@ -95,8 +97,7 @@ class RandomStartCertificate:
         num_ends: int = 1,
         random_shares: Tensor | None = None,
     ) -> None:
-        if not 0 < confidence < 1:
-            raise ValueError(f"`confidence` must lie in (0, 1), got {confidence}; 0.99 is customary.")
+        check_fraction("confidence", confidence, "0.99 is customary")
         self.confidence = confidence
         self._num_warm, self._directions, self._dim = num_warm, directions, dim
         self._num_ends, self._noise = num_ends, 0.0

@@ -10,7 +10,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from thalweg.core.measurement import ErrorBudget, StandardError
+from thalweg.core.arguments import check_fraction
+from thalweg.core.measurement import ROUNDING, ErrorBudget, StandardError
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,15 @@ class Estimate:
         Its degrees of freedom.
     solver
         ``(...)`` what the iteration may have left, in the unit of the value.
+    support
+        What the number cannot lie outside of, such as 0 and 1 for a share; intervals end there.
     """
 
     value: Tensor
     standard_error: Tensor
     dof: int
     solver: Tensor
+    support: tuple[float, float] = (-math.inf, math.inf)
 
     @classmethod
     def of(cls, samples: Tensor, solver: Tensor | None = None) -> Estimate:
@@ -78,17 +82,24 @@ class Estimate:
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Two-sided interval ``(...)`` at confidence `level`: Student quantiles, the solver's part added."""
-        if not 0 < level < 1:
-            raise ValueError(f"`level` must lie in (0, 1), got {level}; 0.95 is customary.")
+        check_fraction("level", level, "0.95 is customary")
         quantile = float(stats.t.ppf(0.5 + level / 2, self.dof)) if self.dof > 0 else math.inf
         half = (quantile * self.standard_error).nan_to_num(nan=math.inf) + self.solver
         # Infinity times nought: exact, whatever the quantile.
         half = torch.where(self.standard_error == 0, self.solver, half)
-        return self.value - half, self.value + half
+        return (self.value - half).clamp(*self.support), (self.value + half).clamp(*self.support)
+
+    def __str__(self) -> str:
+        """A number with its 95 % interval, curves by their shape."""
+        if self.value.ndim:
+            return f"{tuple(self.value.shape)}"
+        value, (low, high) = float(self), map(float, self.interval())
+        half = max(high - value, value - low)
+        if math.isfinite(value) and half <= ROUNDING * abs(value):
+            return f"{value:.6g} exact"
+        if low in self.support or high in self.support:
+            return f"{value:.6g}, {low:.3g} to {high:.3g} (95 %)"
+        return f"{value:.6g} ± {half:.2g} (95 %)"
 
     def __repr__(self) -> str:
-        if self.value.ndim:
-            return f"Estimate({tuple(self.value.shape)})"
-        low, high = self.interval()
-        half = float(high - low) / 2
-        return f"Estimate({float(self):.6g} {f'± {half:.2g} (95 %)' if half else 'exact'})"
+        return f"{type(self).__name__}({self})"

@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_fraction, is_number
 from thalweg.core.errors import ConvergenceError
 from thalweg.linalg.block_krylov import BlockKrylov
 from thalweg.linalg.eigen_solution import EigenSolution
@@ -181,16 +182,16 @@ def check_tolerances(dtype: torch.dtype, rtol: float, certify_rtol: float | None
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"`operator` must be float32 or float64, got {dtype}: too coarse to orthogonalise.")
     least = 64 * torch.finfo(dtype).eps
-    if not least <= rtol < 1:
+    if not is_number(rtol) or not least <= rtol < 1:
         raise ValueError(
-            f"`rtol` must lie in [{least:.2g}, 1) for {dtype}, got {rtol}; below, rounding decides."
+            f"`rtol` must lie in [{least:.2g}, 1) for {dtype}, got {rtol!r}; below, rounding decides."
         )
-    if certify_rtol is not None and not 0 < certify_rtol < math.inf:
+    if certify_rtol is not None and not (is_number(certify_rtol) and 0 < certify_rtol < math.inf):
         raise ValueError(
-            f"`certify_rtol` must be a finite number above nought, or None for no demand, got {certify_rtol}."
+            "`certify_rtol` must be a finite number above nought, or None for no demand, "
+            f"got {certify_rtol!r}."
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must lie in (0, 1), got {confidence}; 0.99 is customary.")
+    check_fraction("confidence", confidence, "0.99 is customary")
 
 
 def _warm_rows(operator: LinearOperator, start: Tensor | None) -> Tensor:
@@ -202,6 +203,8 @@ def _warm_rows(operator: LinearOperator, start: Tensor | None) -> Tensor:
         )
     if not bool(torch.isfinite(start).all()):
         raise ValueError("`start` must be finite, got NaN or infinity; leave it out for a cold start.")
+    if not bool(start.any()):
+        raise ValueError("`start` must not be nought, got noughts alone; leave it out for a cold start.")
     return start.detach().T.to(operator.device, operator.dtype).contiguous()
 
 

@@ -30,6 +30,7 @@ Appl. 38(4), 1075-1099; Lin, Saad and Yang (2016), SIAM Review 58(1), 34-65.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,7 +122,8 @@ class SpectralQuadrature:
         solver = torch.zeros((), dtype=torch.float64)
         for end in (low, high):
             solver += max(self._beside(end, 1), self._beside(end, -1))
-        return Estimate.of(self.samples(inside), torch.maximum(solver, self.solver_error(inside)))
+        share = Estimate.of(self.samples(inside), torch.maximum(solver, self.solver_error(inside)))
+        return dataclasses.replace(share, support=(0.0, 1.0))
 
     def _beside(self, point: float, sign: int) -> float:
         """Weight of the R nodes nearest to a point on one side, without those known to stay there."""

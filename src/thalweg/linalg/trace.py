@@ -31,6 +31,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_fraction
 from thalweg.core.measurement import StandardError
 from thalweg.core.precision import full_precision
 from thalweg.linalg.deflation import Deflation, extended_basis, orthonormal_basis
@@ -94,8 +95,7 @@ def estimate_trace(
     ValueError
         An argument is out of range.
     """
-    if not 0 < rtol < 1:
-        raise ValueError(f"`rtol` must lie in (0, 1), got {rtol}; 0.05 asks for 5 % standard error.")
+    check_fraction("rtol", rtol, "0.05 asks for 5 % standard error")
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
     probing = Probing(operator, rng, max_matvecs, on_plan)

@@ -17,10 +17,6 @@ from thalweg.linalg.eigen_solution import EigenSolution, SpectralBound
 # pairs stay put.
 PATIENCE = 10
 
-# A basis is about to exhaust its start where no residual exceeds this part of the norm: a looser tolerance
-# says nothing of that.
-EXHAUSTED = 1e-2
-
 Which = Literal["top", "bottom", "both"]
 
 
@@ -75,12 +71,11 @@ class WantedPairs:
         # A basis with no pair left to converge is about to exhaust its start, and copies of an eigenvalue may
         # be hidden from that start: either it is exhausted, and fresh vectors follow, or this goes on within
         # tolerance.
-        exhausted = min(tolerance, EXHAUSTED * self.process.norm)
-        is_exhausted = bool((self.residuals <= exhausted).all())
-        if self.process.num_restarts or is_exhausted:
+        all_converged = bool((self.residuals <= tolerance).all())
+        if self.process.num_restarts or all_converged:
             if self._num_steady >= PATIENCE:
                 return True
-            if is_exhausted:
+            if all_converged:
                 return False
         return not bool(self._contenders(tolerance).any())
 
@@ -162,11 +157,12 @@ class WantedPairs:
         reached = float(partial.residuals.max()) / (partial.norm_estimate or 1.0)
         if found == wanted and reached <= rtol:
             return (
-                f"{max_matvecs} products were spent with {wanted} eigenpairs converged to `rtol`, but before "
+                f"{_products(max_matvecs)} spent with {wanted} eigenpairs converged to `rtol`, but before "
                 f"it was certain enough that none is missing: the bounds are {self.gap():.3g} wide. Raise "
                 "`max_matvecs`, or `certify_rtol` (None takes the bounds as they come)."
             )
-        text = f"{max_matvecs} products were spent before {wanted} eigenpairs converged: "
+        pairs = "the eigenpair" if wanted == 1 else f"{wanted} eigenpairs"
+        text = f"{_products(max_matvecs)} spent before {pairs} converged: "
         if found < wanted:
             text += f"the basis holds only {found}"
         else:
@@ -179,3 +175,7 @@ class WantedPairs:
         if self.process.num_restarts:
             text += f" after {self.process.num_restarts} restarts"
         return f"{text}. Raise `max_matvecs`, `rtol` or the memory for the basis."
+
+
+def _products(count: int) -> str:
+    return "1 product was" if count == 1 else f"{count} products were"

@@ -138,9 +138,15 @@ def _losses_and_correct(
         bad = micro.start + int((~torch.isfinite(losses)).nonzero()[0])
         raise NonFiniteLossError(
             f"the loss is not finite: example {bad}, in the batch of examples {micro.start} to "
-            f"{micro.stop - 1}, has loss {float(losses[bad - micro.start])}."
+            f"{micro.stop - 1}, has loss {float(losses[bad - micro.start])}.{_not_finite(objective)}"
         )
     module = objective._network.module
     if module.classifies and outputs is not None:
         return losses, module.correct(outputs, micro.batch)
     return losses, torch.full_like(losses, math.nan)
+
+
+def _not_finite(objective: Objective) -> str:
+    """Which tensors of the network are to blame, if any."""
+    names = [k for k, t in objective.named_tensors.items() if not bool(torch.isfinite(t).all())]
+    return f" In the network {', '.join(names)} is not finite." if names else ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_count
 from thalweg.core.rng import generator
-from thalweg.objective.guards import check_count
 from thalweg.objective.objective import Objective
 
 

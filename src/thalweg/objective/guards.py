@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -107,8 +105,3 @@ def check_buffers(given: Mapping[str, Tensor], own: Mapping[str, Tensor], comput
                 f"`buffers` must name the model's floating buffers, got {name!r}; they are "
                 f"{', '.join(own) or 'none'}."
             )
-
-
-def check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from thalweg.objective.guards import check_count
+from thalweg.core.arguments import check_count
 from thalweg.objective.losses import Batch, cast_floating
 
 if TYPE_CHECKING:

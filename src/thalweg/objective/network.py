@@ -167,7 +167,8 @@ class PureNetwork:
             raise NondeterminismError(
                 f"the model gave two answers to the same examples (largest difference "
                 f"{float((first - again).abs().max()):.3g}): something in it draws random numbers or keeps "
-                "state."
+                "state. Call model.eval() if that is dropout; else seed what it draws anew in every pass, or "
+                "keep its state out of the answer."
             )
         return outputs
 

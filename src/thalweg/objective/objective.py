@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.core.allocator import keep_freed_memory
+from thalweg.core.arguments import check_count
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.rng import generator
 from thalweg.objective.batch_norm import MODES, BatchNormMode, recalibrate_batch_norm
@@ -24,7 +25,6 @@ from thalweg.objective.evaluation import Evaluation, Point, PointEvaluations, ev
 from thalweg.objective.examples import Examples, read_examples
 from thalweg.objective.guards import (
     check_buffers,
-    check_count,
     check_dtype,
     check_index,
     check_point,
@@ -202,7 +202,7 @@ class Objective:
 
     def restrict(self, params: str | Sequence[str]) -> Objective:
         """The same function of the chosen parameters alone (``"layer4.*"``); the others become constants."""
-        space = self.space.select(params if isinstance(params, str) else list(params))
+        space = self.space.select(params)
         named = self.named_params
         fixed = self._constants | {k: v.clone() for k, v in named.items() if k not in set(space.names)}
         if self.weight_decay:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.operators import layouts
 from thalweg.operators.layouts import empty_beside
 
 Slots = tuple[str, str]
@@ -67,6 +68,7 @@ def convolve(
         or input.ndim != num_dims + 2
         or input.is_complex()
         or torch.is_autocast_enabled("cpu")
+        or max(input.numel(), input.numel() // input.shape[1] * len(weight)) <= layouts.LITTLE
     ):
         return function(input, weight, bias, stride, padding, dilation, groups)
     geometry = Geometry(

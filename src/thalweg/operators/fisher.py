@@ -28,8 +28,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_count
 from thalweg.core.rng import stream_seed
-from thalweg.objective.guards import check_count
 from thalweg.objective.losses import inputs_and_targets
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective

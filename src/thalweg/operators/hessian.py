@@ -5,11 +5,11 @@ r"""The exact Hessian of an objective as a linear operator.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 import torch
 
+from thalweg.core.interrupts import interrupts_kept
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 from thalweg.operators.compositions import COMPOSITIONS
@@ -24,6 +24,9 @@ from thalweg.operators.jacobians import (
 from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.self_check import SelfCheck, check_examples
 from thalweg.operators.slope_comparison import OUT_OF_MEMORY, probes, relative
+
+# The name of plain forward over plain reverse mode, for single columns; it is no composition to ask for.
+PLAIN = "plain"
 
 # What plain forward mode may differ by from `torch.func`'s, relatively.
 PLAIN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -45,41 +48,40 @@ class Hessian(ObjectiveOperator):
 
     compositions = COMPOSITIONS
 
-    # Whether single columns go by plain forward mode, which is faster where it agrees.
-    _plain = False
-
-    @property
-    def check(self) -> SelfCheck:
-        if self._check is None:
-            proved = super().check
-            self._plain = proved.composition == "vmap_jvp_grad" and self._plain_agrees(proved)
-            self._check = dataclasses.replace(proved, plain_columns=self._plain)
-        return self._check
+    def _proved(self) -> SelfCheck:
+        check = super()._proved()
+        agrees = check.composition == "vmap_jvp_grad" and self._plain_agrees(check)
+        return dataclasses.replace(check, plain_columns=agrees)
 
     def _plain_agrees(self, check: SelfCheck) -> bool:
         """Whether plain forward mode gives what was proved, where it was and in the objective's precision."""
         own = check_examples(self.objective)
         precise = check.dtype == torch.float64 and own.dtype != torch.float64
         points = (own, own.to_dtype(torch.float64)) if precise else (own,)
-        return all(self._plain_agrees_on(o) for o in points)
+        return all(self._plain_agrees_on(o, check.composition) for o in points)
 
-    def _plain_agrees_on(self, o: Objective) -> bool:
+    def _plain_agrees_on(self, o: Objective, composition: str) -> bool:
         v = probes(o, 1)
-        proved = self.data_product(o, "vmap_jvp_grad", v)
-        plain = copy.copy(self)
-        plain._plain = True
-        error = relative(plain.data_product(o, "vmap_jvp_grad", v), proved)
-        return plain._plain and error <= PLAIN_TOLERANCE.get(o.dtype, 0.0) and float(proved.norm()) > 0
+        proved = self.data_product(o, composition, v)
+        try:
+            error = relative(self.data_product(o, PLAIN, v), proved)
+        except OUT_OF_MEMORY:
+            raise
+        except Exception:
+            return False  # a layer has no rule for it
+        return error <= PLAIN_TOLERANCE.get(o.dtype, 0.0) and float(proved.norm()) > 0
 
     def micro_product(self, composition: str, micro: MicroBatch, params: Named, tangents: Named) -> Named:
-        if self._plain and num_columns(tangents) == 1:
+        if composition == PLAIN:
+            return stacked([slope_of_gradient(micro.loss_sum, params, column(tangents, 0))])
+        if self._check is not None and self._check.plain_columns and num_columns(tangents) == 1:
             try:
-                return stacked([slope_of_gradient(micro.loss_sum, params, column(tangents, 0))])
+                with interrupts_kept():
+                    return self.micro_product(PLAIN, micro, params, tangents)
             except OUT_OF_MEMORY:
                 raise
-            except Exception:
-                # A layer has no rule for it, in the proof or where later data take another branch.
-                self._plain = False
+            except RuntimeError:
+                pass  # these data take a branch of the model where a layer has no rule for it
         return COMPOSITIONS[composition](micro.loss_sum, params, tangents)
 
     def micro_gradient(self, micro: MicroBatch, params: Named, displacement: Named) -> Named:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,9 +18,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_count
 from thalweg.core.errors import DerivativeError, NonFiniteLossError
 from thalweg.linalg.linear_operator import LinearOperator
-from thalweg.objective.guards import check_count
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 from thalweg.operators.derivative_rules import OwnDerivativeRules
@@ -109,6 +110,13 @@ class ObjectiveOperator(LinearOperator):
         """Whether the matrix is known to have no negative eigenvalue (the L2 term apart)."""
         return False
 
+    @property
+    def least_eigenvalue(self) -> float:
+        """What no eigenvalue lies below by the form of the matrix: -inf where that says nothing."""
+        if not self.is_convex:
+            return -math.inf
+        return self.objective.weight_decay if self.has_weight_decay else 0.0
+
     def prepared(self, micro: MicroBatch) -> MicroBatch:
         """The micro-batch with the `constants` that `micro_product` and `micro_gradient` need of it."""
         return micro
@@ -125,22 +133,7 @@ class ObjectiveOperator(LinearOperator):
     def check(self) -> SelfCheck:
         """How the products were proved; proves them on first use."""
         if self._check is None:
-            names = list(self.compositions) if self._asked == "auto" else [self._asked]
-            # Before the proof, which then is of what the products fold.
-            self._pairs = foldable_pairs(self.objective)
-            try:
-                check = prove(self.objective, names, self._claim())
-            except DerivativeError:
-                if self._rules is nullcontext:
-                    raise
-                # What no composition can do under our rules, some may under torch's.
-                self._rules = nullcontext
-                check = prove(self.objective, names, self._claim())
-            self._check = dataclasses.replace(
-                check,
-                folded=tuple(norm for _, norm in self._pairs),
-                own_rules=self._rules is not nullcontext,
-            )
+            self._check = self._proved()
         return self._check
 
     def matmat(self, V: Tensor) -> Tensor:
@@ -195,6 +188,21 @@ class ObjectiveOperator(LinearOperator):
         with differentiable_kernels():
             total = objective.reduce(lambda micro: self.micro_gradient(self.prepared(micro), named, moved))
         return objective.space.flatten(total) / objective.num_examples
+
+    def _proved(self) -> SelfCheck:
+        names = list(self.compositions) if self._asked == "auto" else [self._asked]
+        # Before the proof, which then is of what the products fold.
+        self._pairs = foldable_pairs(self.objective)
+        try:
+            check = prove(self.objective, names, self._claim())
+        except DerivativeError:
+            if self._rules is nullcontext:
+                raise
+            # What no composition can do under our rules, some may under torch's.
+            self._rules = nullcontext
+            check = prove(self.objective, names, self._claim())
+        folded_norms = tuple(norm for _, norm in self._pairs)
+        return dataclasses.replace(check, folded=folded_norms, own_rules=self._rules is not nullcontext)
 
     def _claim(self) -> Claim:
         return Claim(self.data_product, self.data_gradient, self.is_convex, reference="double_backward")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.operators import layouts
 from thalweg.operators.layouts import empty_beside, is_channels_last
 
 
@@ -42,7 +43,7 @@ def pool(
 ) -> Any:
     """What torch's `function`, ``max_pool2d``, gives: by `MaxPool` for batches of images."""
     stride = kernel_size if stride is None else stride
-    if input.ndim != 4 or any(others.values()):
+    if input.ndim != 4 or any(others.values()) or input.numel() <= layouts.LITTLE:
         return function(input, kernel_size, stride, padding, dilation, ceil_mode, **others)
     windows = Windows(
         _pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation), ceil_mode, tuple(input.shape[1:])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.operators.fisher import Fisher
 from thalweg.operators.ggn import GGN
@@ -29,7 +30,12 @@ OPERATORS: dict[str, Build] = {
 
 
 def operator_named(
-    of: str, objective: Objective, *, composition: str = "auto", seed: int
+    of: str,
+    objective: Objective,
+    params: str | Sequence[str] | None = None,
+    *,
+    composition: str = "auto",
+    seed: int,
 ) -> ObjectiveOperator:
     """The matrix that a measure calls `of`, over an objective.
 
@@ -38,7 +44,9 @@ def operator_named(
     of
         One of `OPERATORS`.
     objective
-        The function and the point, restricted already if only some parameters are meant.
+        The function and the point.
+    params
+        Only the block of the parameters that match, ``"layer4.*"``.
     composition
         ``"auto"``, or one of that matrix's own.
     seed
@@ -46,9 +54,13 @@ def operator_named(
 
     Raises
     ------
+    TypeError
+        If `objective` is something else, the bare network say, or `params` is.
     ValueError
-        If there is none of that name, or it does not exist for this objective.
+        If there is none of that name, or it does not exist for this objective, or no parameter matches.
     """
+    check_objective("objective", objective)
     if of not in OPERATORS:
         raise ValueError(f"`of` must be one of {', '.join(OPERATORS)}, got {of!r}.")
-    return OPERATORS[of](objective, composition, seed)
+    target = objective if params is None else objective.restrict(params)
+    return OPERATORS[of](target, composition, seed)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from thalweg.core.measurement import StandardError
+from thalweg.linalg.estimate import Estimate
 from thalweg.report.figures import FAINT, GREY, INK, numbers
 
 if TYPE_CHECKING:
@@ -16,24 +19,34 @@ if TYPE_CHECKING:
 
 UNIT = "loss / parameter²"
 
+# What is drawn around a number, and why nothing is.
+BAND, NO_BAND = "95 % interval over probes", "one probe: no interval"
+
 
 def draw_density(axes: Axes, result: Any, colour: str) -> None:
-    """Smoothed density on a logarithmic scale, with a band of two standard errors over the probes.
+    """Smoothed density on a logarithmic scale, with a band of its 95 % interval over the probes.
 
     A rug marks the nodes: what the smoothing widens is seen there.
     """
     grid = result.grid()
     estimate = result.density_estimate(grid)
     x, y = numbers(grid), numbers(estimate.value)
-    band = 2 * np.nan_to_num(numbers(estimate.standard_error))
+    low, high = (numbers(end) for end in _by_probes(estimate).interval(0.95))
+    low, high = (np.where(np.isfinite(end), end, y) for end in (low, high))
     # The height of a single eigenvalue: below it there is nothing but the Gaussian's own flanks.
     one = 1 / (result.dim * result.width * math.sqrt(2 * math.pi))
     floor = one / 30
     axes.axhline(one, color=GREY, linewidth=0.8, linestyle=":", label="one eigenvalue")
     axes.fill_between(
-        x, np.maximum(y - band, floor / 10), np.maximum(y + band, floor / 10), color=colour, alpha=0.3, lw=0
+        x, np.maximum(low, floor / 10), np.maximum(high, floor / 10), color=colour, alpha=0.3, lw=0
     )
-    axes.plot(x, np.maximum(y, floor / 10), color=colour, linewidth=1.2, label="density ± 2 standard errors")
+    axes.plot(
+        x,
+        np.maximum(y, floor / 10),
+        color=colour,
+        linewidth=1.2,
+        label=f"density, {BAND if result.probe_weights.shape[0] > 1 else NO_BAND}",
+    )
     axes.plot(
         numbers(result.nodes),
         np.full(len(result.nodes), 0.02),
@@ -45,7 +58,7 @@ def draw_density(axes: Axes, result: Any, colour: str) -> None:
         label="nodes",
     )
     axes.set_yscale("log")
-    axes.set_ylim(floor, 4 * float((y + band).max()))
+    axes.set_ylim(floor, 4 * float(y.max()))
     axes.set_xlabel(f"eigenvalue ({UNIT})")
     axes.set_ylabel(f"density, smoothed by {result.width:.2g}")
     axes.legend()
@@ -58,17 +71,20 @@ def draw_log_det(axes: Axes, density: Any, colour: str) -> None:
     damping = torch.logspace(-4, 1, 61, dtype=torch.float64) * scale + least
     estimate = density.log_det(damping)
     y = numbers(estimate.value) / density.dim
-    band = (2 * np.nan_to_num(numbers(estimate.standard_error)) + numbers(estimate.solver)) / density.dim
-    axes.fill_between(numbers(damping), y - band, y + band, color=colour, alpha=0.3, linewidth=0)
+    low, high = (numbers(end) / density.dim for end in estimate.interval(0.95))
+    known = np.isfinite(low) & np.isfinite(high)
+    axes.fill_between(numbers(damping), low, high, where=known, color=colour, alpha=0.3, linewidth=0)
     axes.plot(numbers(damping), y, color=colour)
     axes.set_xscale("log")
     axes.set_xlabel(f"damping ({UNIT})")
     axes.set_ylabel("log det(H + damping I) / P")
 
 
-def draw_layer_traces(axes: Axes, result: Any, colour: str) -> None:
-    """One bar a layer, first on top, with two standard errors."""
-    traces, errors = numbers(result.layer_traces), 2 * np.nan_to_num(numbers(result.layer_trace_errors))
+def draw_layer_traces(axes: Axes, result: Any, num_probes: int, colour: str) -> None:
+    """One bar a layer, first on top, with its 95 % interval over the probes."""
+    traces = numbers(result.layer_traces)
+    halves = [StandardError(e, num_probes - 1).half_width(0.95) for e in numbers(result.layer_trace_errors)]
+    errors = np.where(np.isfinite(halves), halves, 0.0)
     rows = np.arange(len(traces))
     axes.barh(
         rows,
@@ -83,7 +99,7 @@ def draw_layer_traces(axes: Axes, result: Any, colour: str) -> None:
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_yticks(rows, result.layers)
     axes.invert_yaxis()
-    axes.set_xlabel(f"trace ({UNIT}) ± 2 standard errors")
+    axes.set_xlabel(f"trace, {BAND if num_probes > 1 else NO_BAND}\n({UNIT})")
     axes.set_ylabel("layer")
 
 
@@ -102,4 +118,10 @@ def draw_block_norms(figure: Figure, axes: Axes, result: Any) -> None:
     axes.set_xlabel("block")
     axes.set_ylabel("block")
     axes.grid(visible=False)
-    figure.colorbar(image, ax=axes, label=f"Frobenius norm ({UNIT})")
+    if positive.size:
+        figure.colorbar(image, ax=axes, label=f"Frobenius norm ({UNIT})")
+
+
+def _by_probes(estimate: Estimate) -> Estimate:
+    """Without what the steps may have left: of a density that is a matter of resolution."""
+    return dataclasses.replace(estimate, solver=torch.zeros_like(estimate.solver))

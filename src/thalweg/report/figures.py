@@ -273,23 +273,39 @@ def draw_interval(
 
 
 def draw_eigenvalues(axes: Axes, result: Any, colour: str) -> None:
-    """Eigenvalues (k,) by rank with their residuals; the bounds of the first where it has them."""
-    from matplotlib.ticker import MaxNLocator
-
+    """Eigenvalues (k,) by rank with their residuals, and the bounds of the first at each end asked for."""
     values, residuals = numbers(result.eigenvalues), numbers(result.residuals)
-    rank = np.arange(1, len(values) + 1)
+    num_top = result.num_top
+    num_bottom = len(values) - num_top
+    # Both ends: those of the bottom count from the right, after a gap for all that lie between.
+    gap = 1 if num_top and num_bottom else 0
+    places = np.concatenate([np.arange(num_top), len(values) + gap - 1 - np.arange(num_bottom)])
     axes.errorbar(
-        rank, values, yerr=residuals, fmt="o", color=colour, capsize=3, label="eigenvalue ± residual"
+        places, values, yerr=residuals, fmt="o", color=colour, capsize=3, label="eigenvalue ± residual"
     )
-    low, high = result.lower_bound, result.upper_bound
-    axes.plot(
-        [1, 1], [low, high], color=colour, alpha=0.3, linewidth=7, solid_capstyle="butt", label="bounds"
-    )
+    bounds = [(places[0], result.lower_bound, result.upper_bound)]
+    if result.smallest_lower_bound is not None and num_bottom:
+        bounds.append((places[num_top], result.smallest_lower_bound, result.smallest_upper_bound))
+    for i, (place, low, high) in enumerate(bounds):
+        label = None if i else f"bounds ({100 * result.confidence:.4g} %)"
+        axes.plot(
+            [place, place],
+            [low, high],
+            color=colour,
+            alpha=0.3,
+            linewidth=7,
+            solid_capstyle="butt",
+            label=label,
+        )
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.set_xlabel("rank")
+    names = [str(i + 1) for i in range(num_top)] + [f"−{i + 1}" for i in range(num_bottom)]
+    # Few enough to be read, from the first at either end.
+    step = max(1, len(names) // 12)
+    shown = [*range(0, num_top, step), *range(num_top, len(names), step)]
+    axes.set_xticks(places[shown], [names[i] for i in shown])
+    axes.set_xlabel("rank (−1 is the smallest)" if num_bottom else "rank")
     axes.set_ylabel("eigenvalue (loss / parameter²)")
-    axes.set_xlim(0.5, len(values) + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(-0.5, len(values) + gap - 0.5)
     axes.legend()
 
 

@@ -50,12 +50,24 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
         )
     with draw.house_style():
         figure = drawer(result)
-        mode = result.batch_norm
-        if mode:
-            figure.suptitle(f"batch norm: {mode}", x=0.01, ha="left", fontsize=8.5, color=draw.GREY)
+        figure.suptitle(_subject(result), x=0.01, ha="left", fontsize=8.5, color=draw.GREY)
     if path is not None:
         draw.save_figure(figure, path)
     return figure
+
+
+def _subject(result: Measurement) -> str:
+    """What it is a picture of: matrix, block, examples and batch-norm mode, as far as there are any."""
+    arguments = result.provenance.get("arguments", {})
+    num_examples = result.provenance.get("objective", {}).get("num_examples")
+    block = arguments.get("params")
+    parts = [
+        str(arguments["of"]).replace("_", " ") if "of" in arguments else "",
+        f"block {block if isinstance(block, str) else ', '.join(block)}" if block else "",
+        f"N = {num_examples:,}" if num_examples else "",
+        f"batch norm: {result.batch_norm}" if result.batch_norm else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _history(result: Any) -> Figure:
@@ -103,7 +115,9 @@ def _spread(result: Any) -> Figure:
 def _traces(result: Any) -> Figure:
     height = max(2.4, 1.2 + 0.18 * len(result.layers))
     figure, axes = draw.new_figure(1, 1, width=4.8, height=height)
-    curvature.draw_layer_traces(axes[0, 0], result, draw.BLUE)
+    curvature.draw_layer_traces(axes[0, 0], result, len(result.samples), draw.BLUE)
+    half = result.error.half_width(0.95)
+    axes[0, 0].set_title(f"trace {result.value:.4g}" + (f" ± {half:.2g} (95 %)" if half else ""))
     return figure
 
 
@@ -131,7 +145,7 @@ def _profile(result: Any) -> Figure:
     axes[0, 0].plot([], [], "--", color=draw.VERMILLION, linewidth=0.9, label="bounds on the ends")
     axes[0, 0].legend()
     curvature.draw_log_det(axes[0, 1], result.density, draw.BLUE)
-    curvature.draw_layer_traces(axes[0, 2], result, draw.BLUE)
+    curvature.draw_layer_traces(axes[0, 2], result, result.num_probes, draw.BLUE)
     for ax, title in zip(axes.flat, ("Spectral density", "Log determinant", "Trace by layer"), strict=True):
         ax.set_title(title)
     return figure

@@ -10,18 +10,18 @@ for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from thalweg.core.arguments import check_count
 from thalweg.core.errors import ConvergenceError, NonFiniteLossError
 from thalweg.core.measurement import hash_tensors
 from thalweg.core.rng import generator
 from thalweg.linalg.eigen_solution import EigenSolution
 from thalweg.linalg.lanczos import check_tolerances, lanczos_eigenpairs
 from thalweg.linalg.wanted_pairs import Which
-from thalweg.objective.guards import check_count
 from thalweg.operators.objective_operator import ObjectiveOperator
 
 # What a level costs beside the next must be little, and how near its vectors come falls with the square root
@@ -91,7 +91,7 @@ def multilevel_eigenpairs(
         wanted = start is None and certify_rtol is None
         levels = default_levels(objective.num_examples) if wanted else ()
     check_tolerances(operator.dtype, rtol, certify_rtol, confidence)
-    sizes = _checked_levels(levels, objective.num_examples)
+    sizes = checked_levels(levels, objective.num_examples)
     num_wanted = 2 * k if which == "both" else k
     work = _Work(objective.num_examples, sizes, num_wanted, progress)
     warm, used, num_subset_matvecs = start, [], 0
@@ -153,7 +153,10 @@ def _least_shared_steps(rtol: float) -> int:
     return 1 + max(1, math.ceil(-math.log10(rtol)))
 
 
-def _checked_levels(levels: Sequence[int], num_examples: int) -> tuple[int, ...]:
+def checked_levels(levels: Sequence[int], num_examples: int) -> tuple[int, ...]:
+    """Sizes of subsets, ascending, all smaller than the whole."""
+    if isinstance(levels, str) or not isinstance(levels, Iterable):
+        raise TypeError(f"`levels` must be a sequence of subset sizes, such as (1024, 8192), got {levels!r}.")
     sizes = tuple(levels)
     for size in sizes:
         check_count("levels", size)

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
+from thalweg.core.arguments import check_count
 from thalweg.core.atomic import replacing, sweep_partials
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.lock import sole_writer
 from thalweg.core.rng import generator, preserved_global_rng, stream_seed
 from thalweg.objective.examples import Examples, read_examples
-from thalweg.objective.guards import check_count, unwrapped
+from thalweg.objective.guards import unwrapped
 from thalweg.objective.losses import Loss, LossModule, cast_floating
 from thalweg.objective.objective import Objective
 from thalweg.training.checkpoint import Checkpoint, save_weights

@@ -382,7 +382,7 @@ def test_bad_arguments_are_named(toys, wells) -> None:
         linear_path(a, b, num_points=2)
     with pytest.raises(ValueError, match="`num_points` must be a whole number"):
         linear_path(a, b, num_points=2.5)
-    with pytest.raises(TypeError, match="`b` must be an Objective, got Theta"):
+    with pytest.raises(TypeError, match=r"`b` must be a thalweg.Objective, .* got Theta"):
         linear_path(a, toys.Theta(torch.zeros(1)))
     single = [Objective(toys.convnet(s), toys.images(), batch_norm="batch", batch_size=64) for s in (1, 2)]
     with pytest.raises(ValueError, match="`population=True` needs at least two independent units"):

@@ -115,5 +115,5 @@ def test_bad_blocks() -> None:
         TypeError, match="`blocks` must be a sequence of patterns, each one block, got the text"
     ):
         block_curvature(objective, blocks="conv2", seed=0)
-    with pytest.raises(ValueError, match="`params` must match trainable parameters, but 'hed'"):
+    with pytest.raises(ValueError, match="`blocks` must match trainable parameters, but 'hed'"):
         block_curvature(objective, blocks=["hed"], seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -239,7 +240,9 @@ def test_certificate_as_tight_as_asked() -> None:
 
 def test_budget_spent() -> None:
     objective = planted(scattered(torch.linspace(1, 2, 300).double()), micro_batch=16)
-    with pytest.raises(ConvergenceError, match=r"20 products were spent .* Raise `max_matvecs`") as caught:
+    with pytest.raises(
+        ConvergenceError, match=r"20 products were spent .* Raise `max_matvecs`.* `partial`"
+    ) as caught:
         top_eigenvalues(objective, 2, rtol=1e-9, max_matvecs=20, levels=(12, 30), seed=0)
     partial = caught.value.partial
     assert isinstance(partial, TopEigenvalues)
@@ -297,7 +300,18 @@ def test_warm_start_saves_products() -> None:
         ({"max_matvecs": 0}, ValueError, "`max_matvecs` must allow the first block"),
         ({"start": torch.ones(39, 1)}, ValueError, r"`start` must have shape \(40, W\)"),
         ({"start": torch.full((40, 1), math.nan)}, ValueError, "`start` must be finite"),
+        ({"start": torch.zeros(40, 1)}, ValueError, "`start` must not be nought"),
         ({"seed": "x"}, TypeError, "`seed` must be an integer"),
+        ({"rtol": "1e-3"}, ValueError, r"`rtol` must lie in \[.*, got '1e-3'"),
+        (
+            {"certify_rtol": "a"},
+            ValueError,
+            "`certify_rtol` must be a finite number .* got 'a'",
+        ),
+        ({"confidence": "high"}, ValueError, r"`confidence` must lie in \(0, 1\), got 'high'"),
+        ({"levels": 50}, TypeError, "`levels` must be a sequence of subset sizes, .* got 50"),
+        ({"params": 5}, TypeError, "`params` must be a pattern or a list of patterns, got 5"),
+        ({"params": [5]}, TypeError, r"`params` must be a pattern or a list of patterns, got \[5\]"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -346,16 +360,68 @@ def test_survives_json(tmp_path: Any) -> None:
 def test_says_its_uncertainty() -> None:
     result = top_eigenvalues(CASES["residual-batch"].objective(), rtol=1e-3, seed=0)
     solver = result.error.solver
-    assert repr(result) == (
-        f"TopEigenvalues({result.value:.6g} ± {solver:.2g}, at most {result.upper_bound:.4g} (99 %), "
-        "batch norm batch)"
+    found = re.fullmatch(
+        rf"TopEigenvalues\({result.value:.6g} ± {solver:.2g}, at most (\S+) \(99 %\), batch norm batch\)",
+        repr(result),
     )
+    assert found, repr(result)
+    # Rounded away from the value.
+    assert result.upper_bound <= float(found[1]) <= result.upper_bound * (1 + 1e-5)
     bottom = top_eigenvalues(CASES["residual-batch"].objective(), which="bottom", seed=0)
-    assert f"at least {bottom.lower_bound:.4g} (99 %)" in repr(bottom)
+    found = re.search(r"at least (\S+) \(99 %\)", repr(bottom))
+    assert found, repr(bottom)
+    assert bottom.lower_bound - 1e-5 * abs(bottom.lower_bound) <= float(found[1]) <= bottom.lower_bound
     assert result.interval(0.999) == (result.lower_bound, math.inf)
     assert bottom.interval(0.999) == (-math.inf, bottom.upper_bound)
     with pytest.raises(ValueError, match=r"`level` must lie in \(0, 1\)"):
         result.interval(1.0)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_both_ends_have_bounds_of_their_own(k: int) -> None:
+    objective, H = CASES["residual-running"].objective(), hessian_of("residual-running")
+    true = torch.linalg.eigvalsh(H)
+    result = top_eigenvalues(objective, k, which="both", seed=0)
+    assert result.smallest_lower_bound is not None
+    assert result.smallest_upper_bound is not None
+    assert result.num_top == k
+    assert result.smallest_lower_bound <= float(true[0]) <= result.smallest_upper_bound
+    # The Ritz value bounds it from above, to rounding; the certificate from below, within a tenth.
+    assert result.smallest_upper_bound == pytest.approx(float(result.eigenvalues[k]), abs=1e-9)
+    assert float(result.eigenvalues[k]) - result.smallest_lower_bound <= 0.1 * float(true.abs().max())
+    for i, words in (
+        (
+            0,
+            "(",
+        ),
+        (k, "smallest "),
+    ):
+        value, residual = float(result.eigenvalues[i]), float(result.residuals[i])
+        said = f"± {residual:.2g}" if residual > 1e-12 * abs(value) else "exact"
+        assert f"{words}{value:.6g} {said}, at " in repr(result)
+    one = top_eigenvalues(objective, seed=0)
+    assert one.smallest_lower_bound is None
+    assert "smallest" not in repr(one)
+
+
+def test_a_matrix_without_negative_eigenvalues_is_bounded_by_nought() -> None:
+    objective = CASES["mlp-mse"].objective()
+    found = top_eigenvalues(objective, of="ggn", which="bottom", seed=0)
+    assert found.lower_bound == min(0.0, found.value)
+    both = top_eigenvalues(objective, of="ggn", which="both", seed=0)
+    assert both.smallest_lower_bound == min(0.0, float(both.eigenvalues[1]))
+    shifted = top_eigenvalues(CASES["mlp-mse"].objective(weight_decay=2.0), of="ggn", which="bottom", seed=0)
+    assert shifted.lower_bound == pytest.approx(2.0, abs=1e-9)
+    # Of the Hessian nothing of the kind is known.
+    assert top_eigenvalues(objective, which="bottom", seed=0).lower_bound < 0
+
+
+@pytest.mark.parametrize("rtol", [0.3, 0.1, 0.05])
+def test_a_copy_of_an_eigenvalue_is_found_at_rough_tolerances(rtol: float) -> None:
+    """One random vector sees one of two equal eigenvalues, and all it sees has converged."""
+    eigenvalues = torch.cat([torch.ones(2), torch.linspace(0, 0.2, 10)]).double()
+    result = top_eigenvalues(planted(scattered(eigenvalues)), 2, rtol=rtol, seed=0)
+    assert float((result.eigenvalues - 1).abs().max()) <= rtol
 
 
 def test_progress_rises_and_ends() -> None:

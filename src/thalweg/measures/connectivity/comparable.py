@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 
 # What must agree in `Objective.describe`, and what to do where it does not.
@@ -31,8 +32,7 @@ def check_comparable(a: Objective, b: Objective) -> None:
         Naming the first thing that differs.
     """
     for name, objective in (("a", a), ("b", b)):
-        if not isinstance(objective, Objective):
-            raise TypeError(f"`{name}` must be an Objective, got {type(objective).__name__}.")
+        check_objective(name, objective)
     if a.space != b.space:
         raise ValueError(
             f"`a` and `b` must have the same trainable parameters, but {_space_difference(a, b)}; a path "

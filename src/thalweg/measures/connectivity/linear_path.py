@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_count
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.measures.connectivity.comparable import check_comparable, check_same_losses
 from thalweg.objective.evaluation import Point, independent_unit, l2_term
-from thalweg.objective.guards import check_count
 from thalweg.objective.objective import Objective
 from thalweg.stats.clustered_mean import mean_standard_error
 

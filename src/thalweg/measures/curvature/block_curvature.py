@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_count
 from thalweg.core.measurement import Measurement
 from thalweg.core.param_space import ParamSpace
 from thalweg.core.rng import generator
@@ -18,7 +19,7 @@ from thalweg.linalg.linear_operator import LinearOperator
 from thalweg.linalg.quadrature import ProbeProcess
 from thalweg.measures.curvature.spectral_density import SpectralDensity, density_result
 from thalweg.measures.curvature.work import Progress, Work
-from thalweg.objective.guards import check_count
+from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.operators.registry import operator_named
 
@@ -53,6 +54,11 @@ class BlockCurvature(Measurement):
     block_norms: Tensor
     block_norm_errors: Tensor
     num_matvecs: int
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Two-sided interval for the share at confidence `level`, within 0 and 1."""
+        low, high = super().interval(level)
+        return max(0.0, low), min(1.0, high)
 
     @property
     def lambda_max(self) -> Tensor:
@@ -119,6 +125,7 @@ def block_curvature(
     check_count("num_steps", num_steps)
     if isinstance(blocks, str):
         raise TypeError(f"`blocks` must be a sequence of patterns, each one block, got the text {blocks!r}.")
+    check_objective("objective", objective)
     target, indices = _blocks_of(objective, blocks)
     operator = operator_named(of, target, seed=seed)
     columns = sum(min(num_probes * num_steps, len(index)) for index in indices.values())
@@ -195,7 +202,9 @@ def _blocks_of(objective: Objective, patterns: Sequence[str] | None) -> tuple[Ob
     """The objective of the parameters in blocks alone, and each block's entries of its flat vector."""
     if patterns is None:
         return objective, layer_indices(objective.space)
-    names = {pattern: set(objective.space.select(pattern).names) for pattern in patterns}
+    if not patterns:
+        raise ValueError("`blocks` must hold at least one pattern, got none; leave it out for the layers.")
+    names = {pattern: set(objective.space.select(pattern, "blocks").names) for pattern in patterns}
     owners: dict[str, str] = {}
     for pattern, members in names.items():
         for name in members:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_count, check_flag
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.param_space import ParamSpace
@@ -17,7 +18,6 @@ from thalweg.linalg.sum_operator import SumOperator
 from thalweg.linalg.trace import estimate_trace
 from thalweg.linalg.trace_estimate import TraceEstimate
 from thalweg.objective.folds import random_folds
-from thalweg.objective.guards import check_count
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.registry import operator_named
@@ -149,8 +149,9 @@ def hessian_trace(
     budget = DEFAULT_MAX_MATVECS if max_matvecs is None else max_matvecs
     check_count("max_matvecs", budget)
     check_count("num_folds", num_folds)
-    target = objective if params is None else objective.restrict(params)
-    operator = operator_named(of, target, seed=seed)
+    check_flag("population", population)
+    operator = operator_named(of, objective, params, seed=seed)
+    target = operator.objective
     if population and of not in MEANS:
         raise ValueError(f"`population` takes a mean over examples, of={' or '.join(MEANS)}, got {of!r}.")
     work = _Work(target.num_examples, progress)

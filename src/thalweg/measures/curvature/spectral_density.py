@@ -2,6 +2,7 @@ r"""The density of the curvature's spectrum, :math:`\rho(x) = \frac1P \sum_i \de
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_count
 from thalweg.core.measurement import Measurement
 from thalweg.core.rng import generator
 from thalweg.linalg.estimate import Estimate
 from thalweg.linalg.quadrature import SpectralQuadrature, lanczos_quadrature
 from thalweg.measures.curvature.work import Progress, Work
-from thalweg.objective.guards import check_count
 from thalweg.objective.objective import Objective
 from thalweg.operators.registry import operator_named
 
@@ -136,7 +137,7 @@ class SpectralDensity(Measurement):
     @property
     def negative_mass(self) -> Estimate:
         """Share of the eigenvalues below nought by more than rounding."""
-        return self.mass(high=-self.resolution)
+        return self.mass(high=math.nextafter(-self.resolution, -math.inf))
 
     @property
     def trace(self) -> Estimate:
@@ -147,7 +148,7 @@ class SpectralDensity(Measurement):
     def frobenius_norm(self) -> Estimate:
         """sqrt(tr(H^2))."""
         samples = self.quadrature.samples(lambda nodes: self.dim * nodes.square())
-        return Estimate.jackknifed(torch.sqrt, samples)
+        return dataclasses.replace(Estimate.jackknifed(torch.sqrt, samples), support=(0.0, math.inf))
 
     @property
     def effective_rank(self) -> Estimate:
@@ -164,7 +165,7 @@ class SpectralDensity(Measurement):
         def ratio(moments: Tensor) -> Tensor:
             return self.dim * moments[0].square() / moments[1].clamp(min=torch.finfo(torch.float64).tiny)
 
-        return Estimate.jackknifed(ratio, samples)
+        return dataclasses.replace(Estimate.jackknifed(ratio, samples), support=(0.0, float(self.dim)))
 
     def effective_dimension(self, damping: float | Sequence[float] | Tensor) -> Estimate:
         r""":math:`\sum_i \lambda_i / (\lambda_i + d)` for each damping d above nought and above -lambda_min.
@@ -195,7 +196,12 @@ class SpectralDensity(Measurement):
 
     def _dampings(self, damping: float | Sequence[float] | Tensor, least: float = -math.inf) -> Tensor:
         """``(D, 1)``, or ``(1,)`` for a single number."""
-        d = torch.as_tensor(damping, dtype=torch.float64)
+        try:
+            d = torch.as_tensor(damping, dtype=torch.float64)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"`damping` must be a number, or a sequence or tensor of numbers, got {damping!r}."
+            ) from None
         lowest = float(torch.cat([self.nodes, self.coarse_nodes]).min())
         least = max(least, -lowest)
         if d.numel() == 0 or not bool((d > least).all()) or not bool(torch.isfinite(d).all()):
@@ -255,9 +261,8 @@ def spectral_density(
     """
     check_count("num_probes", num_probes)
     check_count("num_steps", num_steps)
-    target = objective if params is None else objective.restrict(params)
-    work = Work(num_probes * num_steps * target.num_examples, progress)
-    operator = operator_named(of, target, seed=seed)
+    operator = operator_named(of, objective, params, seed=seed)
+    work = Work(num_probes * num_steps * objective.num_examples, progress)
     quadrature = lanczos_quadrature(
         operator.counting(work.add),
         num_probes,

@@ -2,21 +2,23 @@ r"""Extreme eigenvalues of the loss Hessian: :math:`\lambda_{\max}`, the paper's
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from thalweg.core.arguments import check_count
 from thalweg.core.errors import ConvergenceError
-from thalweg.core.measurement import ErrorBudget, Measurement, hash_tensors
+from thalweg.core.measurement import ROUNDING, ErrorBudget, Measurement, hash_tensors
 from thalweg.linalg.wanted_pairs import Which
-from thalweg.objective.guards import check_count
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.registry import operator_named
-from thalweg.solvers.multilevel import MultilevelSolution, multilevel_eigenpairs
+from thalweg.solvers.multilevel import MultilevelSolution, checked_levels, multilevel_eigenpairs
 
 Progress = Callable[[int, int], None]
 
@@ -41,6 +43,9 @@ class TopEigenvalues(Measurement):
     lower_bound, upper_bound
         Of the extreme eigenvalue itself. The Ritz value is a certain bound on one side; on the other the
         bound holds with probability `confidence`, by what random vectors would have shown.
+    smallest_lower_bound, smallest_upper_bound
+        The same of the smallest eigenvalue where both ends were asked for; all four bounds then hold together
+        with probability `confidence`. Else ``None``.
     """
 
     measure: ClassVar[str] = "top_eigenvalues"
@@ -53,11 +58,18 @@ class TopEigenvalues(Measurement):
     lower_bound: float
     upper_bound: float
     confidence: float
+    smallest_lower_bound: float | None = None
+    smallest_upper_bound: float | None = None
 
     @property
     def is_bottom(self) -> bool:
         """Whether `value` is the smallest eigenvalue rather than the largest."""
-        return self.provenance.get("arguments", {}).get("which") == "bottom"
+        return self.num_top == 0
+
+    @property
+    def num_top(self) -> int:
+        """How many of the eigenvalues are of the top; those of the bottom follow."""
+        return _num_top(len(self.eigenvalues), self.provenance.get("arguments", {}))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Where the extreme eigenvalue lies: between the bounds up to a `level` of `confidence`.
@@ -70,11 +82,21 @@ class TopEigenvalues(Measurement):
         return (-math.inf, self.upper_bound) if self.is_bottom else (self.lower_bound, math.inf)
 
     def __repr__(self) -> str:
-        far = f"at least {self.lower_bound:.4g}" if self.is_bottom else f"at most {self.upper_bound:.4g}"
-        return (
-            f"{type(self).__name__}({self.value:.6g} ± {self.error.half_width():.2g}, {far} "
-            f"({100 * self.confidence:.4g} %){f', batch norm {self.batch_norm}' if self.batch_norm else ''})"
-        )
+        sure = f"({100 * self.confidence:.4g} %)"
+        at_least = f"at least {_rounded(self.lower_bound, ROUND_FLOOR)} {sure}"
+        at_most = f"at most {_rounded(self.upper_bound, ROUND_CEILING)} {sure}"
+        parts = [self._pair(0), at_least if self.is_bottom else at_most]
+        if self.smallest_lower_bound is not None:
+            smallest = self._pair(min(self.num_top, len(self.eigenvalues) - 1))
+            at_least = f"at least {_rounded(self.smallest_lower_bound, ROUND_FLOOR)} {sure}"
+            parts += [f"smallest {smallest}", at_least]
+        if self.batch_norm:
+            parts.append(f"batch norm {self.batch_norm}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _pair(self, i: int) -> str:
+        value, residual = float(self.eigenvalues[i]), float(self.residuals[i])
+        return f"{value:.6g} {f'± {residual:.2g}' if residual > ROUNDING * abs(value) else 'exact'}"
 
 
 def top_eigenvalues(
@@ -153,14 +175,14 @@ def top_eigenvalues(
     check_count("k", k)
     if which not in ("top", "bottom", "both"):
         raise ValueError(f"`which` must be 'top', 'bottom' or 'both', got {which!r}.")
-    target = objective if params is None else objective.restrict(params)
+    operator = operator_named(of, objective, params, composition=composition, seed=seed)
     num_wanted = 2 * k if which == "both" else k
-    if num_wanted > target.space.dim:
+    if num_wanted > operator.dim:
         raise ValueError(
             f"`k` = {k} with which={which!r} asks for {num_wanted} eigenpairs of a matrix that has "
-            f"P = {target.space.dim}, the number of parameters; ask for fewer."
+            f"P = {operator.dim}, the number of parameters; ask for fewer."
         )
-    operator = operator_named(of, target, composition=composition, seed=seed)
+    sizes = None if levels is None else checked_levels(levels, objective.num_examples)
     provenance: dict[str, Any] = {
         "function": "top_eigenvalues",
         "arguments": {
@@ -172,7 +194,7 @@ def top_eigenvalues(
             "certify_rtol": certify_rtol,
             "confidence": confidence,
             "max_matvecs": max_matvecs,
-            "levels": None if levels is None else list(levels),
+            "levels": None if sizes is None else list(sizes),
             "start": None if start is None else hash_tensors(start),
             "composition": composition,
             "seed": seed,
@@ -188,14 +210,14 @@ def top_eigenvalues(
             certify_rtol=certify_rtol,
             confidence=confidence,
             max_matvecs=max_matvecs,
-            levels=levels,
+            levels=sizes,
             start=start,
             seed=seed,
             progress=progress,
         )
     except ConvergenceError as error:
         partial = _result(error.partial, operator, provenance)
-        raise ConvergenceError(str(error), partial) from None
+        raise ConvergenceError(f"{error} The result so far is in `partial`.", partial) from None
     return _result(solved, operator, provenance)
 
 
@@ -203,6 +225,17 @@ def _result(
     solved: MultilevelSolution, operator: ObjectiveOperator, provenance: dict[str, Any]
 ) -> TopEigenvalues:
     solution = solved.solution
+    bottom = solution.bottom
+    if bottom is not None:
+        # What no eigenvalue can lie below needs no chance for that.
+        num_found = len(solution.eigenvalues)
+        ritz = solution.eigenvalues[min(_num_top(num_found, provenance["arguments"]), num_found - 1)]
+        if -math.inf < operator.least_eigenvalue >= bottom.lower:
+            lower = min(float(ritz), operator.least_eigenvalue)
+            bottom = dataclasses.replace(bottom, lower=lower, confidence=1.0)
+    first = solution.top or bottom
+    assert first is not None
+    smallest = bottom if solution.top else None
     return TopEigenvalues(
         value=float(solution.eigenvalues[0]),
         error=ErrorBudget(solver=float(solution.residuals[0])),
@@ -217,7 +250,23 @@ def _result(
         residuals=solution.residuals,
         num_matvecs=solution.num_matvecs,
         num_subset_matvecs=solved.num_subset_matvecs,
-        lower_bound=solution.lower_bound,
-        upper_bound=solution.upper_bound,
-        confidence=solution.confidence,
+        lower_bound=first.lower,
+        upper_bound=first.upper,
+        confidence=first.confidence,
+        smallest_lower_bound=smallest and smallest.lower,
+        smallest_upper_bound=smallest and smallest.upper,
     )
+
+
+def _num_top(num_found: int, arguments: Mapping[str, Any]) -> int:
+    """Eigenvalues of the top among those found, of which a partial result may have fewer than asked for."""
+    which = arguments.get("which", "top")
+    return 0 if which == "bottom" else min(arguments["k"], num_found) if which == "both" else num_found
+
+
+def _rounded(x: float, rounding: str, digits: int = 6) -> str:
+    """With six digits, as the value has, rounded away from it."""
+    if x == 0 or not math.isfinite(x):
+        return f"{x:g}"
+    exact = Decimal(x)
+    return f"{float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding)):.{digits}g}"

@@ -9,10 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_count
 from thalweg.core.measurement import Measurement
 from thalweg.core.rng import generator, normal, stream_seed
 from thalweg.measures.sharpness.ascent import Visit, ascend, check_radius, euclidean_norm
-from thalweg.objective.guards import check_count
+from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 
 
@@ -101,6 +102,7 @@ def sam_sharpness(
     ----------
     Foret, Kleiner, Mobahi and Neyshabur (2021), Sharpness-Aware Minimization, ICLR.
     """
+    check_objective("objective", objective)
     check_radius(radius)
     check_count("num_steps", num_steps)
     check_count("num_restarts", num_restarts)

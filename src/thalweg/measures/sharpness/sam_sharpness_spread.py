@@ -9,10 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_count
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.rng import generator
 from thalweg.measures.sharpness.ascent import Visit, ascend, check_radius
-from thalweg.objective.guards import check_count
+from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 
 
@@ -86,6 +87,7 @@ def sam_sharpness_spread(
     ----------
     Foret, Kleiner, Mobahi and Neyshabur (2021), Sharpness-Aware Minimization, ICLR: m-sharpness.
     """
+    check_objective("objective", objective)
     check_radius(radius)
     check_count("batch_size", batch_size)
     check_count("num_batches", num_batches)

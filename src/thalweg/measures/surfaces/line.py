@@ -10,10 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_count
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.measures.surfaces.directions import Ignored, Normalisation, check_choices, random_direction
+from thalweg.objective.check_objective import check_objective
 from thalweg.objective.evaluation import independent_unit, l2_term
-from thalweg.objective.guards import check_count
 from thalweg.objective.objective import Objective
 from thalweg.stats.clustered_mean import mean_standard_error
 
@@ -116,6 +117,7 @@ def line_slice(
     ----------
     Li, Xu, Taylor, Studer and Goldstein (2018), Visualizing the Loss Landscape of Neural Nets, NeurIPS.
     """
+    check_objective("objective", objective)
     check_count("num_points", num_points)
     check_count("num_directions", num_directions)
     if num_points < 3 or num_points % 2 == 0:
