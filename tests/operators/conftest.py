@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from thalweg.operators import layouts
+from thalweg.operators import objective_operator
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -21,6 +21,6 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="module")
 def _own_rules_for_small_layers() -> Iterator[None]:
     """Tiny layers are left to torch, and these are the tests of our rules."""
-    little, layouts.LITTLE = layouts.LITTLE, 0
+    little, objective_operator.LITTLE = objective_operator.LITTLE, 0
     yield
-    layouts.LITTLE = little
+    objective_operator.LITTLE = little

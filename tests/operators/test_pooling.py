@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 
-from thalweg.operators import layouts
 from thalweg.operators.derivative_rules import OwnDerivativeRules
 from thalweg.operators.pooling import Chosen, MaxPool
 
@@ -97,11 +96,13 @@ def test_single_precision() -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_little_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("little", "used"), [(107, True), (108, False)])
+def test_little_is_left_to_torch(little: int, used: bool) -> None:
     x = draw(2, 3, 6, 6, seed=1)
-    for little, used in ((215, True), (216, False)):
-        monkeypatch.setattr(layouts, "LITTLE", little)
-        both(lambda: F.max_pool2d(x, 2), used)
+    with OwnDerivativeRules(little), mock.patch.object(MaxPool, "apply", wraps=MaxPool.apply) as applied:
+        ours = F.max_pool2d(x, 2)
+    assert applied.called == used
+    torch.testing.assert_close(ours, F.max_pool2d(x, 2))
 
 
 def test_what_the_rules_do_not_cover_is_left_to_torch() -> None:

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.operators import layouts
 from thalweg.operators.layouts import empty_beside
 
 Slots = tuple[str, str]
@@ -56,8 +55,13 @@ def convolve(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    *,
+    little: int = 0,
 ) -> Tensor:
-    """What torch's `function`, a convolution over `num_dims` dimensions, gives: by `Partial` where it may."""
+    """What torch's `function`, a convolution over `num_dims` dimensions, gives: by `Partial` where it may.
+
+    Activations of up to `little` entries an example are left to torch.
+    """
 
     def each(value: Any) -> tuple[int, ...]:
         given = (int(value),) if isinstance(value, Integral) else tuple(value)
@@ -68,7 +72,7 @@ def convolve(
         or input.ndim != num_dims + 2
         or input.is_complex()
         or torch.is_autocast_enabled("cpu")
-        or max(input.numel(), input.numel() // input.shape[1] * len(weight)) <= layouts.LITTLE
+        or max(input.numel(), input.numel() // input.shape[1] * len(weight)) <= little * len(input)
     ):
         return function(input, weight, bias, stride, padding, dilation, groups)
     geometry = Geometry(

@@ -28,11 +28,23 @@ class OwnDerivativeRules(TorchFunctionMode):
 
     It is calls that are taken, whichever layer makes them. What the rules give the self-check proves, as it
     does what torch's give. For a CPU: an accelerator has more use for large kernels than for warm caches.
+
+    Parameters
+    ----------
+    little
+        Entries of a layer's activations, for each example, up to which it is left to torch. Not for a batch:
+        the proof, on few examples, must take the rules that the products take.
     """
+
+    def __init__(self, little: int = 0) -> None:
+        super().__init__()
+        self.little = little
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         # A sub-class of tensors may have rules of its own.
         ours = func in RULES and all(t in (Tensor, nn.Parameter) for t in types)
-        return (RULES[func] if ours else func)(*args, **(kwargs or {}))
+        if ours:
+            return RULES[func](*args, **(kwargs or {}), little=self.little)
+        return func(*args, **(kwargs or {}))

@@ -7,10 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Entries of a layer's activations up to which torch's own rules are faster: there calls cost more than
-# layouts and copies do. Measured for eight columns on two cores.
-LITTLE = 1 << 17
-
 
 def is_channels_last(t: Tensor) -> bool:
     """Whether images ``(B, C, H, W)`` lie pixel by pixel, and not in the usual way as well."""

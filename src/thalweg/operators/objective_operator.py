@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -36,6 +37,10 @@ BLOCK_SIZE = 8
 # Examples times columns of a pass on a CPU: more of them no longer fit its caches, fewer cost more in calls.
 # Where batches are not ours to cut, columns are.
 CPU_PASS = 1024
+
+# Entries of a layer's activations, in a pass with a whole block, up to which torch's own derivative rules are
+# faster than ours: there calls cost more than copies and layouts do.
+LITTLE = 1 << 17
 
 
 class ObjectiveOperator(LinearOperator):
@@ -92,8 +97,11 @@ class ObjectiveOperator(LinearOperator):
         self._asked = composition
         self._check: SelfCheck | None = None
         self._pairs: tuple[Pair, ...] = ()
+        examples = min(objective.num_examples, objective.micro_batch, CPU_PASS // BLOCK_SIZE)
         self._rules: Callable[[], AbstractContextManager[Any]] = (
-            OwnDerivativeRules if objective.device.type == "cpu" else nullcontext
+            functools.partial(OwnDerivativeRules, LITTLE // examples)
+            if objective.device.type == "cpu"
+            else nullcontext
         )
         super().__init__(dim=objective.space.dim, dtype=objective.dtype, device=objective.device)
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.operators import layouts
 from thalweg.operators.layouts import empty_beside, is_channels_last
 
 
@@ -39,11 +38,16 @@ def pool(
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
+    *,
+    little: int = 0,
     **others: Any,
 ) -> Any:
-    """What torch's `function`, ``max_pool2d``, gives: by `MaxPool` for batches of images."""
+    """What torch's `function`, ``max_pool2d``, gives: by `MaxPool` for batches of images.
+
+    Those of up to `little` entries each are left to torch.
+    """
     stride = kernel_size if stride is None else stride
-    if input.ndim != 4 or any(others.values()) or input.numel() <= layouts.LITTLE:
+    if input.ndim != 4 or any(others.values()) or input.numel() <= little * len(input):
         return function(input, kernel_size, stride, padding, dilation, ceil_mode, **others)
     windows = Windows(
         _pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation), ceil_mode, tuple(input.shape[1:])
