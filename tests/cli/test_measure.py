@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy import stats
 from torch import nn
 
 import thalweg as tw
@@ -289,14 +290,15 @@ def test_what_a_profile_knows_is_shown(folder: Path) -> None:
     profile = tw.curvature_profile(tw.Objective(model, data), max_matvecs=24, seed=0)
     for name in ("trace", "frobenius_norm", "negative_mass", "effective_rank"):
         assert f"\n{name}: {getattr(profile, name)}\n" in shown
-    assert f"\nlambda_max: {profile.lambda_max:.6g}\n" in shown
+    assert f"\nlambda_max, at least: {profile.lambda_max:.6g}\n" in shown
     damping = float(f"{max(profile.lambda_max, -profile.lambda_min):.2g}")
     assert f"\nlog_det, damping {damping:g}: {profile.log_det(damping)}\n" in shown
     rows = [line.split() for line in shown.splitlines()]
+    quantile = float(stats.t.ppf(0.975, profile.num_probes - 1))
     for layer, trace, error in zip(
         profile.layers, profile.layer_traces.tolist(), profile.layer_trace_errors.tolist(), strict=True
     ):
-        assert [layer, f"{trace:.6g}", f"{error:.6g}"] in rows
+        assert [layer, f"{trace:.6g}", f"{quantile * error:.2g}"] in rows
     derived = json.loads(measure(folder, *arguments, "--json").stdout)["derived"]
     low, high = profile.trace.interval(0.95)
     assert derived["trace"] == {"value": float(profile.trace), "low": float(low), "high": float(high)}
@@ -309,11 +311,25 @@ def test_what_a_profile_knows_is_shown(folder: Path) -> None:
 def test_a_table_holds_what_belongs_to_the_parts(folder: Path) -> None:
     shown = measure(folder, "hessian_trace", "--set", "rtol=0.9", "--set", "population=True").stdout
     (header,) = (line for line in shown.splitlines() if line.startswith("layers"))
-    assert header.split() == ["layers", "layer_traces", "layer_trace_errors"]
+    assert header.split() == ["layers", "trace", "±", "(95", "%)"]
     assert "\nfold_traces: " in shown
-    blocks = measure(folder, "block_curvature", "--set", "num_probes=2", "--set", "num_steps=2").stdout
-    (header,) = (line for line in blocks.splitlines() if line.startswith("blocks"))
-    assert header.split() == ["blocks", "sizes", "lambda_max", "lambda_min", "traces"]
+    shown = measure(folder, "block_curvature", "--set", "num_probes=3", "--set", "num_steps=2").stdout
+    (header,) = (line for line in shown.splitlines() if line.startswith("blocks"))
+    assert header.split() == [
+        "blocks",
+        "size",
+        "trace",
+        "lambda_max,",
+        "at",
+        "least",
+        "lambda_min,",
+        "at",
+        "most",
+    ]
+    model, data = own(folder)
+    result = tw.block_curvature(tw.Objective(model, data), num_probes=3, num_steps=2, seed=0)
+    (row,) = (line for line in shown.splitlines() if line.startswith(f"{result.blocks[0]} "))
+    assert str(result.densities[0].trace) in row
 
 
 def test_a_data_sets_name_is_no_picture(folder: Path) -> None:

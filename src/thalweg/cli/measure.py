@@ -17,10 +17,12 @@ from thalweg.analyses import ANALYSES
 from thalweg.analyses.curvature_profile import CurvatureProfile
 from thalweg.cli.console import errors, progress_bar
 from thalweg.cli.options import DataRoot, Device, Json, LossName, Model, resolve_device, resolve_loss
-from thalweg.core.measurement import Measurement, jsonable
+from thalweg.core.measurement import Measurement, StandardError, jsonable
 from thalweg.data.registry import dataset_names, load_data
 from thalweg.linalg.estimate import Estimate
 from thalweg.measures import MEASURES as SINGLE_MEASURES
+from thalweg.measures.curvature.block_curvature import BlockCurvature
+from thalweg.measures.curvature.hessian_trace import HessianTrace
 from thalweg.measures.curvature.spectral_density import SpectralDensity
 from thalweg.models.registry import build_model
 from thalweg.objective.batch_norm import MODES
@@ -34,11 +36,11 @@ MEASURES = {**SINGLE_MEASURES, **ANALYSES}
 # Dampings at which log det(H + damping I) is shown, in parts of the larger end of the spectrum.
 DAMPINGS = (0.01, 0.1, 1.0)
 
-# What results hold for each of their parts, the names first: shown as a table.
-PER_PART = (
-    ("layers", "layer_traces", "layer_trace_errors"),
-    ("blocks", "sizes", "lambda_max", "lambda_min", "traces"),
-)
+# What is shown in a table, part by part, instead.
+PER_PART = ("layer_traces", "layer_trace_errors", "blocks", "sizes", "lambda_max", "lambda_min", "traces")
+
+# Ritz values bound the ends of a spectrum from inside.
+ONE_SIDED = {"lambda_max": "lambda_max, at least", "lambda_min": "lambda_min, at most"}
 
 # Entries of an array that the text shows; --json has all.
 MOST_PRINTED = 20
@@ -227,24 +229,50 @@ def _text(result: Measurement) -> str:
     lines = [repr(result), f"interval at 95 % or more: {low:.6g} to {high:.6g}"]
     fields = [key for key in result.to_dict() if key not in ("measure", "value", "error", "provenance")]
     entries = {key: getattr(result, key, None) for key in fields} | _derived(result)
-    table = {key: entries.pop(key) for keys in PER_PART if keys[0] in entries for key in keys}
+    table = _table(result)
     for key, entry in entries.items():
+        if table and key in PER_PART and not isinstance(entry, float):
+            continue
         if isinstance(entry, Tensor) and entry.ndim == 1 and len(entry) <= MOST_PRINTED:
             lines.append(f"{key}: {', '.join(f'{x:.6g}' for x in entry.tolist())}")
         elif isinstance(entry, float):
-            lines.append(f"{key}: {entry:.6g}")
+            lines.append(f"{ONE_SIDED.get(key, key)}: {entry:.6g}")
         elif isinstance(entry, int | str | Estimate):
             lines.append(f"{key}: {entry}")
     lines += [f"log_det, damping {damping:g}: {estimate}" for damping, estimate in _log_dets(result)]
     return "\n".join([*lines, *_rows(table)])
 
 
-def _rows(table: dict[str, Any]) -> list[str]:
-    """A table whose columns are names or tensors, in lines."""
-    columns = [
-        [key, *([f"{x:.6g}" for x in column.tolist()] if isinstance(column, Tensor) else column)]
-        for key, column in table.items()
-    ]
+def _table(result: Measurement) -> dict[str, list[str]]:
+    """What a result holds for each layer or block, in columns of text."""
+    if isinstance(result, BlockCurvature):
+        return {
+            "blocks": list(result.blocks),
+            "size": [f"{n:,}" for n in result.sizes.tolist()],
+            "trace": [str(density.trace) for density in result.densities],
+            **{words: _numbers(getattr(result, key)) for key, words in ONE_SIDED.items()},
+        }
+    if isinstance(result, HessianTrace | CurvatureProfile):
+        num_probes = len(result.samples) if isinstance(result, HessianTrace) else result.num_probes
+        halves = [
+            StandardError(error, num_probes - 1).half_width(0.95)
+            for error in result.layer_trace_errors.tolist()
+        ]
+        return {
+            "layers": list(result.layers),
+            "trace": _numbers(result.layer_traces),
+            "± (95 %)": [f"{half:.2g}" for half in halves],
+        }
+    return {}
+
+
+def _numbers(column: Tensor) -> list[str]:
+    return [f"{x:.6g}" for x in column.tolist()]
+
+
+def _rows(table: dict[str, list[str]]) -> list[str]:
+    """A table in lines."""
+    columns = [[key, *column] for key, column in table.items()]
     widths = [max(map(len, column)) for column in columns]
     rows = zip(*columns, strict=True)
     return ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -66,6 +66,8 @@ def draw_density(axes: Axes, result: Any, colour: str) -> None:
 
 def draw_log_det(axes: Axes, density: Any, colour: str) -> None:
     """log det(H + damping I) / P against the damping, from just above what it must exceed."""
+    from matplotlib.ticker import NullFormatter
+
     scale = max(abs(density.lambda_max), abs(density.lambda_min)) or 1.0
     least = max(0.0, -density.lambda_min)
     damping = torch.logspace(-4, 1, 61, dtype=torch.float64) * scale + least
@@ -76,6 +78,7 @@ def draw_log_det(axes: Axes, density: Any, colour: str) -> None:
     axes.fill_between(numbers(damping), low, high, where=known, color=colour, alpha=0.3, linewidth=0)
     axes.plot(numbers(damping), y, color=colour)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"damping ({UNIT})")
     axes.set_ylabel("log det(H + damping I) / P")
 
