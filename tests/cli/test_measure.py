@@ -313,7 +313,8 @@ def test_a_table_holds_what_belongs_to_the_parts(folder: Path) -> None:
     (header,) = (line for line in shown.splitlines() if line.startswith("layers"))
     assert header.split() == ["layers", "trace", "±", "(95", "%)"]
     assert "\nfold_traces: " in shown
-    shown = measure(folder, "block_curvature", "--set", "num_probes=3", "--set", "num_steps=2").stdout
+    arguments = ("--checkpoint", "w.safetensors", "--set", "num_probes=3", "--set", "num_steps=2")
+    shown = measure(folder, "block_curvature", *arguments).stdout
     (header,) = (line for line in shown.splitlines() if line.startswith("blocks"))
     assert header.split() == [
         "blocks",
