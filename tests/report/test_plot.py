@@ -35,7 +35,8 @@ def test_every_kind_is_drawn_with_named_axes_and_its_batch_norm_mode(results, ki
     result = results[kind]
     figure = plot(result)
     assert isinstance(figure, Figure)
-    assert figure.get_suptitle().endswith(f"batch norm: {result.provenance['objective']['batch_norm']}")
+    mode = figure.get_suptitle().split(", ")[-1]
+    assert mode == f"batch norm: {result.provenance['objective']['batch_norm']}"
     for axes in figure.axes:
         assert axes.get_xlabel()
         assert axes.get_ylabel() or not axes.get_yticks().size
