@@ -1,7 +1,7 @@
 """The measures of sharpness that are set side by side: what each is called, with which arguments, and which
 changes of a network it claims not to see.
 
-One table for all that combines them: the invariance audit, the comparison of checkpoints, contrasts of groups.
+One table for all that combines them: the audit, the comparison of checkpoints, contrasts of groups.
 """
 
 from __future__ import annotations
