@@ -66,8 +66,7 @@ class Probing:
 
     def signs(self, count: int) -> Tensor:
         """Columns ``(P, count)`` of independent signs."""
-        bits = torch.randint(0, 2, (count, self.dim), generator=self._rng, dtype=torch.int8)
-        return (2 * bits - 1).to(self._like.dtype).to(self._like.device).T
+        return signs(self._rng, self.dim, count, self._like)
 
     def gaussian(self, count: int) -> Tensor:
         """Columns ``(P, count)`` of N(0, 1)."""
@@ -107,6 +106,12 @@ class Probing:
             done += count
         assert isinstance(traces, Tensor)
         return diagonal, square, traces
+
+
+def signs(rng: torch.Generator, dim: int, count: int, like: Tensor) -> Tensor:
+    """Columns ``(dim, count)`` of independent signs, in the dtype and on the device of `like`."""
+    bits = torch.randint(0, 2, (count, dim), generator=rng, dtype=torch.int8)
+    return (2 * bits - 1).to(like.dtype).to(like.device).T
 
 
 def blocks(count: int) -> list[int]:

@@ -29,7 +29,7 @@ class TraceEstimate:
     weights
         ``(F,)``: those of the summands, ``samples = weights @ forms``.
     method
-        ``"hutchinson"``, ``"hutch++"``, ``"xtrace"`` or ``"exact"``.
+        ``"hutchinson"``, ``"hutch++"``, ``"xtrace"``, ``"exact"``, or ``"sampled"``.
     num_matvecs
         Columns multiplied, the pilot's included.
     parts, part_errors

@@ -31,6 +31,8 @@ def describe(objective: Objective) -> dict[str, Any]:
         "dtype": str(objective.dtype).removeprefix("torch."),
         "device": objective.device.type,
     }
+    if objective._examples.weights is not None:
+        result["weights"] = hash_tensors(objective._examples.weights)
     if objective.batch_norm == "recalibrated" and objective.has_batch_norm:
         result["calibration_data"] = objective._calibration.hash
         result["derivatives"] = "hold the statistics of the base point constant"

@@ -140,9 +140,9 @@ def _losses_and_correct(
             f"the loss is not finite: example {bad}, in the batch of examples {micro.start} to "
             f"{micro.stop - 1}, has loss {float(losses[bad - micro.start])}.{_not_finite(objective)}"
         )
-    module = objective._network.module
+    module, losses = objective._network.module, micro.weighted(losses)
     if module.classifies and outputs is not None:
-        return losses, module.correct(outputs, micro.batch)
+        return losses, micro.weighted(module.correct(outputs, micro.batch))
     return losses, torch.full_like(losses, math.nan)
 
 

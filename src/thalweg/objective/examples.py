@@ -27,9 +27,11 @@ class Examples:
     ----------
     batch
         A tuple or a dictionary of tensors, each ``(N, ...)``.
+    weights
+        ``(N,)`` float64: what each example's loss is multiplied by. ``None`` is one for all.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, weights: Tensor | None = None) -> None:
         tensors = list(batch.values()) if isinstance(batch, dict) else list(batch)
         lengths = {len(t) if t.ndim else 0 for t in tensors}
         if len(lengths) != 1 or lengths == {0}:
@@ -37,7 +39,7 @@ class Examples:
                 "`data` must hold at least one example and tensors of one length, got shapes "
                 f"{', '.join(str(tuple(t.shape)) for t in tensors) or 'none'}."
             )
-        self.batch = batch
+        self.batch, self.weights = batch, weights
         self.num_examples = lengths.pop()
         self._hash: str | None = None
 
@@ -45,9 +47,11 @@ class Examples:
         """Examples `start` to `stop`, as views."""
         return self._map(lambda t: t[start:stop])
 
-    def take(self, index: Tensor) -> Examples:
-        """The chosen examples, in the order of `index` (n,)."""
-        return Examples(self._map(lambda t: t[index.to(t.device)]))
+    def take(self, index: Tensor, weights: Tensor | None = None) -> Examples:
+        """The chosen examples, in the order of `index` (n,), with `weights` (n,) on top of their own."""
+        own = None if self.weights is None else self.weights[index.to(self.weights.device)]
+        both = own if weights is None else weights if own is None else own * weights
+        return Examples(self._map(lambda t: t[index.to(t.device)]), both)
 
     def in_channels_last(self) -> Examples:
         """The same numbers with 4-D floating tensors stored channels last: convolutions run faster on them.
@@ -64,7 +68,7 @@ class Examples:
                 return t.as_strided(t.shape, (h * w, 1, w, 1))
             return t.to(memory_format=torch.channels_last)
 
-        same = Examples(self._map(restride))
+        same = Examples(self._map(restride), self.weights)
         same._hash = self._hash
         return same
 

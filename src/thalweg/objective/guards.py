@@ -91,6 +91,20 @@ def check_index(index: Tensor, num_examples: int) -> None:
         )
 
 
+def checked_weights(weights: Tensor | None, num_examples: int) -> Tensor | None:
+    """In float64 on the CPU, one an example."""
+    if weights is None:
+        return None
+    if weights.shape != (num_examples,) or not weights.is_floating_point():
+        raise ValueError(
+            f"`weights` must be one floating number an index, ({num_examples},), "
+            f"got {weights.dtype} of shape {tuple(weights.shape)}."
+        )
+    if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
+        raise ValueError("`weights` must be finite and not negative.")
+    return weights.cpu().double()
+
+
 def check_buffers(given: Mapping[str, Tensor], own: Mapping[str, Tensor], computed: Collection[str]) -> None:
     """Raise unless each buffer is one of `own`, or is computed anyway and would be ignored."""
     for name, buffer in given.items():

@@ -41,6 +41,8 @@ class MicroBatch:
         The tensors, on the objective's device.
     start, stop
         Which examples these are.
+    weights
+        ``(B,)``: what the losses are multiplied by; ``None`` for one.
     constants
         What an operator has computed of them beforehand and holds fixed while it differentiates.
     """
@@ -49,6 +51,7 @@ class MicroBatch:
     batch: Batch
     start: int
     stop: int
+    weights: Tensor | None = None
     constants: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -62,8 +65,15 @@ class MicroBatch:
         return self.size == min(self.objective.micro_batch, self.objective.num_examples)
 
     def losses(self, params: dict[str, Tensor] | None = None) -> Tensor:
-        """Per-example losses ``(B,)`` at named parameters (default: the objective's own), without L2."""
-        return self.objective._forward(self.batch, params)[0]
+        """Per-example losses ``(B,)`` at named parameters (default: the objective's own), without L2.
+
+        Times their weights, where the objective has any.
+        """
+        return self.weighted(self.objective._forward(self.batch, params)[0])
+
+    def weighted(self, per_example: Tensor) -> Tensor:
+        """Numbers ``(B,)`` of the examples times the examples' weights."""
+        return per_example if self.weights is None else per_example * self.weights
 
     def outputs(self, params: dict[str, Tensor] | None = None) -> Any:
         """What the model puts out at named parameters; None where the loss takes the model itself."""
@@ -71,7 +81,7 @@ class MicroBatch:
 
     def losses_of(self, outputs: Any) -> Tensor:
         """Per-example losses ``(B,)`` of outputs, these taken as given; see `LossModule.losses_of`."""
-        return self.objective.loss.losses_of(outputs, self.batch)
+        return self.weighted(self.objective.loss.losses_of(outputs, self.batch))
 
     def loss_sum(self, params: dict[str, Tensor] | None = None) -> Tensor:
         """Sum of the per-example losses, a scalar that can be differentiated."""
@@ -82,4 +92,7 @@ def cut(objective: Objective, examples: Examples, start: int, size: int) -> Micr
     """At most `size` of `examples` from `start` on, on the objective's device and in its dtype."""
     stop = min(start + size, examples.num_examples)
     batch = cast_floating(examples.slice(start, stop), objective.dtype, objective.device)
-    return MicroBatch(objective, batch, start, stop)
+    weights = examples.weights
+    if weights is not None:
+        weights = weights[start:stop].to(objective.dtype).to(objective.device)
+    return MicroBatch(objective, batch, start, stop, weights)

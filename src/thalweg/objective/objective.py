@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from thalweg.core.allocator import keep_freed_memory
 from thalweg.core.arguments import check_count
 from thalweg.core.errors import NonFiniteLossError
-from thalweg.core.rng import generator
 from thalweg.objective.batch_norm import MODES, BatchNormMode, recalibrate_batch_norm
 from thalweg.objective.compilation import check_compile
 from thalweg.objective.description import describe
@@ -28,6 +27,7 @@ from thalweg.objective.guards import (
     check_dtype,
     check_index,
     check_point,
+    checked_weights,
     refuse_active_dropout,
     refuse_batch_of_one,
     unwrapped,
@@ -37,7 +37,7 @@ from thalweg.objective.losses import Batch, Loss, LossModule
 from thalweg.objective.micro_batch import MicroBatch, cut, resolve_micro_batch
 from thalweg.objective.network import PureNetwork
 from thalweg.objective.reduction import summed
-from thalweg.objective.sampling import draw_batches, draw_examples
+from thalweg.objective.sampling import draw_subset
 
 DEFAULT_BATCH_SIZE = 128
 
@@ -168,31 +168,27 @@ class Objective:
         )
 
     def subset(self, n: int, seed: int = 0) -> Objective:
-        """The objective on `n` examples drawn without replacement, in their original order.
+        """The objective on `n` examples drawn without replacement, in their original order; see `select`.
 
-        Recalibrated statistics stay those of the whole calibration data. In ``"batch"`` mode whole batches
-        are drawn, as many as come closest to `n` examples (at least one).
+        In ``"batch"`` mode whole batches are drawn, as many as come closest to `n` (at least one).
         """
-        check_count("n", n)
-        if n > self.num_examples:
-            raise ValueError(f"`n` must be at most the {self.num_examples} examples there are, got {n}.")
-        rng = generator(seed, "subset")
-        if self._partitioned:
-            index = draw_batches(self.num_examples, self.batch_size, n, rng)
-        else:
-            index = draw_examples(self.num_examples, n, rng)
-        return self.select(index)
+        unit = self.batch_size if self._partitioned else None
+        return self.select(draw_subset(self.num_examples, unit, n, seed))
 
-    def select(self, index: Tensor, batch_size: int | None = None) -> Objective:
-        """The objective on the examples ``index`` (n,), in that order.
+    def select(
+        self, index: Tensor, batch_size: int | None = None, weights: Tensor | None = None
+    ) -> Objective:
+        """The objective on the examples ``index`` (n,), in that order; one may come several times.
 
-        Recalibrated statistics stay those of the whole calibration data. In ``"batch"`` mode the chosen
-        examples are cut anew into batches of `batch_size` (default: the objective's own); elsewhere it is
-        ignored.
+        Recalibrated statistics stay those of the calibration data. In ``"batch"`` mode the examples are cut
+        anew into batches of `batch_size` (default: the objective's own); elsewhere it is ignored. With
+        `weights` (n,) the loss is (1 / n) sum_i weights_i loss_i, and accuracy alike: 1 / (N p_i), for draws
+        with probabilities p, make it unbiased for that of all N.
         """
         index = torch.as_tensor(index)
         check_index(index, self.num_examples)
-        changes: dict[str, Any] = {"_examples": self._laid_out(self._examples.take(index))}
+        taken = self._examples.take(index, checked_weights(weights, len(index)))
+        changes: dict[str, Any] = {"_examples": self._laid_out(taken)}
         if self._partitioned:
             batch_size = self.batch_size if batch_size is None else batch_size
             check_count("batch_size", batch_size)
@@ -236,6 +232,11 @@ class Objective:
         return self._examples.num_examples
 
     @property
+    def is_weighted(self) -> bool:
+        """Whether `select` gave its examples weights."""
+        return self._examples.weights is not None
+
+    @property
     def loss(self) -> LossModule:
         """The loss on the private copy of the model."""
         return self._network.module
@@ -271,12 +272,9 @@ class Objective:
         """Mean loss, and accuracy where the loss is cross-entropy."""
         result = self.evaluate_points([(self.params, self.buffers)])
         accuracy = float(result.accuracies[0])
-        return Evaluation(
-            float(result.losses[0]),
-            None if math.isnan(accuracy) else accuracy,
-            self.num_examples,
-            l2_term(self.params, self.weight_decay),
-        )
+        accuracy = None if math.isnan(accuracy) else accuracy
+        penalty = l2_term(self.params, self.weight_decay)
+        return Evaluation(float(result.losses[0]), accuracy, self.num_examples, penalty)
 
     def evaluate_points(
         self,

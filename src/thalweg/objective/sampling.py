@@ -5,6 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_count
+from thalweg.core.rng import generator
+
+
+def draw_subset(num_examples: int, batch_size: int | None, n: int, seed: int) -> Tensor:
+    """Indices of about `n` examples: of whole batches, where the loss depends on the partition."""
+    check_count("n", n)
+    if n > num_examples:
+        raise ValueError(f"`n` must be at most the {num_examples} examples there are, got {n}.")
+    rng = generator(seed, "subset")
+    if batch_size is None:
+        return draw_examples(num_examples, n, rng)
+    return draw_batches(num_examples, batch_size, n, rng)
+
 
 def draw_examples(num_examples: int, n: int, rng: torch.Generator) -> Tensor:
     """Indices ``(n,)`` drawn without replacement, in ascending order."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +25,14 @@ from thalweg.operators.slope_comparison import Claim
 
 class SumOfSquares(GaussNewtonForm):
     """A mean of outer products; a sub-class says of what, in two ways: `split` and `micro_slopes`."""
+
+    def __init__(self, objective: Objective, *args: Any, **kwargs: Any) -> None:
+        refuse_weights(objective, f"The matrix {type(self).__name__}")
+        super().__init__(objective, *args, **kwargs)
+
+    def over(self, objective: Objective) -> Self:
+        refuse_weights(objective, f"The matrix {type(self).__name__}")
+        return super().over(objective)
 
     @property
     def is_convex(self) -> bool:
@@ -53,6 +62,15 @@ class SumOfSquares(GaussNewtonForm):
 
     def _claim(self) -> Claim:
         return dataclasses.replace(super()._claim(), squares=self.data_squares)
+
+
+def refuse_weights(objective: Objective, what: str) -> None:
+    """Raise where examples have weights, which a square of an example's loss would square."""
+    if objective.is_weighted:
+        raise ValueError(
+            f"{what} is not defined for weighted examples; use of='hessian' or of='ggn', or an objective "
+            "without `weights`."
+        )
 
 
 def refuse_batch_statistics(objective: Objective, what: str, remedy: str) -> None:

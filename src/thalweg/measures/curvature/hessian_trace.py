@@ -2,7 +2,7 @@ r"""Trace of the loss Hessian, :math:`\mathrm{tr}(H) = \sum_i \lambda_i`: total 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from thalweg.core.arguments import check_count, check_flag
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.param_space import ParamSpace
+from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.sum_operator import SumOperator
 from thalweg.linalg.trace import estimate_trace
@@ -21,9 +22,9 @@ from thalweg.objective.folds import random_folds
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.registry import operator_named
+from thalweg.solvers.sampled_trace import sampled_trace
+from thalweg.solvers.sampling_design import SAMPLED
 from thalweg.stats.crossed_means import fold_standard_error
-
-Progress = Callable[[int, int], None]
 
 DEFAULT_MAX_MATVECS = 2000
 
@@ -36,16 +37,16 @@ class HessianTrace(Measurement):
     """tr(H), layer by layer too, in loss / parameter^2; an L2 term is in it, and exact.
 
     ``error.probe`` comes from the random probes and is ``None`` where the trace is exact; ``error.data``,
-    with `population`, from the examples.
+    with `population` or `sampled`, from the examples.
 
     Parameters
     ----------
     samples
         ``(K,)`` float64, one estimate a probe; `value` is their mean.
     method
-        ``"hutchinson"``, ``"hutch++"``, ``"xtrace"`` or ``"exact"``.
+        ``"hutchinson"``, ``"hutch++"``, ``"xtrace"``, ``"exact"``, or ``"sampled"``.
     num_matvecs
-        Products with single vectors on the full data, the pilot's included.
+        Products with single vectors on the full data, the pilot's included; none where it was sampled.
     layers
         Names of the modules that own parameters, in flat order.
     layer_traces, layer_trace_errors
@@ -84,6 +85,7 @@ def hessian_trace(
     params: str | Sequence[str] | None = None,
     method: str = "auto",
     max_matvecs: int | None = None,
+    sampled: bool = False,
     population: bool = False,
     num_folds: int = 10,
     seed: int,
@@ -122,6 +124,10 @@ def hessian_trace(
         products. Each turns exact where P products cost no more.
     max_matvecs
         Most products with single vectors, at least 36 or P. Default: 2,000.
+    sampled
+        Estimate it from samples of the examples, drawn by importance, until the standard error of probes and
+        data together is `rtol` times the value: see `thalweg.solvers.sampled_trace`. The number meant is that
+        of all N examples. Where probes on all of them cost no more, these are taken, as the provenance says.
     population
         Whether the number is about the distribution behind the examples.
     num_folds
@@ -150,13 +156,49 @@ def hessian_trace(
     check_count("max_matvecs", budget)
     check_count("num_folds", num_folds)
     check_flag("population", population)
+    check_flag("sampled", sampled)
     operator = operator_named(of, objective, params, seed=seed)
     target = operator.objective
     if population and of not in MEANS:
         raise ValueError(f"`population` takes a mean over examples, of={' or '.join(MEANS)}, got {of!r}.")
-    work = _Work(target.num_examples, progress)
+    if sampled and (of not in SAMPLED or population or method != "auto"):
+        raise ValueError(
+            f"`sampled` takes of={' or '.join(map(repr, SAMPLED))}, method='auto' and no `population`, "
+            f"got of={of!r}, method={method!r}, population={population}."
+        )
     decay = target.weight_decay if operator.has_weight_decay else 0.0
     layers, groups = _layers(target.space)
+    provenance: dict[str, Any] = {
+        "function": "hessian_trace",
+        "arguments": {
+            "rtol": rtol,
+            "of": of,
+            "params": params if params is None or isinstance(params, str) else list(params),
+            "method": method,
+            "max_matvecs": max_matvecs,
+            "sampled": sampled,
+            "population": population,
+            "num_folds": num_folds,
+            "seed": seed,
+        },
+        "objective": objective.describe(),
+        "operator": operator.check.to_dict(),
+    }
+    if sampled:
+        found = sampled_trace(
+            operator,
+            rtol=rtol,
+            decay=decay,
+            groups=groups,
+            max_matvecs=budget,
+            seed=seed,
+            progress=progress,
+        )
+        if found is not None:
+            provenance["sampling"] = {"in_proportion_to": found.proxy, "num_multiplied": found.num_multiplied}
+            return _result(found.estimate, decay, layers, groups, provenance, found.data)
+        provenance["sampling"] = "no cheaper than all examples, so these were taken"
+    work = Work(progress)
     estimate = estimate_trace(
         _without_decay(operator, decay, random_folds(target, num_folds, seed) if population else [], work),
         rng=generator(seed, "hessian_trace"),
@@ -165,25 +207,12 @@ def hessian_trace(
         method=method,
         groups=groups,
         max_matvecs=budget,
-        on_plan=work.expect,
+        on_plan=lambda num_matvecs: work.expect(num_matvecs * target.num_examples),
     )
-    provenance = {
-        "function": "hessian_trace",
-        "arguments": {
-            "rtol": rtol,
-            "of": of,
-            "params": params if params is None or isinstance(params, str) else list(params),
-            "method": method,
-            "max_matvecs": max_matvecs,
-            "population": population,
-            "num_folds": num_folds,
-            "seed": seed,
-        },
-        "objective": objective.describe(),
-        "operator": operator.check.to_dict(),
-        "converged": estimate.converged,
-    }
-    result = _result(estimate, decay, layers, groups, population, provenance)
+    data = None
+    if population:
+        data = StandardError(*fold_standard_error(estimate.forms.numpy(), estimate.weights.numpy()))
+    result = _result(estimate, decay, layers, groups, provenance, data)
     if not estimate.converged:
         assert estimate.error is not None
         raise ConvergenceError(
@@ -197,7 +226,7 @@ def hessian_trace(
 
 
 def _without_decay(
-    operator: ObjectiveOperator, decay: float, folds: list[Objective], work: _Work
+    operator: ObjectiveOperator, decay: float, folds: list[Objective], work: Work
 ) -> SumOperator:
     """The data's part of the matrix, as the mean over the folds if there are any; it proves itself first."""
     operator.check  # noqa: B018
@@ -224,8 +253,8 @@ def _result(
     decay: float,
     layers: tuple[str, ...],
     groups: Tensor,
-    population: bool,
     provenance: dict[str, Any],
+    data: StandardError | None,
 ) -> HessianTrace:
     dim = len(groups)
     # ||D + d I||^2 = ||D||^2 + 2 d tr(D) + d^2 P; the errors of the first two may go together.
@@ -234,8 +263,8 @@ def _result(
     norm = max(0.0, square) ** 0.5
     return HessianTrace(
         value=estimate.value + decay * dim,
-        error=ErrorBudget(probe=estimate.error, data=_data_error(estimate) if population else None),
-        provenance=provenance,
+        error=ErrorBudget(probe=estimate.error, data=data),
+        provenance={**provenance, "converged": estimate.converged},
         samples=estimate.samples + decay * dim,
         method=estimate.method,
         num_matvecs=estimate.num_matvecs,
@@ -246,29 +275,5 @@ def _result(
         frobenius_error=(estimate.square_error + 2 * decay * probe) / (2 * norm) if norm else 0.0,
         diagonal=(estimate.diagonal + decay).cpu(),
         diagonal_error=estimate.diagonal_error,
-        fold_traces=estimate.forms.mean(1) + decay * dim if population else None,
+        fold_traces=estimate.forms.mean(1) + decay * dim if len(estimate.forms) > 1 else None,
     )
-
-
-def _data_error(estimate: TraceEstimate) -> StandardError:
-    return StandardError(*fold_standard_error(estimate.forms.numpy(), estimate.weights.numpy()))
-
-
-class _Work:
-    """Progress in examples times products, against a whole that the pilot settles."""
-
-    def __init__(self, num_examples: int, report: Progress | None) -> None:
-        self._num_examples, self._report = num_examples, report
-        self._done = self._total = 0
-
-    def expect(self, num_matvecs: int) -> None:
-        self._total = num_matvecs * self._num_examples
-
-    def add(self, examples: int) -> None:
-        self._done += examples
-        if self._report:
-            self._report(self._done, max(self._done, self._total))
-
-    def finish(self) -> None:
-        if self._report:
-            self._report(self._done, self._done)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from thalweg.core.arguments import check_count
+from thalweg.core.arguments import check_count, check_flag
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ROUNDING, ErrorBudget, Measurement, hash_tensors
 from thalweg.linalg.wanted_pairs import Which
@@ -19,8 +20,14 @@ from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.registry import operator_named
 from thalweg.solvers.multilevel import MultilevelSolution, checked_levels, multilevel_eigenpairs
+from thalweg.solvers.sampled_eigenvalue import SampledEigenvalue, sampled_eigenvalue
+from thalweg.solvers.sampling_design import SAMPLED
 
 Progress = Callable[[int, int], None]
+
+# Of `rtol`.
+RTOL = 1e-3
+SAMPLED_RTOL = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -29,6 +36,10 @@ class TopEigenvalues(Measurement):
 
     ``error.solver`` is the first residual: how far the value can be from *an* eigenvalue. That it is the
     extreme one is a matter of `confidence`, and `interval` says what is known of that one.
+
+    Of a sampled eigenvalue ``error.data`` is the standard error for the finite data set and ``error.solver``
+    bounds the bias; `interval` is made of these two, and the bounds below are one-sided limits, each with
+    probability `confidence`.
 
     Parameters
     ----------
@@ -39,7 +50,7 @@ class TopEigenvalues(Measurement):
     residuals
         ``(k,)`` bounds on ``||H v - lambda v||``: within each of its value lies *an* eigenvalue of H.
     num_matvecs
-        Products with single vectors on the full data; `num_subset_matvecs` those on subsets.
+        Products with single vectors on the full data; `num_subset_matvecs` those on subsets or samples.
     lower_bound, upper_bound
         Of the extreme eigenvalue itself. The Ritz value is a certain bound on one side; on the other the
         bound holds with probability `confidence`, by what random vectors would have shown.
@@ -67,6 +78,11 @@ class TopEigenvalues(Measurement):
         return self.num_top == 0
 
     @property
+    def is_sampled(self) -> bool:
+        """Whether it was estimated from samples of the data."""
+        return self.error.data is not None
+
+    @property
     def num_top(self) -> int:
         """How many of the eigenvalues are of the top; those of the bottom follow."""
         return _num_top(len(self.eigenvalues), self.provenance.get("arguments", {}))
@@ -74,15 +90,20 @@ class TopEigenvalues(Measurement):
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Where the extreme eigenvalue lies: between the bounds up to a `level` of `confidence`.
 
-        Beyond that, nothing bounds it on the far side.
+        Beyond that, nothing bounds it on the far side. Of a sampled one, a two-sided interval at any level.
         """
-        super().interval(level)  # for its check of `level`
+        around = super().interval(level)
+        if self.is_sampled:
+            return around
         if level <= self.confidence:
             return self.lower_bound, self.upper_bound
         return (-math.inf, self.upper_bound) if self.is_bottom else (self.lower_bound, math.inf)
 
     def __repr__(self) -> str:
         sure = f"({100 * self.confidence:.4g} %)"
+        if self.is_sampled:
+            low, high = _rounded(self.lower_bound, ROUND_FLOOR), _rounded(self.upper_bound, ROUND_CEILING)
+            return f"{super().__repr__()[:-1]}, limits {low} and {high} {sure})"
         at_least = f"at least {_rounded(self.lower_bound, ROUND_FLOOR)} {sure}"
         at_most = f"at most {_rounded(self.upper_bound, ROUND_CEILING)} {sure}"
         parts = [self._pair(0), at_least if self.is_bottom else at_most]
@@ -106,9 +127,10 @@ def top_eigenvalues(
     which: Which = "top",
     of: str = "hessian",
     params: str | Sequence[str] | None = None,
-    rtol: float = 1e-3,
+    rtol: float | None = None,
     certify_rtol: float | None = 0.1,
     confidence: float = 0.99,
+    sampled: bool = False,
     max_matvecs: int = 2000,
     levels: Sequence[int] | None = None,
     start: Tensor | None = None,
@@ -137,14 +159,19 @@ def top_eigenvalues(
         Only the block of the parameters that match, ``"layer4.*"``.
     rtol
         Bound on ``|error| / ||H||``: every residual is at most this times the largest absolute Ritz value.
+        Default: 1e-3. With `sampled`, half of the interval at `confidence` over the value. Default: 0.02.
     certify_rtol
         Go on until the probabilistic bound on the extreme eigenvalue is within this times ``||H||`` of the
         value, so that no larger one has been missed. ``None`` takes the bound as it comes: the value is then
         an eigenvalue, and with a rough `rtol` hardly known to be the extreme one.
     confidence
-        Probability with which that bound holds, over the random vectors.
+        Probability with which that bound holds, over the random vectors; with `sampled`, each limit.
+    sampled
+        Estimate one eigenvalue from independent samples of the examples, drawn by importance, until `rtol` is
+        met: see `thalweg.solvers.sampled_eigenvalue`. All the data are taken where samples would come to as
+        many; the provenance says which it was.
     max_matvecs
-        Most products with single vectors on the full data.
+        Most products with single vectors on the full data, or on each sample.
     levels
         Sizes of the subsets, ascending; ``()`` starts cold. Default: cold with a certificate, which costs as
         many products as a cold solve in any case; without one, those of
@@ -173,6 +200,7 @@ def top_eigenvalues(
     Matrix Anal. Appl. 22(3), the probabilistic bound.
     """
     check_count("k", k)
+    check_flag("sampled", sampled)
     if which not in ("top", "bottom", "both"):
         raise ValueError(f"`which` must be 'top', 'bottom' or 'both', got {which!r}.")
     operator = operator_named(of, objective, params, composition=composition, seed=seed)
@@ -182,6 +210,9 @@ def top_eigenvalues(
             f"`k` = {k} with which={which!r} asks for {num_wanted} eigenpairs of a matrix that has "
             f"P = {operator.dim}, the number of parameters; ask for fewer."
         )
+    if sampled:
+        _refuse_unsampled(of, k, which, levels)
+    rtol = rtol if rtol is not None else SAMPLED_RTOL if sampled else RTOL
     sizes = None if levels is None else checked_levels(levels, objective.num_examples)
     provenance: dict[str, Any] = {
         "function": "top_eigenvalues",
@@ -193,6 +224,7 @@ def top_eigenvalues(
             "rtol": rtol,
             "certify_rtol": certify_rtol,
             "confidence": confidence,
+            "sampled": sampled,
             "max_matvecs": max_matvecs,
             "levels": None if sizes is None else list(sizes),
             "start": None if start is None else hash_tensors(start),
@@ -201,6 +233,21 @@ def top_eigenvalues(
         },
         "objective": objective.describe(),
     }
+    if sampled:
+        found = sampled_eigenvalue(
+            operator,
+            which=which,
+            rtol=rtol,
+            certify_rtol=certify_rtol,
+            confidence=confidence,
+            max_matvecs=max_matvecs,
+            start=start,
+            seed=seed,
+            progress=progress,
+        )
+        if found is not None:
+            return _sampled_result(found, operator, provenance)
+        provenance["sampling"] = "as many examples as there are, so all of them were taken"
     try:
         solved = multilevel_eigenpairs(
             operator,
@@ -219,6 +266,21 @@ def top_eigenvalues(
         partial = _result(error.partial, operator, provenance)
         raise ConvergenceError(f"{error} The result so far is in `partial`.", partial) from None
     return _result(solved, operator, provenance)
+
+
+def _refuse_unsampled(of: str, k: int, which: str, levels: Sequence[int] | None) -> None:
+    """What samples cannot tell."""
+    if of not in SAMPLED:
+        raise ValueError(f"`sampled` takes of={' or '.join(map(repr, SAMPLED))}, got {of!r}.")
+    if k != 1 or which == "both":
+        raise ValueError(
+            f"`sampled` estimates one eigenvalue at one end, got k={k}, which={which!r}: the limits on both "
+            "sides are those of the extreme one. Ask for each end in a call of its own."
+        )
+    if levels is not None:
+        raise ValueError(
+            f"`levels` are subsets of an exact solution; leave them out with `sampled`, got {levels}."
+        )
 
 
 def _result(
@@ -255,6 +317,34 @@ def _result(
         confidence=first.confidence,
         smallest_lower_bound=smallest and smallest.lower,
         smallest_upper_bound=smallest and smallest.upper,
+    )
+
+
+def _sampled_result(
+    found: SampledEigenvalue, operator: ObjectiveOperator, provenance: dict[str, Any]
+) -> TopEigenvalues:
+    return TopEigenvalues(
+        value=found.value,
+        error=found.error,
+        provenance={
+            **provenance,
+            "operator": operator.check.to_dict(),
+            "sampling": {
+                "in_proportion_to": found.proxy,
+                "num_samples": len(found.inner),
+                "sample_size": found.sample_size,
+                "num_multiplied": found.num_multiplied,
+            },
+            "converged": True,
+        },
+        eigenvalues=torch.tensor([found.value], dtype=torch.float64),
+        eigenvectors=found.vector.cpu(),
+        residuals=torch.tensor([found.residual], dtype=torch.float64),
+        num_matvecs=0,
+        num_subset_matvecs=found.num_columns,
+        lower_bound=found.lower,
+        upper_bound=found.upper,
+        confidence=found.confidence,
     )
 
 
