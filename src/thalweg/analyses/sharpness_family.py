@@ -17,11 +17,9 @@ from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
-from thalweg.solvers.symmetries.places import TRANSFORMATIONS
+from thalweg.solvers.symmetries.places import TRANSFORMATIONS as TRANSFORMATIONS
 
 Progress = Callable[[int, int], None]
-
-__all__ = ["FAMILY", "TRANSFORMATIONS", "Member", "chosen_members", "sharpness_family"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Member:
     arguments
         Cheap enough for a family to be measured in minutes.
     invariant_to
-        Which of `TRANSFORMATIONS`, which `thalweg.analyses.invariance_audit` makes, it claims not to move under, beyond its own error; tested for each. All of
+        Which of `TRANSFORMATIONS` it claims not to move under, beyond its own error; tested for each. All of
         them but permutation change the parameters' lengths.
     """
 

@@ -1,1 +1,1 @@
-"""Changes of a network's point that leave its function as it is: where they apply, found in the network itself."""
+"""Changes of a network that leave its function as it is: where they apply, found in the network itself."""

@@ -1,8 +1,8 @@
 """Axes of units: which dimensions of which tensors count the same channels, neurons, heads or features.
 
-A dimension of a tensor is a product of axes, first varying slowest, as ``view`` has it: ``(heads, features)``.
-Axes found to count the same units form a class. What is learnt later of one, that it is itself a product or
-that a packed tensor holds several copies of it, holds for its whole class.
+A dimension of a tensor is a product of axes, first varying slowest, as ``view`` has it: ``(heads,
+features)``. Axes found to count the same units form a class. What is learnt later of one, that it is itself
+a product or that a packed tensor holds several copies of it, holds for its whole class.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ class PerIndex:
 
 
 def act(x: Tensor, axis: Axis, actions: Mapping[Axis, Sequence[Action | PerIndex]]) -> Tensor:
-    """Apply the actions on the ends of `axis` to an array ``(axis.size, ...)`` of which it is the first dimension.
+    """Apply the actions on the ends of `axis` to an array ``(axis.size, ...)``, its first dimension.
 
     An action takes ``(size, ...)`` to the same shape.
     """

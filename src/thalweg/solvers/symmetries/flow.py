@@ -19,10 +19,13 @@ from thalweg.solvers.symmetries.axes import Axis, Dim, NotAProduct, flat, paired
 
 Dims = tuple[Dim, ...]
 
+# Why the units of what comes from outside are told apart.
+GIVEN = "meet data or a constant"
+
 
 @dataclass(frozen=True)
 class NormSite:
-    """One use of a batch norm: the axis of its input's channels, its tensors by name, and whether it computes statistics."""
+    """One use of a batch norm: its input's channels, its tensors by name, whether it computes statistics."""
 
     channels: Dim
     weight: str | None
@@ -40,7 +43,7 @@ class Flow:
     Attributes
     ----------
     roots
-        Name of each parameter and statistic to the axis of each of its dimensions; none where it has size one.
+        Name of each parameter and statistic to the axis of each dimension; none where that has size one.
     fixed, rigid
         Axes whose units are told apart, and those whose units cannot be scaled, with the reason. Fixed ones
         cannot be scaled either.
@@ -82,7 +85,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Traced:
-    """A tensor of the pass: its dimensions, its name if it is a parameter or a statistic, whether data went in."""
+    """A tensor of the pass: its axes, its name if it is a parameter or statistic, whether data went in."""
 
     tensor: Tensor
     dims: Dims
@@ -115,7 +118,7 @@ class Pass:
         """What is known of a tensor; the units of data and constants are told apart wherever they go."""
         known = self._traced.get(id(tensor))
         if known is None:
-            dims = self.fresh(tensor.shape, f"meet data or a constant in {operation}")
+            dims = self.fresh(tensor.shape, f"{GIVEN} in {operation}")
             known = self._traced[id(tensor)] = Traced(tensor, dims)
         return known
 
@@ -199,4 +202,3 @@ class Call:
         for known in self.inputs:
             self.flow.fix(known.dims, f"go through {self.name}")
         self.put_fresh()
-

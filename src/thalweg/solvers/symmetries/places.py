@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.solvers.symmetries.axes import Action, Axis, PerIndex, flat, matched
-from thalweg.solvers.symmetries.flow import Flow, NormSite
+from thalweg.solvers.symmetries.flow import GIVEN, Flow, NormSite
 
 Actions = dict[Axis, list[Action | PerIndex]]
 
@@ -58,7 +58,11 @@ class Place:
         return f"{', '.join(self.tensors)}: {heads}{self.size} units"
 
     def draw(
-        self, roots: Mapping[str, tuple[Axis | None, ...]], tensors: Mapping[str, Tensor], strength: float, rng: torch.Generator
+        self,
+        roots: Mapping[str, tuple[Axis | None, ...]],
+        tensors: Mapping[str, Tensor],
+        strength: float,
+        rng: torch.Generator,
     ) -> Actions:
         """What to do to each axis. Scales are log-uniform in ``[1 / strength, strength]``.
 
@@ -79,9 +83,7 @@ class Place:
             return {axis: [lambda x, order=order: x[order.to(x.device)]] for axis in self.signs}
         if self.transformation in ("query_key", "value_output"):
             pairs = [_transform(self.size, strength, rng) for _ in range(self.heads or 1)]
-            by_sign = {
-                sign: [_multiplied(pair[sign < 0]) for pair in pairs] for sign in (1, -1)
-            }
+            by_sign = {sign: [_multiplied(pair[sign < 0]) for pair in pairs] for sign in (1, -1)}
             return {
                 axis: [PerIndex(0, tuple(by_sign[sign]))] if self.heads else list(by_sign[sign])
                 for axis, sign in self.signs.items()
@@ -219,8 +221,10 @@ def _why_not(flow: Flow, transformation: str) -> str:
         return "no attention: no two activations are multiplied"
     features = _ends(flow.contracted if transformation == "query_key" else flow.carried)
     marked = [(end, reason) for axis, reason in (*flow.rigid, *flow.fixed) for end in axis.ends()]
-    stiff = Counter(reason for end, reason in marked if end in features)
-    return _because("attention's features are not free", stiff)
+    # Products of attention sum over positions, too, which data tell apart.
+    given = {id(end.members) for end, reason in marked if reason.startswith(GIVEN)}
+    own = [reason for end, reason in marked if end in features and id(end.members) not in given]
+    return _because("attention's features are not free", Counter(own))
 
 
 def _because(claim: str, reasons: Counter[str]) -> str:
@@ -275,8 +279,6 @@ def _multiplied(A: Tensor) -> Action:
 
 def _transform(size: int, strength: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """A random matrix ``(size, size)`` and its inverse transposed, of known singular values."""
-    U, V = (
-        torch.linalg.qr(torch.randn(size, size, generator=rng, dtype=torch.float64))[0] for _ in range(2)
-    )
+    U, V = (torch.linalg.qr(torch.randn(size, size, generator=rng, dtype=torch.float64))[0] for _ in range(2))
     s = torch.exp(math.log(strength) * (2 * torch.rand(size, generator=rng, dtype=torch.float64) - 1))
     return (U * s) @ V.T, (U / s) @ V.T

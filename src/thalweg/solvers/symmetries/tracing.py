@@ -29,11 +29,8 @@ def trace(objective: Objective) -> Flow:
     statistics = {f"{layer}.{name}" for layer in norms for name in STATISTICS}
     params = objective.named_params
     tensors = objective.named_tensors | params
-    frozen = {
-        name: f"belong to {name}, which is frozen" if name not in objective.buffers else f"belong to the buffer {name}"
-        for name in tensors
-        if name not in params and name not in statistics
-    }
+    constants = [name for name in tensors if name not in params and name not in statistics]
+    frozen = {k: f"belong to the {'buffer' if k in objective.buffers else 'frozen'} {k}" for k in constants}
     state = Pass(tensors, frozen)
     with isolated(objective.device), torch.no_grad():
         micro = first_micro_batch(objective)

@@ -1,4 +1,4 @@
-"""Function-preserving changes of an objective's point: found by its flow, kept by trial, proved on all its data."""
+"""Function-preserving changes of an objective: found by its flow, kept by trial, proved on its data."""
 
 from __future__ import annotations
 
@@ -101,8 +101,9 @@ def find_symmetries(objective: Objective) -> Symmetries:
     examples: those that change an output are dropped.
 
     ``relu_rescaling``
-        A layer's weights and biases times a > 0 a unit, the weights that take its units divided by it; through
-        ReLU, leaky ReLU, PReLU, pooling, a running batch norm's own weight and bias, and sums of layers.
+        A layer's weights and biases times a > 0 a unit, the weights that take its units divided by it:
+        through ReLU, leaky ReLU, PReLU, pooling, sums of layers or nothing at all. Where a batch norm comes
+        between, its own weight and bias are what is scaled.
     ``batch_norm_scaling``
         The weights and bias before a batch norm times a: in ``"running"`` mode the mean times a and
         :math:`\sigma'^2 = a^2 (\sigma^2 + \epsilon) - \epsilon`, a being large enough to keep it positive; in
@@ -110,8 +111,8 @@ def find_symmetries(objective: Objective) -> Symmetries:
         :math:`\sqrt{a^2 \sigma^2 + \epsilon} / (a \sqrt{\sigma^2 + \epsilon})`, exact at the new point. In
         ``"batch"`` mode nothing makes up for epsilon, so that the trial rejects it unless that is nought.
     ``permutation``
-        The units of a layer, or of all layers that a residual stream joins, reordered with all that belongs to
-        them, running statistics too; heads of attention and the features in them are units as well.
+        The units of a layer, or of all layers that a residual stream joins, reordered with all that belongs
+        to them, running statistics too; heads of attention and the features in them are units as well.
     ``query_key``, ``value_output``
         A random matrix on the features of the queries, its inverse transposed on those of the keys; the same
         for values and output. Each head has its own, where the trace shows the heads.
@@ -187,7 +188,8 @@ def _kept(probe: Objective, roots: Roots, places: tuple[Place, ...]) -> tuple[tu
     """Those that hold on the probe, all of them or each that does alone; and what all of them change."""
 
     def tried(some: Sequence[Place]) -> Agreement:
-        return agreement(probe, _moved(probe, roots, some, TRIAL_STRENGTH, generator(0, "symmetries", "trial")))
+        rng = generator(0, "symmetries", "trial")
+        return agreement(probe, _moved(probe, roots, some, TRIAL_STRENGTH, rng))
 
     together = tried(places)
     if together.holds:
@@ -196,11 +198,11 @@ def _kept(probe: Objective, roots: Roots, places: tuple[Place, ...]) -> tuple[tu
 
 
 def _not_kept(name: str, mode: str, change: float) -> str:
-    tried = f"tried with scales up to {TRIAL_STRENGTH:g}, it changes the outputs by {change:.1g} of the largest"
+    tried = f"tried with scales up to {TRIAL_STRENGTH:g}, it changes the outputs by {change:.1g} of them"
     if name == "batch_norm_scaling" and mode == "batch":
         return (
-            "not exact in 'batch' mode, where each batch computes its variance and epsilon is not scaled with "
-            f"it: {tried}"
+            "not exact in 'batch' mode, where each batch computes its variance and epsilon is not scaled "
+            f"with it: {tried}"
         )
     return tried
 
