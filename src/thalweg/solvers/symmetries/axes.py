@@ -33,19 +33,20 @@ class Axis:
         The class: all axes known to count the same units; one list, shared by them.
     parts
         Factors, first varying slowest, once it is known to be a product.
-    family
-        The parts it is one of.
+    owner, family
+        The axis it is a factor of, and all of that axis's factors; a factor of a factor is one among them.
     variants, selector
         An axis beside a selector of size n that was indexed with 0 to n - 1, as in a packed projection of
         queries, keys and values, is n axes that may go separate ways, one for each index.
     """
 
-    __slots__ = ("family", "members", "parts", "selector", "size", "variants")
+    __slots__ = ("family", "members", "owner", "parts", "selector", "size", "variants")
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.members: list[Axis] = [self]
         self.parts: Dim = ()
+        self.owner: Axis | None = None
         self.family: Dim = ()
         self.variants: Dim = ()
         self.selector: Axis | None = None
@@ -89,8 +90,13 @@ def split(axis: Axis, sizes: tuple[int, ...]) -> Dim:
 
 def _factor(axis: Axis, sizes: tuple[int, ...]) -> None:
     axis.parts = tuple(Axis(size) for size in sizes)
-    for part in axis.parts:
-        part.family = axis.parts
+    owner, family = axis, axis.parts
+    if axis.owner:
+        owner = axis.owner
+        family = tuple(p for part in axis.family for p in (axis.parts if part is axis else (part,)))
+        owner.parts = family
+    for part in family:
+        part.owner, part.family = owner, family
 
 
 def unify(a: Axis, b: Axis) -> None:
@@ -203,26 +209,27 @@ def _same(a: Axis | None, b: Axis | None) -> bool:
 
 def matched(a: Axis, b: Axis) -> Iterator[tuple[Axis, Axis]]:
     """The ends of two axes of one class, or of one that once was, in pairs."""
-    if a.variants or b.variants:
-        if a.variants and b.variants:
-            for one, other in zip(a.variants, b.variants, strict=True):
-                yield from matched(one, other)
-        else:
-            for one in a.variants or (a,):
-                for other in b.variants or (b,):
-                    yield from matched(one, other)
-    elif a.parts and b.parts:
-        for one, other in zip(a.parts, b.parts, strict=True):
+    left, right = a.flat(), b.flat()
+    if len(left) == len(right) > 1:
+        for one, other in zip(left, right, strict=True):
             yield from matched(one, other)
+        return
+    a, b = (axes[0] if len(axes) == 1 else axis for axes, axis in ((left, a), (right, b)))
+    if a.variants and b.variants:
+        for one, other in zip(a.variants, b.variants, strict=True):
+            yield from matched(one, other)
+    elif a.variants or b.variants:
+        for one in a.variants or (a,):
+            for other in b.variants or (b,):
+                yield from matched(one, other)
     else:
         yield a, b
 
 
 @dataclass(frozen=True)
 class PerIndex:
-    """An action on an axis that differs with the index along another factor of the same dimension."""
+    """An action on an axis that differs with the index along the factor before it, one for each."""
 
-    along: int
     actions: tuple[Action, ...]
 
 
@@ -243,13 +250,11 @@ def act(x: Tensor, axis: Axis, actions: Mapping[Axis, Sequence[Action | PerIndex
             s = next(i for i, p in enumerate(axis.parts) if p is part.selector)
             y = _for_each(y, s, j, [lambda t, v=v: act(t, v, actions) for v in part.variants])
             continue
-        for action in actions.get(part, ()) if not part.parts else ():
+        for action in actions.get(part, ()):
             if isinstance(action, PerIndex):
-                y = _for_each(y, action.along, j, action.actions)
+                y = _for_each(y, j - 1, j, action.actions)
             else:
                 y = action(y.movedim(j, 0)).movedim(0, j)
-        if part.parts:
-            y = act(y.movedim(j, 0), part, actions).movedim(0, j)
     return y.reshape(x.shape)
 
 

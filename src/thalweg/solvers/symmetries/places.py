@@ -79,13 +79,13 @@ class Place:
             On the CPU.
         """
         if self.transformation == "permutation":
-            order = torch.randperm(self.size, generator=rng)
+            order = _order(self.size, rng)
             return {axis: [lambda x, order=order: x[order.to(x.device)]] for axis in self.signs}
         if self.transformation in ("query_key", "value_output"):
             pairs = [_transform(self.size, strength, rng) for _ in range(self.heads or 1)]
             by_sign = {sign: [_multiplied(pair[sign < 0]) for pair in pairs] for sign in (1, -1)}
             return {
-                axis: [PerIndex(0, tuple(by_sign[sign]))] if self.heads else list(by_sign[sign])
+                axis: [PerIndex(tuple(by_sign[sign]))] if self.heads else list(by_sign[sign])
                 for axis, sign in self.signs.items()
             }
         lowest = torch.full((self.size,), 1 / strength, dtype=torch.float64)
@@ -199,10 +199,10 @@ def _usable(flow: Flow, site: NormSite, mode: str) -> bool:
 
 def _heads(signs: Mapping[Axis, int]) -> int:
     """How many heads these features belong to, if their every occurrence stands beside the same heads."""
-    first = [axis.family[0] if axis.family and axis.family[0] is not axis else None for axis in signs]
-    if any(head is None for head in first) or len({id(head.members) for head in first if head}) != 1:
-        return 0
-    return first[0].size if first[0] else 0
+    inner = [axis for axis in signs if axis.family and axis.family[0] is not axis]
+    before = [axis.family[axis.family.index(axis) - 1] for axis in inner]
+    is_shared = len(before) == len(signs) and len({id(head.members) for head in before}) == 1
+    return before[0].size if is_shared else 0
 
 
 def _why_not(flow: Flow, transformation: str) -> str:
@@ -260,6 +260,14 @@ def _root(roots: Mapping[str, tuple[Axis | None, ...]], name: str) -> Axis:
     axis = roots[name][0]
     assert axis is not None
     return axis
+
+
+def _order(size: int, rng: torch.Generator) -> Tensor:
+    """A random order other than the present one."""
+    present = torch.arange(size)
+    while torch.equal(order := torch.randperm(size, generator=rng), present):
+        pass
+    return order
 
 
 def _scaled(scale: Tensor) -> Action:
