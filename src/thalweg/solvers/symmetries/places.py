@@ -123,7 +123,7 @@ def _permutations(flow: Flow) -> list[Place]:
     return [
         Place("permutation", entries[0][1].size, {end: 1 for _, end in entries}, _names(entries))
         for key, entries in layers.items()
-        if key not in fixed
+        if key not in fixed and entries[0][1].size > 1
     ]
 
 
@@ -141,7 +141,12 @@ def _scalings(flow: Flow, mode: str) -> list[Place]:
     for signs in _gauge_groups(flow, moving):
         entries = [(name, axis) for axis in signs for name in moving.get(axis, ())]
         norms = tuple({id(site): site for axis in signs for site in sites.get(axis, ())}.values())
-        if not entries or rigid & signs.keys() or not all(_usable(flow, site, mode) for site in norms):
+        if (
+            not entries
+            or not entries[0][1].size
+            or rigid & signs.keys()
+            or not all(_usable(flow, site, mode) for site in norms)
+        ):
             continue
         kept = {axis: sign for axis, sign in signs.items() if axis in moving}
         size = entries[0][1].size
