@@ -184,6 +184,18 @@ def test_verdicts(before, after, expected):
     assert verdict(before, after, resolution=0.25, rounding=1e-3) == expected
 
 
+def test_bounds_add_and_standard_errors_add_in_quadrature():
+    old = tw.ErrorBudget(solver=0.1, probe=tw.StandardError(0.3))
+    new = tw.ErrorBudget(solver=0.2, data=tw.StandardError(0.4))
+    limit = 0.1 + 0.2 + 0.5 * 3.2905267314919255  # the normal quantile at 0.9995
+    for change, expected in ((limit + 1e-9, "moved"), (limit - 1e-9, "undecided")):
+        assert verdict((0.0, old), (change, new), resolution=0.25, rounding=0.0) == expected
+    limit = 0.25 * 100 - 0.3 - 0.5 * 1.959963984540054
+    for change, expected in ((1e-9, "undecided"), (-1e-9, "not moved")):
+        drop = (100.0, old), (100.0 - limit - change, new)
+        assert verdict(*drop, resolution=0.25, rounding=1.0) == expected
+
+
 @pytest.mark.parametrize("dof", [2, 9])
 def test_verdicts_err_as_seldom_as_they_say(dof):
     rng, num_runs = np.random.default_rng(0), 4_000
