@@ -190,6 +190,19 @@ def separable() -> nn.Module:
     )
 
 
+def instance() -> nn.Module:
+    """Instance norm, whose affine weights torch repeats for each example, and padding by reflection."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.InstanceNorm2d(4, affine=True),
+        nn.ReLU(),
+        nn.ReflectionPad2d(1),
+        nn.Conv2d(4, NUM_CLASSES, 3),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+    )
+
+
 def residual() -> nn.Module:
     """Two blocks in a stream."""
     return nn.Sequential(
@@ -230,6 +243,8 @@ CASES = {
     "convolutional": Case(convolutional, images, {RELU: 2, NORM: 1, ORDER: 2}),
     "separable": Case(separable, images, {RELU: 3, NORM: 2, ORDER: 4}),
     "residual": Case(residual, images, {RELU: 3, NORM: 5, ORDER: 3}),
+    "instance-norm": Case(instance, images, {RELU: 1, ORDER: 1}),
+    "glu": Case(lambda: nn.Sequential(nn.Linear(5, 8), nn.GLU(), nn.Linear(4, 3)), vectors, {ORDER: 1}),
     "two-readers": Case(TwoReaders, vectors, {RELU: 1, ORDER: 1}),
     "gated": Case(Gated, vectors, {ORDER: 1}),
     "joined": Case(Joined, vectors, {}),

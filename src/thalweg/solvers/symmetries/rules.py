@@ -8,7 +8,7 @@ from thalweg.solvers.symmetries.flow import Call
 from thalweg.solvers.symmetries.layer_rules import attention, pooling
 from thalweg.solvers.symmetries.rulebook import RULES
 
-POOLING = ("pool1d", "pool2d", "pool3d", "pool2d_with_indices", "pool3d_with_indices")
+POOLING = (*(f"{kind}{n}d" for kind in ("pool", "pad") for n in (1, 2, 3)), "d_with_indices")
 
 
 def apply_rule(call: Call) -> None:

@@ -48,6 +48,25 @@ def _expanded(call: Call) -> None:
     call.put(tuple(new))
 
 
+@rule("repeat")
+def _repeated(call: Call) -> None:
+    repeats = call["repeats"]
+    dims = ((),) * (len(repeats) - call["self"].ndim) + call.dims("self")
+    copies: list[Dim] = [(Axis(n),) if n > 1 else () for n in repeats]
+    call.flow.stiffen(copies, "are copies")
+    call.put(tuple((*copy, *dim) for copy, dim in zip(copies, dims, strict=True)))
+
+
+@rule("glu")
+def _gated(call: Call) -> None:
+    along, half = call["dim"] % call["self"].ndim, call["self"].shape[call["dim"]] // 2
+    first, second = (_taken(call, along, start, half) for start in (0, half))
+    for one, other in zip(first, second, strict=True):
+        call.flow.link(one, other)
+        call.flow.stiffen((one, other), "go through glu")
+    call.put(tuple(flat(dim) for dim in first))
+
+
 @rule("zeros", "zeros_like", "new_zeros")
 def _noughts(call: Call) -> None:
     call.put(tuple((Axis(n),) if n != 1 else () for n in call.outputs[0].shape))

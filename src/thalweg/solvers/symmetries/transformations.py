@@ -118,9 +118,9 @@ def find_symmetries(objective: Objective) -> Symmetries:
         for values and output. Each head has its own, where the trace shows the heads.
 
     Limits: only trainable parameters and the statistics of batch norm move; what touches a frozen parameter,
-    another buffer or a constant is left alone. Units joined by ``cat`` or cut in unequal slices, of
-    recurrent layers other than plain ones, and behind operations without a rule are taken to be told apart; a
-    batch norm on channels that a convolution takes in groups absorbs no scale.
+    another buffer or a constant is left alone. Units joined by ``cat`` or cut in unequal slices, and those
+    behind operations without a rule, are taken to be told apart; a batch norm on channels that a convolution
+    takes in groups absorbs no scale, nor does a layer of a single unit.
     With an L2 term, which sees the length of the weights, only permutations leave the objective as it is.
     """
     wide = in_float64(objective)
