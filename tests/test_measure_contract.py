@@ -40,6 +40,7 @@ CALLS = {
     "spectral_density": Call({"num_probes": 3, "num_steps": 4}),
     "block_curvature": Call({"num_probes": 3, "num_steps": 2}),
     "curvature_profile": Call({"max_matvecs": 12}),
+    "invariance_audit": Call({"members": ["sam_sharpness"]}),
     "sam_sharpness": Call({"num_steps": 2, "num_restarts": 2}),
     "sam_sharpness_spread": Call({"batch_size": 7, "num_batches": 3}),
     "line_slice": Call({"num_points": 5, "num_directions": 2}),

@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 from thalweg.analyses import ANALYSES
 from thalweg.analyses.curvature_profile import CurvatureProfile, curvature_profile
+from thalweg.analyses.invariance_audit import InvarianceAudit, invariance_audit
 from thalweg.core.errors import (
     ConvergenceError,
     DataError,
@@ -42,6 +43,7 @@ __all__ = [
     "DerivativeError",
     "ErrorBudget",
     "HessianTrace",
+    "InvarianceAudit",
     "LineSlice",
     "LinearPath",
     "Measurement",
@@ -62,6 +64,7 @@ __all__ = [
     "build_model",
     "curvature_profile",
     "hessian_trace",
+    "invariance_audit",
     "line_slice",
     "linear_path",
     "plot",

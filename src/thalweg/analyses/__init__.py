@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from thalweg.analyses.curvature_profile import curvature_profile
+from thalweg.analyses.invariance_audit import invariance_audit
 from thalweg.core.measurement import Measurement
 
-ANALYSES: dict[str, Callable[..., Measurement]] = {"curvature_profile": curvature_profile}
+ANALYSES: dict[str, Callable[..., Measurement]] = {
+    "curvature_profile": curvature_profile,
+    "invariance_audit": invariance_audit,
+}

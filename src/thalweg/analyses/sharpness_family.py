@@ -17,11 +17,9 @@ from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
+from thalweg.solvers.symmetries.places import TRANSFORMATIONS as TRANSFORMATIONS
 
 Progress = Callable[[int, int], None]
-
-# Changes of a network that leave its function as it was; `thalweg.analyses.invariance_audit` makes them.
-TRANSFORMATIONS = ("relu_rescaling", "batch_norm_scaling", "permutation", "query_key", "value_output")
 
 
 @dataclass(frozen=True)

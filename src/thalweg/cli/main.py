@@ -10,6 +10,7 @@ import torch
 import typer
 from safetensors import SafetensorError
 
+from thalweg.cli.audit import audit
 from thalweg.cli.console import errors
 from thalweg.cli.data import data
 from thalweg.cli.measure import MEASURES_HELP, measure
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command()(data)
 app.command()(train)
 app.command(epilog=MEASURES_HELP)(measure)
+app.command()(audit)
 app.command()(reproduce)
 
 

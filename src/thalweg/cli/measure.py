@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-import torch
 import typer
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
@@ -16,20 +15,30 @@ from torch import Tensor
 from thalweg.analyses import ANALYSES
 from thalweg.analyses.curvature_profile import CurvatureProfile
 from thalweg.cli.console import errors, progress_bar
-from thalweg.cli.options import DataRoot, Device, Json, LossName, Model, resolve_device, resolve_loss
+from thalweg.cli.objectives import build_objectives
+from thalweg.cli.options import (
+    BatchNorm,
+    BatchSize,
+    CalibrationData,
+    Data,
+    DataRoot,
+    Device,
+    DType,
+    Json,
+    LossName,
+    MicroBatch,
+    Model,
+    Plot,
+    WeightDecay,
+    check_figure,
+)
 from thalweg.core.measurement import Measurement, StandardError, jsonable
-from thalweg.data.registry import dataset_names, load_data
 from thalweg.linalg.estimate import Estimate
 from thalweg.measures import MEASURES as SINGLE_MEASURES
 from thalweg.measures.curvature.block_curvature import BlockCurvature
 from thalweg.measures.curvature.hessian_trace import HessianTrace
 from thalweg.measures.curvature.spectral_density import SpectralDensity
-from thalweg.models.registry import build_model
-from thalweg.objective.batch_norm import MODES
-from thalweg.objective.objective import Objective
-from thalweg.report.figures import FORMATS
 from thalweg.report.plot import plot as plot_result
-from thalweg.training.checkpoint import load_weights
 
 MEASURES = {**SINGLE_MEASURES, **ANALYSES}
 
@@ -44,8 +53,6 @@ ONE_SIDED = {"lambda_max": "lambda_max, at least", "lambda_min": "lambda_min, at
 
 # Entries of an array that the text shows; --json has all.
 MOST_PRINTED = 20
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 # Arguments of measures that have an option of their own, or none.
 NOT_SET = ("objective", "a", "b", "progress", "seed", "start")
@@ -69,15 +76,7 @@ MEASURES_HELP = "\n\n".join(
 def measure(
     name: Annotated[str, typer.Argument(metavar="MEASURE", help=f"One of: {', '.join(MEASURES)}.")],
     model: Model,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="fashion-mnist:train or fashion-mnist:test, with :N for the first N examples; or "
-            "module:callable of your own, called without arguments, which returns (inputs, targets), a "
-            "dictionary of tensors, a Dataset or a DataLoader.",
-        ),
-    ],
+    data: Data,
     checkpoint: Annotated[
         list[Path] | None,
         typer.Option(
@@ -87,35 +86,11 @@ def measure(
         ),
     ] = None,
     loss: LossName = "cross_entropy",
-    batch_norm: Annotated[
-        str,
-        typer.Option(
-            metavar="MODE",
-            help=f"{', '.join(MODES)}: stored statistics, exact ones over the data, or each batch's own.",
-        ),
-    ] = "running",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Examples a batch, for --batch-norm batch alone. Default: a DataLoader's, or 128.",
-        ),
-    ] = None,
-    micro_batch: Annotated[
-        str, typer.Option(metavar="N", help="Examples a pass, or auto: memory and speed, never the value.")
-    ] = "auto",
-    weight_decay: Annotated[
-        float,
-        typer.Option(metavar="X", help="Adds X / 2 times the squared norm of the parameters to the loss."),
-    ] = 0.0,
-    calibration_data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="What --batch-norm recalibrated takes its statistics from, in the form of --data. Default: "
-            "the data themselves, but for a named test split the whole training split.",
-        ),
-    ] = None,
+    batch_norm: BatchNorm = "running",
+    batch_size: BatchSize = None,
+    micro_batch: MicroBatch = "auto",
+    weight_decay: WeightDecay = 0.0,
+    calibration_data: CalibrationData = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -128,12 +103,10 @@ def measure(
             metavar="N", help="Seed of what the measure draws, and of a model that gets no checkpoint."
         ),
     ] = 0,
-    dtype: Annotated[str, typer.Option(metavar="NAME", help=f"{' or '.join(DTYPES)}.")] = "float32",
+    dtype: DType = "float32",
     device: Device = "auto",
     data_root: DataRoot = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the result, too: .png, .svg or .pdf.")
-    ] = None,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Measure the loss landscape of your own network.
@@ -145,40 +118,27 @@ def measure(
     """
     function = _measure_named(name)
     arguments = _arguments(function, name, set_ or [], seed)
-    if dtype not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
-    if plot and plot.suffix.lower() not in FORMATS:
-        raise ValueError(f"`plot` must end in one of {', '.join(FORMATS)}, got {str(plot)!r}.")
-    size = "auto" if micro_batch == "auto" else _whole_number("micro_batch", micro_batch)
-    dataset, _, split = data.partition(":")
-    if calibration_data is None and batch_norm == "recalibrated" and dataset in dataset_names():
-        # Statistics are those of training: test data do not calibrate themselves.
-        calibration_data = f"{dataset}:train" if split.startswith("test") else None
-    examples = load_data(data, data_root)
-    calibration = None if calibration_data is None else load_data(calibration_data, data_root)
     num_networks = 2 if list(inspect.signature(function).parameters)[:2] == ["a", "b"] else 1
     checkpoints = checkpoint or []
+    check_figure(plot)
     if len(checkpoints) not in ({2} if num_networks == 2 else {0, 1}):
         times = "twice, for the two ends," if num_networks == 2 else "at most once"
         raise ValueError(f"`checkpoint` must be given {times} for {name}, got {len(checkpoints)}.")
-    place = resolve_device(device)
-    objectives = []
-    for i in range(num_networks):
-        network = build_model(model, seed)
-        if checkpoints:
-            load_weights(checkpoints[i], network)
-        objectives.append(
-            Objective(
-                network.to(place, DTYPES[dtype]).eval(),
-                examples,
-                loss=resolve_loss(loss),
-                batch_norm=batch_norm,  # type: ignore[arg-type]
-                batch_size=batch_size,
-                micro_batch=size,
-                weight_decay=weight_decay,
-                calibration_data=calibration,
-            )
-        )
+    objectives = build_objectives(
+        model,
+        checkpoints or [None],
+        data,
+        loss=loss,
+        batch_norm=batch_norm,
+        batch_size=batch_size,
+        micro_batch=micro_batch,
+        weight_decay=weight_decay,
+        calibration_data=calibration_data,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        data_root=data_root,
+    )
     with progress_bar(name) as progress:
         result = function(*objectives, **arguments, progress=progress)
     print(json.dumps(_json(result), allow_nan=False) if as_json else _text(result))
@@ -216,12 +176,6 @@ def _as_declared(function: Any, key: str, text: str) -> Any:
         return TypeAdapter(get_type_hints(function)[key]).validate_python(value)
     except ValidationError as error:
         raise ValueError(f"`{key}` in --set: {error.errors()[0]['msg'].lower()}, got {text!r}.") from None
-
-
-def _whole_number(name: str, text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError(f"`{name}` must be auto or a whole number of at least 1, got {text!r}.")
-    return int(text)
 
 
 def _text(result: Measurement) -> str:

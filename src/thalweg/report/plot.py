@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thalweg.core.measurement import Measurement
+from thalweg.report import audit_figures as audit
 from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
 
@@ -21,8 +22,8 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
     ----------
     result
         A result of ``train``, ``line_slice``, ``linear_path``, ``sam_sharpness``, ``sam_sharpness_spread``,
-        ``top_eigenvalues``, ``hessian_trace``, ``spectral_density``, ``block_curvature`` or
-        ``curvature_profile``.
+        ``top_eigenvalues``, ``hessian_trace``, ``spectral_density``, ``block_curvature``,
+        ``curvature_profile`` or ``invariance_audit``.
     path
         Where to write it as well; the suffix ``.png``, ``.svg`` or ``.pdf`` chooses the format.
 
@@ -151,6 +152,13 @@ def _profile(result: Any) -> Figure:
     return figure
 
 
+def _audit(result: Any) -> Figure:
+    width, height = 1.8 + 1.45 * len(result.transformations), 1.3 + 0.3 * len(result.members)
+    figure, axes = draw.new_figure(1, 1, width=max(width, 6.2), height=height)
+    audit.draw_audit(axes[0, 0], result)
+    return figure
+
+
 def _single(drawer: Callable[..., None]) -> Callable[[Any], Figure]:
     def picture(result: Any) -> Figure:
         figure, axes = draw.new_figure(1, 1, width=4.2, height=3)
@@ -171,4 +179,5 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "spectral_density": _density,
     "block_curvature": _blocks,
     "curvature_profile": _profile,
+    "invariance_audit": _audit,
 }

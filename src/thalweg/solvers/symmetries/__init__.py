@@ -1,0 +1,1 @@
+"""Changes of a network that leave its function as it is: where they apply, found in the network itself."""

@@ -1,0 +1,204 @@
+"""Which units flow where in one forward pass: the axes of every tensor, and what each operation asks of them.
+
+The pass is traced by operation, whatever the modules and the Python around them are. A unit may trade places
+with another of its axis unless something tells them apart; it may be scaled unless something is no longer
+proportional to it. What no rule covers counts as telling apart, so that a rule that lacks costs a symmetry
+and never makes one up; whether one that is found holds is for the network to say, not for these rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from thalweg.solvers.symmetries.axes import Axis, Dim, NotAProduct, flat, paired, unify
+
+Dims = tuple[Dim, ...]
+
+# Why the units of what comes from outside are told apart.
+GIVEN = "meet data or a constant"
+
+
+@dataclass(frozen=True)
+class NormSite:
+    """One use of a batch norm: its input's channels, its tensors by name, whether it computes statistics."""
+
+    channels: Dim
+    weight: str | None
+    bias: str | None
+    mean: str | None
+    var: str | None
+    eps: float
+    computes: bool
+
+
+@dataclass
+class Flow:
+    """What the operations ask of the axes.
+
+    Attributes
+    ----------
+    roots
+        Name of each parameter and statistic to the axis of each dimension; none where that has size one.
+    fixed, rigid
+        Axes whose units are told apart, and those whose units cannot be scaled, with the reason. Fixed ones
+        cannot be scaled either.
+    bent
+        Axes on which something other than a linear map acts, unit by unit.
+    gauges
+        ``(a, b, sign)``: what scales the units of `a` scales those of `b` alike (1) or inversely (-1).
+    norms
+        Every use of a batch norm.
+    contracted, carried
+        Axes summed over in a product of two activations, and those such a product passes on: queries with
+        keys, and values.
+    """
+
+    roots: dict[str, tuple[Axis | None, ...]]
+    fixed: list[tuple[Axis, str]] = field(default_factory=list)
+    rigid: list[tuple[Axis, str]] = field(default_factory=list)
+    bent: list[Axis] = field(default_factory=list)
+    gauges: list[tuple[Axis, Axis, int]] = field(default_factory=list)
+    norms: list[NormSite] = field(default_factory=list)
+    contracted: list[Axis] = field(default_factory=list)
+    carried: list[Axis] = field(default_factory=list)
+
+    def fix(self, dims: Iterable[Dim], reason: str) -> None:
+        """Units of these dimensions are told apart."""
+        self.fixed += [(axis, reason) for dim in dims for axis in dim]
+
+    def stiffen(self, dims: Iterable[Dim], reason: str) -> None:
+        """Units of these dimensions cannot be scaled."""
+        self.rigid += [(axis, reason) for dim in dims for axis in dim]
+
+    def link(self, a: Dim, b: Dim, sign: int | None = None) -> None:
+        """Two dimensions count the same units; with a sign, they scale together."""
+        for x, y in paired(a, b):
+            unify(x, y)
+            if sign is not None:
+                self.gauges.append((x, y, sign))
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A tensor of the pass: its axes, its name if it is a parameter or statistic, whether data went in."""
+
+    tensor: Tensor
+    dims: Dims
+    name: str | None = None
+    from_data: bool = True
+
+
+class Pass:
+    """One forward pass under way: what is known of each of its tensors.
+
+    Parameters
+    ----------
+    tensors
+        Parameters and statistics by name: the very objects that the pass will use.
+    frozen
+        Which of them must stay as they are, and why.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], frozen: Mapping[str, str]) -> None:
+        self.flow = Flow({k: tuple(Axis(n) if n != 1 else None for n in t.shape) for k, t in tensors.items()})
+        # The tensors are kept with their axes, so that no other tensor gets the id of one that was freed.
+        self._traced: dict[int, Traced] = {}
+        for name, tensor in tensors.items():
+            dims = tuple((axis,) if axis else () for axis in self.flow.roots[name])
+            self._traced[id(tensor)] = Traced(tensor, dims, name, from_data=False)
+            if name in frozen:
+                self.flow.fix(dims, frozen[name])
+
+    def of(self, tensor: Tensor, operation: str) -> Traced:
+        """What is known of a tensor; the units of data and constants are told apart wherever they go."""
+        known = self._traced.get(id(tensor))
+        if known is None:
+            dims = self.fresh(tensor.shape, f"{GIVEN} in {operation}")
+            known = self._traced[id(tensor)] = Traced(tensor, dims)
+        return known
+
+    def fresh(self, shape: Sequence[int], reason: str) -> Dims:
+        """New axes whose units are told apart."""
+        dims: Dims = tuple((Axis(n),) if n != 1 else () for n in shape)
+        self.flow.fix(dims, reason)
+        return dims
+
+    def know(self, tensor: Tensor, dims: Dims, name: str | None, from_data: bool) -> None:
+        """Note the axes of an output.
+
+        Raises
+        ------
+        NotAProduct
+            If the sizes are others: the rule that says so does not fit this use of its operation.
+        """
+        if [prod(axis.size for axis in dim) for dim in dims] != list(tensor.shape):
+            raise NotAProduct
+        self._traced[id(tensor)] = Traced(tensor, dims, name, from_data)
+
+
+class Call:
+    """One operation with its arguments by name, for a rule to say what becomes of the axes.
+
+    Parameters
+    ----------
+    state
+        Of the pass.
+    name
+        Of the operation, in place or not: ``"relu"``.
+    arguments
+        By the names of the operation's schema.
+    inputs
+        What was known of the tensors among them before it ran.
+    outputs
+        All tensors that came out.
+    is_pointwise
+        Whether torch says that each entry depends on the same entry of the inputs alone.
+    """
+
+    def __init__(
+        self,
+        state: Pass,
+        name: str,
+        arguments: dict[str, Any],
+        inputs: list[Traced],
+        outputs: list[Tensor],
+        is_pointwise: bool = False,
+    ) -> None:
+        self.state, self.flow, self.name, self.arguments = state, state.flow, name, arguments
+        self.inputs, self.outputs, self.is_pointwise = inputs, outputs, is_pointwise
+
+    def __getitem__(self, argument: str) -> Any:
+        return self.arguments.get(argument)
+
+    def traced(self, argument: str) -> Traced:
+        """What is known of a tensor argument."""
+        return self.state.of(self.arguments[argument], self.name)
+
+    def dims(self, argument: str) -> Dims:
+        """Dimensions of a tensor argument."""
+        return tuple(flat(dim) for dim in self.traced(argument).dims)
+
+    def has(self, argument: str) -> bool:
+        """Whether a tensor was given for it."""
+        return isinstance(self.arguments.get(argument), Tensor)
+
+    def put(self, dims: Dims, index: int = 0, name: str | None = None) -> None:
+        """Say what the axes of an output are."""
+        from_data = any(known.from_data for known in self.inputs)
+        self.state.know(self.outputs[index], dims, name, from_data)
+
+    def put_fresh(self, start: int = 0) -> None:
+        """Outputs from `start` on have axes of their own, whose units are told apart."""
+        for i, tensor in enumerate(self.outputs[start:], start):
+            self.put(self.state.fresh(tensor.shape, f"come out of {self.name}"), i)
+
+    def give_up(self) -> None:
+        """Nothing is known of this operation: it tells all units apart."""
+        for known in self.inputs:
+            self.flow.fix(known.dims, f"go through {self.name}")
+        self.put_fresh()
