@@ -15,43 +15,18 @@ the short ones are medians of `--repeats`.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
 
+from processes import Bench, Result, parser_of, run_task
 from scipy.stats import wasserstein_distance
-
-Result = dict[str, Any]
 
 SECTIONS = ("top", "cold", "spectra", "rate", "scaling")
 BUDGETS = (48, 96, 160, 240)
 REFERENCE_BUDGET = 576
 
 
-class Bench:
-    """Runs tasks in processes of their own and keeps what they print."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        self.out: Path = options.out
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.common = {"data_root": options.data_root, "checkpoint": str(self.out / "network.safetensors")}
-
-    def task(self, name: str, label: str, **arguments: Any) -> Result:
-        """The result of one task, from its file if it is there; `label` names the file."""
-        path = self.out / f"{label}.json"
-        if not path.exists():
-            print(f"... {label}", file=sys.stderr, flush=True)
-            call = [sys.executable, str(Path(__file__)), "--task", name, json.dumps(self.common | arguments)]
-            done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(f"{label} ended with status {done.returncode}; what it said stands above.")
-            path.write_text(done.stdout.splitlines()[-1])
-        return json.loads(path.read_text())
+class Curvature(Bench):
+    """The sections."""
 
     def reference(self, n: int) -> Result:
         """The largest eigenvalue of `n` examples in float64."""
@@ -115,10 +90,12 @@ class Bench:
             row = self.task("spectra_thalweg", f"spectra-{budget}-{n}", examples=n, budget=budget)
             rows[f"thalweg, {budget} products"] = row
         true = self.task("spectra_reference", f"spectra-reference-{n}", examples=n, budget=REFERENCE_BUDGET)
+        true |= self.task("exact_trace", f"exact-trace-{n}", examples=n)
         print(
             f"\nBoth ends, trace, density, {n:,} examples; reference: top {true['top']:.3f}, bottom "
-            f"{true['bottom']:.3f}, trace {true['trace']:.1f} +- {true['trace_error']:.1f}; its product differs "
-            f"from double backward's by {true['difference']:.0e}"
+            f"{true['bottom']:.3f} (float64), trace {true['trace']:.3f} (exact, float64), density of "
+            f"{REFERENCE_BUDGET} products in float32, which differ from double backward's in float64 by "
+            f"{true['difference']:.0e}"
         )
         print(f"{'':26}{'s':>8}{'top':>10}{'bottom':>10}{'trace':>10}{'W1':>10}   PyHessian takes")
         theirs = rows["PyHessian"]["seconds"]
@@ -157,34 +134,20 @@ class Bench:
             print(f"{n:10,}{k:10}{seconds:10.2f}{1e3 * seconds / n / k:26.2f}{peak:8.0f}")
 
 
-def section(name: str) -> str:
-    """A section's name, for the parser: its own `choices` would refuse an empty list."""
-    if name not in SECTIONS:
-        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(SECTIONS)}")
-    return name
-
-
 def main() -> None:
     """Run the sections asked for; a task of another process is called by `--task`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("sections", nargs="*", type=section, help=f"of {', '.join(SECTIONS)} (default: all)")
-    parser.add_argument("--examples", type=int, default=60_000, help="of the eigenvalues (default: 60000)")
+    parser = parser_of(__doc__, SECTIONS, "runs/benchmark-curvature")
     parser.add_argument(
         "--spectra-examples", type=int, default=4096, help="of the ends, trace and density (default: 4096)"
     )
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--without-curvlinops", action="store_true", help="its eigenvalue takes the longest")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark-curvature"))
-    parser.add_argument("--data-root")
-    parser.add_argument("--task", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.task:
         from curvature_tasks import TASKS
 
-        name, arguments = options.task
-        print(json.dumps(TASKS[name](json.loads(arguments))))
+        run_task(options, TASKS)
         return
-    bench = Bench(options)
+    bench = Curvature(__file__, options)
     bench.task("prepare", "network")
     for name in options.sections or SECTIONS:
         getattr(bench, name)()
