@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: reproduce test test-slow lint format benchmark-curvature clean
+.PHONY: reproduce test test-slow lint format benchmark-curvature benchmark-sampling clean
 
 # The whole study of the paper, forty minutes on two cores; a killed run goes on where it was.
 reproduce: $(STAMP)
@@ -38,6 +38,10 @@ $(STAMP): pyproject.toml constraints.txt
 # Against PyHessian and curvlinops, for hours; `--help` says how to run a part.
 benchmark-curvature: benchmarks/.venv/.installed
 	benchmarks/.venv/bin/python benchmarks/curvature.py
+
+# Sampled curvature against PyHessian on all the data, and the time of the sharpness family.
+benchmark-sampling: benchmarks/.venv/.installed
+	benchmarks/.venv/bin/python benchmarks/sampling.py
 
 benchmarks/.venv/.installed: pyproject.toml constraints.txt benchmarks/requirements.txt
 	test -x benchmarks/.venv/bin/python || $(PYTHON) -m venv benchmarks/.venv
