@@ -7,13 +7,13 @@ A coordinate with :math:`t_i = 0` does not move, and does not count towards the 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_positive
 from thalweg.core.rng import normal
 from thalweg.objective.objective import Objective
 
@@ -48,7 +48,7 @@ class Ball:
         ValueError
             For an unknown name, a radius that is not positive and finite, or nothing left to move.
         """
-        check_radius(radius)
+        check_positive("radius", radius, "0.05 is customary")
         if norm not in get_args(Norm):
             raise ValueError(f"`norm` must be one of {', '.join(get_args(Norm))}, got {norm!r}.")
         return cls(norm, radius, scale_vector(objective, scaling))
@@ -147,12 +147,6 @@ def scale_vector(objective: Objective, scaling: Scaling) -> Tensor | None:
             f"`scaling={scaling!r}` leaves nothing to move: every parameter is zero; use scaling='none'."
         )
     return scale
-
-
-def check_radius(radius: float) -> None:
-    """Raise unless `radius` is a positive finite number."""
-    if not 0 < radius < math.inf:
-        raise ValueError(f"`radius` must be positive and finite, got {radius}; 0.05 is customary.")
 
 
 def euclidean_norm(vector: Tensor) -> float:
