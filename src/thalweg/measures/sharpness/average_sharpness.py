@@ -34,10 +34,16 @@ BLOCK = 8
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AverageSharpness(Measurement):
-    """Mean rise of the loss under Gaussian noise: `value`, in the unit of the loss.
+    r"""Mean rise of the loss under Gaussian noise: `value`, in the unit of the loss.
 
     ``error.probe`` is the standard error from the directions drawn, ``error.data``, with ``population=True``,
     that from the examples.
+
+    Where all samples are positive, `interval` is symmetric not about the value v but about :math:`v^{-1/2}`,
+    the scale of the noise that raises the loss by a given amount. Samples of a quadratic are sums of
+    chi-squares: where few directions have most of the curvature they are so skewed that symmetric intervals
+    miss on one side: of two equal directions 8 samples' cover 89 % where they say 95, these 94 %. Of a single
+    direction they cover 92 %.
 
     Parameters
     ----------
@@ -62,6 +68,19 @@ class AverageSharpness(Measurement):
     num_samples: int
     loss: float
     samples: Tensor
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Two-sided interval for the value at `level`; without an upper end if too little is known."""
+        symmetric = super().interval(level)
+        if not bool((self.samples > 0).all()):
+            return symmetric
+        part = self.error.half_width(level) / self.value / 2
+        return self.value / (1 + part) ** 2, self.value / (1 - part) ** 2 if part < 1 else math.inf
+
+    def __repr__(self) -> str:
+        low, high = self.interval(0.95)
+        mode = f", batch norm {self.batch_norm}" if self.batch_norm else ""
+        return f"{type(self).__name__}({self.value:.6g}, {low:.3g} to {high:.3g} (95 %){mode})"
 
 
 def average_sharpness(
@@ -89,9 +108,7 @@ def average_sharpness(
 
     With `num_samples` left open, the variance that 12 pairs show settles how many are drawn, so that the
     standard error is at most `rtol` of the value or `atol`, whichever is larger, and intervals are built on
-    that variance (Stein 1945). The intervals are Student's: where one direction has nearly all of the
-    curvature, pairs are as skewed as chi-square with one degree of freedom, and intervals from few of them
-    cover less than they say.
+    that variance (Stein 1945).
 
     L is ``objective.value()``, L2 term included; in ``"recalibrated"`` mode each point has its own
     statistics.
@@ -217,9 +234,9 @@ def average_sharpness(
     )
     if missing > 0:
         raise ConvergenceError(
-            f"{len(samples)} pairs were drawn and the standard error of the mean rise, {result.value:.4g}, is "
-            f"{standard_error:.2g}, above rtol = {rtol} of it and above atol = {atol}. Raise `max_samples` or a "
-            "tolerance; the result so far is in `partial`.",
+            f"{len(samples)} pairs were drawn and the standard error of the mean rise {result.value:.4g} "
+            f"is {standard_error:.2g}, above rtol = {rtol} of it and above atol = {atol}. Raise "
+            "`max_samples` or a tolerance; the result so far is in `partial`.",
             result,
         )
     return result

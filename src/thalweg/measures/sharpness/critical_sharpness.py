@@ -180,9 +180,9 @@ def critical_sharpness(
     )
     if not reached:
         raise ConvergenceError(
-            f"the loss does not rise up to a step of {limit:.4g} along the direction, so that no more is known "
-            f"of the critical sharpness than that it is below {2 / limit:.3g}: raise `max_step`. What was found "
-            "is in `partial`.",
+            f"the loss does not rise up to a step of {limit:.4g} along the direction, so that no more is "
+            f"known of the critical sharpness than that it is below {2 / limit:.3g}: raise `max_step`. What "
+            "was found is in `partial`.",
             result,
         )
     if rounding >= 1:

@@ -90,9 +90,8 @@ def pac_bayes_sigma(
     The expectation is the mean over K antithetic pairs (`thalweg.measures.sharpness.gaussian_pairs`), the
     same ones at every sigma: a smooth curve, whose crossing is bracketed and then found to `rtol`. The
     standard error is the delta method's, :math:`s / (\sqrt K\, m'(\sigma))`, s being the spread of the pairs'
-    rises at the crossing and m' the slope of their mean there, with K - 1 degrees of freedom. Like all that
-    rests on few pairs it is too small where one direction has nearly all of the curvature
-    (`average_sharpness`).
+    rises at the crossing and m' the slope of their mean there, with K - 1 degrees of freedom. On the scale
+    of sigma the pairs' skewness hardly shows (see `AverageSharpness`).
 
     L is ``objective.value()``, L2 term included; in ``"recalibrated"`` mode each point has its own
     statistics.
@@ -199,8 +198,8 @@ def pac_bayes_sigma(
     if not reached:
         raise ConvergenceError(
             f"up to `max_sigma` = {max_sigma} the loss rises by {float(seen[sigma].mean()):.4g} on average, "
-            f"less than `target_rise` = {target_rise}: raise `max_sigma` or lower `target_rise`. What was found "
-            "is in `partial`.",
+            f"less than `target_rise` = {target_rise}: raise `max_sigma` or lower `target_rise`. What was "
+            "found is in `partial`.",
             result,
         )
     return result
