@@ -144,7 +144,7 @@ def test_for_the_population_both_errors_cover(spread, repeats) -> None:
         common = torch.randn(40, 1, generator=rng, dtype=torch.float64)
         own = torch.randn(40, 12, generator=rng, dtype=torch.float64)
         o = Objective(point, 1 + spread * (common + own), loss=curved_loss)
-        found = average_sharpness(o, num_samples=8, population=True, seed=seed)
+        found = average_sharpness(o, num_samples=12, population=True, seed=seed)
         low, high = found.interval(0.95)
         hits += low <= 0.5 <= high
         assert found.error.data is not None
