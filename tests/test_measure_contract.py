@@ -43,6 +43,11 @@ CALLS = {
     "invariance_audit": Call({"members": ["sam_sharpness"]}),
     "sam_sharpness": Call({"num_steps": 2, "num_restarts": 2}),
     "sam_sharpness_spread": Call({"batch_size": 7, "num_batches": 3}),
+    "keskar_sharpness": Call({"epsilon": 0.3, "num_steps": 2, "num_restarts": 2}),
+    "average_sharpness": Call({"num_samples": 3, "population": True}),
+    "pac_bayes_sigma": Call({"num_samples": 3}),
+    "basin_width": Call({"num_directions": 2, "num_eigenvectors": 1}, rounding=1e-6),
+    "critical_sharpness": Call(seeded=False),
     "line_slice": Call({"num_points": 5, "num_directions": 2}),
     "linear_path": Call({"num_points": 5}, takes_two=True, seeded=False),
 }

@@ -21,6 +21,11 @@ from thalweg.measures.curvature.block_curvature import BlockCurvature, block_cur
 from thalweg.measures.curvature.hessian_trace import HessianTrace, hessian_trace
 from thalweg.measures.curvature.spectral_density import SpectralDensity, spectral_density
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
+from thalweg.measures.sharpness.average_sharpness import AverageSharpness, average_sharpness
+from thalweg.measures.sharpness.basin_width import BasinWidth, basin_width
+from thalweg.measures.sharpness.critical_sharpness import CriticalSharpness, critical_sharpness
+from thalweg.measures.sharpness.keskar_sharpness import KeskarSharpness, keskar_sharpness
+from thalweg.measures.sharpness.pac_bayes_sigma import PacBayesSigma, pac_bayes_sigma
 from thalweg.measures.sharpness.sam_sharpness import SamSharpness, sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import SamSharpnessSpread, sam_sharpness_spread
 from thalweg.measures.surfaces.line import LineSlice, line_slice
@@ -36,20 +41,25 @@ __version__ = _version("thalweg")
 __all__ = [
     "ANALYSES",
     "MEASURES",
+    "AverageSharpness",
+    "BasinWidth",
     "BlockCurvature",
     "ConvergenceError",
+    "CriticalSharpness",
     "CurvatureProfile",
     "DataError",
     "DerivativeError",
     "ErrorBudget",
     "HessianTrace",
     "InvarianceAudit",
+    "KeskarSharpness",
     "LineSlice",
     "LinearPath",
     "Measurement",
     "NonFiniteLossError",
     "NondeterminismError",
     "Objective",
+    "PacBayesSigma",
     "ParamSpace",
     "SamSharpness",
     "SamSharpnessSpread",
@@ -60,13 +70,18 @@ __all__ = [
     "TopEigenvalues",
     "TrainConfig",
     "TrainingHistory",
+    "average_sharpness",
+    "basin_width",
     "block_curvature",
     "build_model",
+    "critical_sharpness",
     "curvature_profile",
     "hessian_trace",
     "invariance_audit",
+    "keskar_sharpness",
     "line_slice",
     "linear_path",
+    "pac_bayes_sigma",
     "plot",
     "register_model",
     "sam_sharpness",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from tests.measures.conftest import toys  # noqa: F401 - the fixture
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,7 +14,13 @@ from typing import Any
 from thalweg.core.measurement import Measurement
 from thalweg.measures.curvature.hessian_trace import hessian_trace
 from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
+from thalweg.measures.sharpness.average_sharpness import average_sharpness
+from thalweg.measures.sharpness.basin_width import basin_width
+from thalweg.measures.sharpness.critical_sharpness import critical_sharpness
+from thalweg.measures.sharpness.keskar_sharpness import keskar_sharpness
+from thalweg.measures.sharpness.pac_bayes_sigma import pac_bayes_sigma
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
+from thalweg.measures.sharpness.sam_sharpness_spread import sam_sharpness_spread
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.solvers.symmetries.places import TRANSFORMATIONS as TRANSFORMATIONS
@@ -57,10 +63,32 @@ class Member:
         return self.measure(objective, **self.arguments, **seeded, progress=progress)
 
 
+# What perturbs parameters in proportion to themselves sees no scale of them at all; what goes by the norms of
+# filters sees none that is common to a filter, and the weights that read a unit are in no filter together.
+_ELEMENTS = frozenset({"permutation", "relu_rescaling", "batch_norm_scaling"})
+_FILTERS = frozenset({"permutation", "batch_norm_scaling"})
+
 FAMILY: dict[str, Member] = {
     "top_eigenvalue": Member(top_eigenvalues, {"rtol": 1e-2}),
     "trace": Member(hessian_trace),
     "sam_sharpness": Member(sam_sharpness),
+    "sam_sharpness_linf": Member(sam_sharpness, {"norm": "linf", "radius": 1e-4}),
+    "adaptive_sam_sharpness": Member(sam_sharpness, {"scaling": "element", "radius": 0.5}, _ELEMENTS),
+    "adaptive_sam_sharpness_linf": Member(
+        sam_sharpness, {"norm": "linf", "scaling": "element", "radius": 0.005}, _ELEMENTS
+    ),
+    "filter_sam_sharpness": Member(sam_sharpness, {"scaling": "filter"}, _FILTERS),
+    "m_sharpness": Member(sam_sharpness_spread, {"batch_size": 8, "num_batches": None}),
+    "keskar_sharpness": Member(keskar_sharpness, {"num_steps": 1}),
+    "average_sharpness": Member(average_sharpness, {"num_samples": 4}),
+    "adaptive_average_sharpness": Member(
+        average_sharpness, {"scaling": "element", "radius": 5.0, "num_samples": 4}, _ELEMENTS
+    ),
+    "adaptive_pac_bayes_sigma": Member(
+        pac_bayes_sigma, {"scaling": "element", "num_samples": 3, "rtol": 0.05}, _ELEMENTS
+    ),
+    "basin_width": Member(basin_width, {"num_directions": 3, "first_distance": 0.2, "rtol": 0.05}, _FILTERS),
+    "critical_sharpness": Member(critical_sharpness),
 }
 
 

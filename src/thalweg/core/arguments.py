@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import Any
 
 import numpy as np
 
 
-def check_count(name: str, value: Any) -> None:
-    """A whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """A whole number of at least 1, or whatever else is the least."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
+
+
+def check_positive(name: str, value: Any, hint: str) -> None:
+    """A positive finite number; the hint says which is a good one."""
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be positive and finite, got {value!r}; {hint}.")
 
 
 def is_number(value: Any) -> bool:

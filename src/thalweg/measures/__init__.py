@@ -10,6 +10,11 @@ from thalweg.measures.curvature.block_curvature import block_curvature
 from thalweg.measures.curvature.hessian_trace import hessian_trace
 from thalweg.measures.curvature.spectral_density import spectral_density
 from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
+from thalweg.measures.sharpness.average_sharpness import average_sharpness
+from thalweg.measures.sharpness.basin_width import basin_width
+from thalweg.measures.sharpness.critical_sharpness import critical_sharpness
+from thalweg.measures.sharpness.keskar_sharpness import keskar_sharpness
+from thalweg.measures.sharpness.pac_bayes_sigma import pac_bayes_sigma
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import sam_sharpness_spread
 from thalweg.measures.surfaces.line import line_slice
@@ -21,6 +26,11 @@ MEASURES: dict[str, Callable[..., Measurement]] = {
     "block_curvature": block_curvature,
     "sam_sharpness": sam_sharpness,
     "sam_sharpness_spread": sam_sharpness_spread,
+    "keskar_sharpness": keskar_sharpness,
+    "average_sharpness": average_sharpness,
+    "pac_bayes_sigma": pac_bayes_sigma,
+    "basin_width": basin_width,
+    "critical_sharpness": critical_sharpness,
     "line_slice": line_slice,
     "linear_path": linear_path,
 }

@@ -309,7 +309,7 @@ def draw_eigenvalues(axes: Axes, result: Any, colour: str) -> None:
     axes.legend()
 
 
-def draw_restarts(axes: Axes, result: Any, colour: str) -> None:
+def draw_restarts(axes: Axes, result: Any, colour: str, quantity: str | None = None) -> None:
     """What each restart of the ascent found, highest first, and the value kept."""
     from matplotlib.ticker import MaxNLocator
 
@@ -317,7 +317,7 @@ def draw_restarts(axes: Axes, result: Any, colour: str) -> None:
     axes.plot(np.arange(1, len(found) + 1), found, "o", color=colour, label="one restart")
     axes.axhline(result.value, color=INK, linewidth=0.9, linestyle=":", label=f"kept: {result.value:.4g}")
     axes.set_xlabel("restart, by what it found")
-    axes.set_ylabel(f"rise in loss within {result.radius:g} (nats)")
+    axes.set_ylabel(quantity or f"rise in loss within {result.radius:g} (nats)")
     axes.set_xlim(0.5, len(found) + 0.5)
     axes.set_ylim(bottom=min(0.0, float(np.nanmin(found))))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -10,6 +10,7 @@ from thalweg.core.measurement import Measurement
 from thalweg.report import audit_figures as audit
 from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
+from thalweg.report import sharpness_figures as sharpness
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,9 +22,8 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
     Parameters
     ----------
     result
-        A result of ``train``, ``line_slice``, ``linear_path``, ``sam_sharpness``, ``sam_sharpness_spread``,
-        ``top_eigenvalues``, ``hessian_trace``, ``spectral_density``, ``block_curvature``,
-        ``curvature_profile`` or ``invariance_audit``.
+        A result with something to see: of ``train``, or of nearly every measure and analysis. The error for
+        any other names those.
     path
         Where to write it as well; the suffix ``.png``, ``.svg`` or ``.pdf`` chooses the format.
 
@@ -65,6 +65,8 @@ def _subject(result: Measurement) -> str:
     parts = [
         str(arguments["of"]).replace("_", " ") if "of" in arguments else "",
         f"block {block if isinstance(block, str) else ', '.join(block)}" if block else "",
+        "linf ball" if arguments.get("norm") == "linf" else "",
+        f"scaled by {arguments['scaling']}" if arguments.get("scaling", "none") != "none" else "",
         f"N = {num_examples:,}" if num_examples else "",
         f"batch norm: {result.batch_norm}" if result.batch_norm else "",
     ]
@@ -174,6 +176,15 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "linear_path": _path,
     "sam_sharpness": _single(draw.draw_restarts),
     "sam_sharpness_spread": _spread,
+    "keskar_sharpness": _single(
+        lambda axes, result, colour: draw.draw_restarts(
+            axes, result, colour, f"rise in the box of {result.epsilon:g} (% of 1 + loss)"
+        )
+    ),
+    "average_sharpness": _single(sharpness.draw_average),
+    "pac_bayes_sigma": _single(sharpness.draw_sigma),
+    "basin_width": _single(sharpness.draw_widths),
+    "critical_sharpness": _single(sharpness.draw_critical),
     "top_eigenvalues": _single(draw.draw_eigenvalues),
     "hessian_trace": _traces,
     "spectral_density": _density,

@@ -36,6 +36,32 @@ def mean_standard_error(values: ArrayLike, unit_size: int = 1) -> tuple[NDArray[
     Cochran (1977), Sampling Techniques, section 9A.
     """
     x = np.asarray(values, dtype=np.float64)
+    means, weights = unit_means(x - x.mean(-1, keepdims=True), unit_size)
+    dof = len(weights) - 1
+    return np.sqrt(len(weights) / dof * np.square(means * weights).sum(-1)), dof
+
+
+def unit_means(values: ArrayLike, unit_size: int = 1) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean of each independent unit, and each unit's share of the examples.
+
+    Parameters
+    ----------
+    values
+        ``(..., N)``; consecutive runs of `unit_size` entries are one unit, the last may be shorter.
+    unit_size
+        Examples a unit.
+
+    Returns
+    -------
+    means, weights
+        ``(..., U)`` and ``(U,)``, float64; the weights sum to one.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two units.
+    """
+    x = np.asarray(values, dtype=np.float64)
     num_examples = x.shape[-1]
     starts = np.arange(0, num_examples, unit_size)
     if len(starts) < 2:
@@ -43,6 +69,5 @@ def mean_standard_error(values: ArrayLike, unit_size: int = 1) -> tuple[NDArray[
             f"`values` must hold at least two independent units, got {num_examples} examples in units of "
             f"{unit_size}: one unit shows no spread."
         )
-    residuals = np.add.reduceat(x - x.mean(-1, keepdims=True), starts, axis=-1) / num_examples
-    dof = len(starts) - 1
-    return np.sqrt(len(starts) / dof * np.square(residuals).sum(-1)), dof
+    sizes = np.diff(np.append(starts, num_examples))
+    return np.add.reduceat(x, starts, axis=-1) / sizes, sizes / num_examples

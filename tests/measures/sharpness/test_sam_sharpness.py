@@ -259,7 +259,9 @@ def test_progress_counts_evaluations(toys) -> None:
 def test_a_record_comes_back(toys) -> None:
     o = Objective(toys.convnet(), toys.images())
     found = sam_sharpness(o, num_restarts=2, seed=0)
-    assert found.provenance["arguments"] == {"radius": 0.05, "num_steps": 1, "num_restarts": 2, "seed": 0}
+    assert found.provenance["arguments"] == {
+        "radius": 0.05, "norm": "l2", "scaling": "none", "num_steps": 1, "num_restarts": 2, "seed": 0,
+    }  # fmt: skip
     assert found.provenance["objective"] == o.describe()
     back = Measurement.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
     assert isinstance(back, SamSharpness)

@@ -149,7 +149,8 @@ def test_a_record_comes_back_and_progress_counts_batches(toys) -> None:
     )
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert found.provenance["arguments"] == {
-        "batch_size": 6, "num_batches": 3, "radius": 0.05, "num_steps": 1, "seed": 0,
+        "batch_size": 6, "num_batches": 3, "radius": 0.05, "norm": "l2", "scaling": "none", "num_steps": 1,
+        "seed": 0,
     }  # fmt: skip
     assert found.provenance["objective"] == o.describe()
     back = Measurement.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))

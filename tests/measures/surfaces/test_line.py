@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import Measurement
-from thalweg.measures.surfaces.directions import random_direction
 from thalweg.measures.surfaces.line import LineSlice, line_slice
 from thalweg.objective.objective import Objective
+from thalweg.solvers.directions import random_direction
 
 MODES = ("running", "recalibrated", "batch")
 

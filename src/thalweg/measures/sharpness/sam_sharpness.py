@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from thalweg.core.arguments import check_count
 from thalweg.core.measurement import Measurement
-from thalweg.core.rng import generator, normal, stream_seed
-from thalweg.measures.sharpness.ascent import Visit, ascend, check_radius, euclidean_norm
+from thalweg.core.rng import stream_seed
+from thalweg.measures.sharpness.ascent import climb
+from thalweg.measures.sharpness.ball import Ball, Norm, Scaling
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 
@@ -27,11 +27,15 @@ class SamSharpness(Measurement):
     Parameters
     ----------
     radius
-        Of the Euclidean ball over all trainable parameters.
+        Of the ball over all trainable parameters.
+    norm, scaling
+        Of the ball, as asked.
     num_steps, num_restarts
         As asked.
     gradient_norm
-        Euclidean norm of the gradient at the centre; ``radius * gradient_norm`` is the first-order value.
+        Norm of the gradient at the centre that is dual to the ball's: Euclidean for ``"l2"``, the sum of
+        absolute entries for ``"linf"``, of T g where the ball is scaled. ``radius * gradient_norm`` is the
+        first-order value.
     loss
         At the centre, with the L2 term if there is one.
     restart_values
@@ -50,21 +54,32 @@ class SamSharpness(Measurement):
     loss: float
     restart_values: Tensor
     perturbation: Tensor
+    norm: str = "l2"
+    scaling: str = "none"
 
 
 def sam_sharpness(
     objective: Objective,
     *,
     radius: float = 0.05,
+    norm: Norm = "l2",
+    scaling: Scaling = "none",
     num_steps: int = 1,
     num_restarts: int = 1,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> SamSharpness:
-    r"""Lower bound on :math:`S(\theta) = \max_{\lVert\delta\rVert_2 \le r} L(\theta + \delta) - L(\theta)`.
+    r"""Lower bound on the largest rise of the loss in a ball around the parameters.
 
-    One step is SAM's perturbation, :math:`\delta = r\, g / \lVert g\rVert` with the gradient at the centre;
-    further steps repeat it with the gradient at the point reached (see
+    .. math:: S(\theta) = \max_{\lVert T^{-1} \delta\rVert_p \le r} L(\theta + \delta) - L(\theta)
+
+    One step is SAM's perturbation, to the point of the ball that is highest on the tangent plane at the
+    centre; with the gradient g
+
+    - ``"l2"``: :math:`\delta = r\, T^2 g / \lVert T g\rVert_2`, SAM for T = 1 and ASAM for a scaled ball;
+    - ``"linf"``: :math:`\delta = r\, T\, \mathrm{sign}(g)`.
+
+    Further steps repeat it with the gradient at the point reached (see
     `thalweg.measures.sharpness.ascent.ascend`). Further restarts begin at random points of the sphere. All
     points visited compete, so the value never falls as `num_steps` or `num_restarts` grows, and is at least
     zero, the rise at the centre.
@@ -78,8 +93,16 @@ def sam_sharpness(
     objective
         The point is the centre.
     radius
-        r, positive. Where it is below about 1e-4 of the parameters' norm use
+        r, positive: a distance in parameter space, or for a scaled ball a share of the parameters, 0.05 being
+        5 %. The same number means different things in different norms and scalings: with ``"linf"`` every
+        coordinate moves by it. Where it is below about 1e-4 of the parameters' norm use
         ``objective.to_dtype(torch.float64)``: rounding of the parameters shows in single precision.
+    norm
+        p: ``"l2"``, over all trainable parameters together, or ``"linf"``, each by itself.
+    scaling
+        T, see `thalweg.measures.sharpness.ball.scale_vector`: ``"none"``; ``"element"``, the size of each
+        parameter; ``"filter"``, the norm of each filter. A parameter (or a filter) that is exactly zero
+        stays.
     num_steps
         Ascent steps of each restart: a gradient each, which costs three forward passes, and one forward pass
         more.
@@ -94,63 +117,52 @@ def sam_sharpness(
     Raises
     ------
     ValueError
-        If `radius` is not positive, or a count is below one.
+        If `radius` is not positive, a count is below one, a name is unknown, or the scaling leaves nothing to
+        move because all parameters are zero.
     NonFiniteLossError
         If the loss or its gradient is not finite at a point visited.
 
     References
     ----------
-    Foret, Kleiner, Mobahi and Neyshabur (2021), Sharpness-Aware Minimization, ICLR.
+    Foret, Kleiner, Mobahi and Neyshabur (2021), Sharpness-Aware Minimization, ICLR. Kwon, Kim, Park and Choi
+    (2021), ASAM: Adaptive Sharpness-Aware Minimization, ICML: scaled balls.
     """
     check_objective("objective", objective)
-    check_radius(radius)
+    ball = Ball.around(objective, norm, radius, scaling)
     check_count("num_steps", num_steps)
     check_count("num_restarts", num_restarts)
     stream_seed(seed)  # refuses what is no seed, even where nothing is drawn
-    centre = Visit.centre(objective)
-    stationary = centre.gradient_norm == 0
-    total, done = num_restarts * (num_steps + 1) + int(stationary), 0
-
-    def on_step() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, total)
-
-    on_step()
-    found: list[Visit] = []
-    for restart in range(num_restarts):
-        if restart == 0 and not stationary:
-            found.append(ascend(objective, centre, radius, num_steps, on_step))
-            continue
-        rng = generator(seed, "sam_sharpness", restart)
-        direction = normal(rng, objective.space.dim, like=objective.params)
-        start = Visit.of(objective, direction * (radius / euclidean_norm(direction)))
-        on_step()
-        reached = ascend(objective, start, radius, num_steps, on_step)
-        found.append(max(start, reached, key=lambda visit: visit.loss))
-    if progress and done < total:  # an ascent ends early where the gradient vanishes
-        progress(total, total)
-
-    best = max([centre, *found], key=lambda visit: visit.loss)
+    climbs = climb(
+        objective,
+        ball,
+        num_steps=num_steps,
+        num_restarts=num_restarts,
+        stream="sam_sharpness",
+        seed=seed,
+        progress=progress,
+    )
     return SamSharpness(
-        value=best.loss - centre.loss,
+        value=climbs.best.loss - climbs.centre.loss,
         provenance={
             "function": "sam_sharpness",
             "arguments": {
                 "radius": radius,
+                "norm": norm,
+                "scaling": scaling,
                 "num_steps": num_steps,
                 "num_restarts": num_restarts,
                 "seed": seed,
             },
             "objective": objective.describe(),
-            "first_start": "random, the gradient being exactly zero" if stationary else "gradient",
+            "first_start": climbs.first_start,
         },
         radius=float(radius),
         num_steps=num_steps,
         num_restarts=num_restarts,
-        gradient_norm=centre.gradient_norm,
-        loss=centre.loss,
-        restart_values=torch.tensor([visit.loss - centre.loss for visit in found], dtype=torch.float64),
-        perturbation=best.delta.cpu(),
+        gradient_norm=ball.dual_norm(climbs.centre.slope),
+        loss=climbs.centre.loss,
+        restart_values=climbs.rises,
+        perturbation=climbs.best.delta.cpu(),
+        norm=norm,
+        scaling=scaling,
     )

@@ -1,4 +1,4 @@
-"""Perturbation sharpness of single batches, as SAM sees it in training: its spread over batches."""
+"""m-sharpness: perturbation sharpness of single batches of m, as SAM sees it in training, and its spread."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from torch import Tensor
 from thalweg.core.arguments import check_count
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.rng import generator
-from thalweg.measures.sharpness.ascent import Visit, ascend, check_radius
+from thalweg.measures.sharpness.ascent import Visit, ascend
+from thalweg.measures.sharpness.ball import Ball, Norm, Scaling
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
+
+# Batches where their number is left open.
+MOST_BATCHES = 32
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SamSharpnessSpread(Measurement):
-    """S of single batches, each with its own perturbation; `value` is their mean, SAM's m-sharpness.
+    """S of single batches of m, each with its own perturbation; `value` is their mean, the m-sharpness.
 
     `error.data` is the standard error of that mean as an estimate of the mean over all batches that could be
     drawn: what it lacks is the examples that were not. Batches are disjoint, so for the objective's own
@@ -29,7 +33,7 @@ class SamSharpnessSpread(Measurement):
     ----------
     batch_size
         Examples a batch, m.
-    radius, num_steps
+    radius, norm, scaling, num_steps
         As in `sam_sharpness`.
     samples
         ``(num_batches,)``, one S a batch, float64. Their mean is expected to exceed S of all the data, since
@@ -42,19 +46,28 @@ class SamSharpnessSpread(Measurement):
     radius: float
     num_steps: int
     samples: Tensor
+    norm: str = "l2"
+    scaling: str = "none"
 
 
 def sam_sharpness_spread(
     objective: Objective,
     *,
     batch_size: int = 128,
-    num_batches: int = 32,
+    num_batches: int | None = 32,
     radius: float = 0.05,
+    norm: Norm = "l2",
+    scaling: Scaling = "none",
     num_steps: int = 1,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> SamSharpnessSpread:
-    """`sam_sharpness` of each of `num_batches` disjoint random batches.
+    r"""m-sharpness: the mean of `sam_sharpness` over disjoint random batches of m examples.
+
+    .. math:: S_m = \mathrm{E}_b \max_{\lVert T^{-1} \delta\rVert_p \le r} L_b(\theta + \delta) - L_b(\theta),
+        \quad |b| = m
+
+    The maximum is inside the mean, each batch being perturbed by itself. With m = N it is `sam_sharpness`.
 
     In ``"batch"`` mode each batch is normalised by its own statistics, whatever the objective's own
     partition. In ``"recalibrated"`` mode statistics stay those of the whole calibration data, recomputed at
@@ -66,8 +79,9 @@ def sam_sharpness_spread(
     objective
         The point is the centre; batches are drawn from its examples.
     batch_size, num_batches
-        Their product is at most the number of examples.
-    radius, num_steps
+        m, and how many batches. Their product is at most the number of examples; None takes as many as fit,
+        at most 32.
+    radius, norm, scaling, num_steps
         As in `sam_sharpness`; one restart a batch, from the batch's gradient. Where that is exactly zero, S
         counts as zero.
     seed
@@ -78,8 +92,8 @@ def sam_sharpness_spread(
     Raises
     ------
     ValueError
-        If `radius` is not positive, a count is below one, `num_batches` below two, or the examples are too
-        few.
+        If `radius` is not positive, a count is below one, `num_batches` below two, a name unknown, or the
+        examples are too few.
     NonFiniteLossError
         If the loss or its gradient is not finite at a point visited.
 
@@ -88,8 +102,11 @@ def sam_sharpness_spread(
     Foret, Kleiner, Mobahi and Neyshabur (2021), Sharpness-Aware Minimization, ICLR: m-sharpness.
     """
     check_objective("objective", objective)
-    check_radius(radius)
+    ball = Ball.around(objective, norm, radius, scaling)
     check_count("batch_size", batch_size)
+    asked = num_batches
+    if num_batches is None:
+        num_batches = min(MOST_BATCHES, max(2, objective.num_examples // batch_size))
     check_count("num_batches", num_batches)
     check_count("num_steps", num_steps)
     if num_batches < 2:
@@ -108,7 +125,7 @@ def sam_sharpness_spread(
     for i, index in enumerate(order[:num_drawn].view(num_batches, batch_size)):
         batch = objective.select(index, batch_size)
         centre = Visit.centre(batch)
-        samples.append(max(0.0, ascend(batch, centre, radius, num_steps).loss - centre.loss))
+        samples.append(max(0.0, ascend(batch, centre, ball, num_steps).loss - centre.loss))
         if progress:
             progress(i + 1, num_batches)
     values = torch.tensor(samples, dtype=torch.float64)
@@ -119,8 +136,10 @@ def sam_sharpness_spread(
             "function": "sam_sharpness_spread",
             "arguments": {
                 "batch_size": batch_size,
-                "num_batches": num_batches,
+                "num_batches": asked,
                 "radius": radius,
+                "norm": norm,
+                "scaling": scaling,
                 "num_steps": num_steps,
                 "seed": seed,
             },
@@ -130,4 +149,6 @@ def sam_sharpness_spread(
         radius=float(radius),
         num_steps=num_steps,
         samples=values,
+        norm=norm,
+        scaling=scaling,
     )

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_count
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
-from thalweg.measures.surfaces.directions import Ignored, Normalisation, check_choices, random_direction
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.evaluation import independent_unit, l2_term
 from thalweg.objective.objective import Objective
+from thalweg.solvers.directions import Ignored, Normalisation, check_choices, random_direction
 from thalweg.stats.clustered_mean import mean_standard_error
 
 

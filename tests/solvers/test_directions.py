@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from thalweg.measures.surfaces.directions import filter_normalized, random_direction
 from thalweg.measures.surfaces.line import line_slice
 from thalweg.objective.objective import Objective
+from thalweg.solvers.directions import filter_normalized, random_direction
 
 
 @pytest.fixture
