@@ -128,7 +128,7 @@ def eigenvalues_figure(study: PaperRecords) -> PaperFigure:
 
     over = f"{max(num_examples_of(record) for _, record in found):,} training examples"
     caption = (
-        f"Full Hessian of the mean loss over {over}. Bars run from the solver’s lower to its upper bound. "
+        f"Full Hessian of the mean loss over {over}. Bars run from the lower to the upper bound. "
         "Dashed: the paper’s value, whose data and batch-norm mode are not stated."
     )
     words = "; ".join(f"{row.label}: {record.measurement.value:.4g}" for row, record in found)

@@ -130,7 +130,7 @@ def _eigenvalues(study: PaperRecords) -> Group:
         for model in MODELS
         if paper_value("top_eigenvalues", model) or study.find("top_eigenvalues", model)
     )
-    note = "In loss / parameter². The interval runs from the solver’s lower to its upper bound."
+    note = "In loss / parameter². The interval runs from the lower to the upper bound."
     return Group("Top eigenvalue of the loss Hessian", note, _with_nearest(rows))
 
 

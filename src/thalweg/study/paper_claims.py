@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from thalweg.core.measurement import StandardError
+from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues
 from thalweg.objective.batch_norm import MODES
 from thalweg.study.paper_evidence import (
     BATCH_NORM_MODELS,
@@ -146,9 +147,10 @@ def paper_claims(records: Sequence[Record]) -> tuple[Claim, ...]:
             "“λmax(A1) ≈ 57.18, λmax(B) ≈ 37.51.” (4.2)",
             "In these runs, the top eigenvalue of the loss Hessian is larger for A1, which has batch norm, "
             "than for B, which has none.",
-            "Top eigenvalue over the training examples measured, between the solver's lower bound and its "
-            "upper one, which is probabilistic. No error of having sampled these examples is counted. Agrees "
-            "if the interval of A1 lies above that of B. Like the paper, it asks nothing of A2.",
+            "Top eigenvalue over the training examples measured, between a lower and an upper bound: limits "
+            "over independent samples of these examples, or the solver's own. No error of having these "
+            "examples and not others is counted. Agrees if the interval of A1 lies above that of B. Like the "
+            "paper, it asks nothing of A2.",
             tuple(eigenvalue.values()),
         ),
         Claim(
@@ -256,12 +258,14 @@ def _eigenvalue(study: PaperRecords, mode: str) -> Verdict:
 
 
 def eigenvalue_number(record: Record) -> Number:
-    """Top eigenvalue of a record between the bounds its solver states."""
+    """Top eigenvalue of a record between its bounds: the solver's, or the limits that samples give."""
     result = record.measurement
+    assert isinstance(result, TopEigenvalues)
     return Number(
         f"λmax({record.labels['model']})",
         result.value,
-        *result.interval(0.95),
+        result.lower_bound,
+        result.upper_bound,
         half_width=result.error.half_width(),
     )
 

@@ -35,10 +35,13 @@ class TrainingSettings(_Section):
 class CurvatureSettings(_Section):
     """Top eigenvalues, on the first `num_examples` training examples (``None`` for all).
 
-    `levels` are the sizes of the subsets a cold solve starts from, ``None`` for the measure's own choice.
+    `sampled` estimates those of all of them from samples, `rtol` then being half of the interval over the
+    value; `levels` are the sizes of the subsets an exact cold solve starts from, ``None`` for the measure's
+    own choice.
     """
 
     num_examples: PositiveInt | None = None
+    sampled: bool = False
     levels: tuple[PositiveInt, ...] | None = None
     rtol: PositiveFloat
     certify_rtol: PositiveFloat
