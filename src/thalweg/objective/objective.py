@@ -178,10 +178,8 @@ class Objective:
             raise ValueError(f"`n` must be at most the {self.num_examples} examples there are, got {n}.")
         rng = generator(seed, "subset")
         if self._partitioned:
-            index = draw_batches(self.num_examples, self.batch_size, n, rng)
-        else:
-            index = draw_examples(self.num_examples, n, rng)
-        return self.select(index)
+            return self.select(draw_batches(self.num_examples, self.batch_size, n, rng))
+        return self.select(draw_examples(self.num_examples, n, rng))
 
     def select(self, index: Tensor, batch_size: int | None = None) -> Objective:
         """The objective on the examples ``index`` (n,), in that order.
@@ -223,6 +221,10 @@ class Objective:
             _constants=cast(self._constants),
             dtype=dtype,
         )
+
+    def without_decay(self) -> Objective:
+        """The same function without its L2 term."""
+        return self._variant(weight_decay=0.0) if self.weight_decay else self
 
     def frozen(self) -> Objective:
         """The function whose derivatives are taken: recalibrated statistics here become constants."""
@@ -270,13 +272,9 @@ class Objective:
     def evaluate(self) -> Evaluation:
         """Mean loss, and accuracy where the loss is cross-entropy."""
         result = self.evaluate_points([(self.params, self.buffers)])
-        accuracy = float(result.accuracies[0])
-        return Evaluation(
-            float(result.losses[0]),
-            None if math.isnan(accuracy) else accuracy,
-            self.num_examples,
-            l2_term(self.params, self.weight_decay),
-        )
+        loss, accuracy = float(result.losses[0]), float(result.accuracies[0])
+        known, penalty = not math.isnan(accuracy), l2_term(self.params, self.weight_decay)
+        return Evaluation(loss, accuracy if known else None, self.num_examples, penalty)
 
     def evaluate_points(
         self,

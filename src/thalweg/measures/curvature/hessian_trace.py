@@ -2,7 +2,7 @@ r"""Trace of the loss Hessian, :math:`\mathrm{tr}(H) = \sum_i \lambda_i`: total 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,9 +21,8 @@ from thalweg.objective.folds import random_folds
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.registry import operator_named
+from thalweg.solvers.planned_work import PlannedWork, Progress
 from thalweg.stats.crossed_means import fold_standard_error
-
-Progress = Callable[[int, int], None]
 
 DEFAULT_MAX_MATVECS = 2000
 
@@ -154,7 +153,7 @@ def hessian_trace(
     target = operator.objective
     if population and of not in MEANS:
         raise ValueError(f"`population` takes a mean over examples, of={' or '.join(MEANS)}, got {of!r}.")
-    work = _Work(target.num_examples, progress)
+    work = PlannedWork(target.num_examples, progress)
     decay = target.weight_decay if operator.has_weight_decay else 0.0
     layers, groups = _layers(target.space)
     estimate = estimate_trace(
@@ -197,7 +196,7 @@ def hessian_trace(
 
 
 def _without_decay(
-    operator: ObjectiveOperator, decay: float, folds: list[Objective], work: _Work
+    operator: ObjectiveOperator, decay: float, folds: list[Objective], work: PlannedWork
 ) -> SumOperator:
     """The data's part of the matrix, as the mean over the folds if there are any; it proves itself first."""
     operator.check  # noqa: B018
@@ -252,23 +251,3 @@ def _result(
 
 def _data_error(estimate: TraceEstimate) -> StandardError:
     return StandardError(*fold_standard_error(estimate.forms.numpy(), estimate.weights.numpy()))
-
-
-class _Work:
-    """Progress in examples times products, against a whole that the pilot settles."""
-
-    def __init__(self, num_examples: int, report: Progress | None) -> None:
-        self._num_examples, self._report = num_examples, report
-        self._done = self._total = 0
-
-    def expect(self, num_matvecs: int) -> None:
-        self._total = num_matvecs * self._num_examples
-
-    def add(self, examples: int) -> None:
-        self._done += examples
-        if self._report:
-            self._report(self._done, max(self._done, self._total))
-
-    def finish(self) -> None:
-        if self._report:
-            self._report(self._done, self._done)
