@@ -157,7 +157,7 @@ def normalized_curvature(
     if trace_rtol is not None:
         check_fraction("trace_rtol", trace_rtol, "0.1 asks for 10 % standard error, None for no trace")
     sizes = None if levels is None else checked_levels(levels, objective.num_examples)
-    matrix = operator_named(of, objective.without_decay(), seed=seed)
+    matrix = operator_named(of, objective.frozen().without_decay(), seed=seed)
     check = matrix.check  # before anything else looks at the network: it names what is not finite
     pairs = chosen_pairs(matrix.objective, norms)
     operator = CongruentOperator(matrix, *coordinates(matrix.objective, scaling, norms, pairs))
