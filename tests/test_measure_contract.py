@@ -42,6 +42,12 @@ CALLS = {
     "curvature_profile": Call({"max_matvecs": 12}),
     "sam_sharpness": Call({"num_steps": 2, "num_restarts": 2}),
     "sam_sharpness_spread": Call({"batch_size": 7, "num_batches": 3}),
+    "normalized_curvature": Call(
+        {"rtol": 1e-4, "norms": "projected", "trace_rtol": 0.3}, rounding=1e-5, single=1e-2
+    ),
+    "relative_flatness": Call({"weight": "*2.weight", "rtol": 0.2, "normalize_features": True}),
+    "fisher_rao_norm": Call(seeded=False),
+    "preconditioned_sharpness": Call({"lr": 0.1, "rtol": 1e-4}, rounding=1e-5, single=1e-2),
     "line_slice": Call({"num_points": 5, "num_directions": 2}),
     "linear_path": Call({"num_points": 5}, takes_two=True, seeded=False),
 }

@@ -20,6 +20,13 @@ from thalweg.measures.curvature.block_curvature import BlockCurvature, block_cur
 from thalweg.measures.curvature.hessian_trace import HessianTrace, hessian_trace
 from thalweg.measures.curvature.spectral_density import SpectralDensity, spectral_density
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
+from thalweg.measures.sharpness.fisher_rao_norm import FisherRaoNorm, fisher_rao_norm
+from thalweg.measures.sharpness.normalized_curvature import NormalizedCurvature, normalized_curvature
+from thalweg.measures.sharpness.preconditioned_sharpness import (
+    PreconditionedSharpness,
+    preconditioned_sharpness,
+)
+from thalweg.measures.sharpness.relative_flatness import RelativeFlatness, relative_flatness
 from thalweg.measures.sharpness.sam_sharpness import SamSharpness, sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import SamSharpnessSpread, sam_sharpness_spread
 from thalweg.measures.surfaces.line import LineSlice, line_slice
@@ -41,14 +48,18 @@ __all__ = [
     "DataError",
     "DerivativeError",
     "ErrorBudget",
+    "FisherRaoNorm",
     "HessianTrace",
     "LineSlice",
     "LinearPath",
     "Measurement",
     "NonFiniteLossError",
     "NondeterminismError",
+    "NormalizedCurvature",
     "Objective",
     "ParamSpace",
+    "PreconditionedSharpness",
+    "RelativeFlatness",
     "SamSharpness",
     "SamSharpnessSpread",
     "SmallCNN",
@@ -61,11 +72,15 @@ __all__ = [
     "block_curvature",
     "build_model",
     "curvature_profile",
+    "fisher_rao_norm",
     "hessian_trace",
     "line_slice",
     "linear_path",
+    "normalized_curvature",
     "plot",
+    "preconditioned_sharpness",
     "register_model",
+    "relative_flatness",
     "sam_sharpness",
     "sam_sharpness_spread",
     "spectral_density",

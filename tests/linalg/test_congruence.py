@@ -66,11 +66,15 @@ def test_each_map_is_its_matrix(name: str) -> None:
 
 def test_maps_in_a_row() -> None:
     A, _ = planted_matrix(torch.arange(1.0, DIM + 1))
-    (D, d), (P, p), (C, c) = MAPS["diagonal"], MAPS["projection"], MAPS["columns"]
-    operator, S = Congruence(DenseOperator(A), D, P, C), d @ p @ c
+    (D, d), (P, p), (C, e) = MAPS["diagonal"], MAPS["projection"], MAPS["columns"]
+    operator, S = Congruence(DenseOperator(A), D, P, C), d @ p @ e
     U = normal(4, 2, seed=7).T.contiguous().T
     torch.testing.assert_close(operator @ U, S.T @ A @ S @ U)
     torch.testing.assert_close(operator.into(U), S @ U)
+    c = normal(4, seed=8)
+    torch.testing.assert_close(
+        Congruence(DenseOperator(A), D, P, C, diagonal=c) @ U, S.T @ A @ S @ U + c[:, None] * U
+    )
     torch.testing.assert_close(Congruence(DenseOperator(A)) @ normal(DIM), A @ normal(DIM))
 
 

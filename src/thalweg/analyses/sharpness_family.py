@@ -14,6 +14,9 @@ from typing import Any
 from thalweg.core.measurement import Measurement
 from thalweg.measures.curvature.hessian_trace import hessian_trace
 from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
+from thalweg.measures.sharpness.fisher_rao_norm import fisher_rao_norm
+from thalweg.measures.sharpness.normalized_curvature import normalized_curvature
+from thalweg.measures.sharpness.relative_flatness import relative_flatness
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
@@ -59,10 +62,36 @@ class Member:
         return self.measure(objective, **self.arguments, **seeded, progress=progress)
 
 
+# Subsets first, three products on all the data after them, no certificate and no trace: what is rough about
+# them the results say.
+FRUGAL = {"rtol": 5e-2, "certify_rtol": None, "trace_rtol": None}
+
 FAMILY: dict[str, Member] = {
     "top_eigenvalue": Member(top_eigenvalues, {"rtol": 1e-2}),
     "trace": Member(hessian_trace),
     "sam_sharpness": Member(sam_sharpness),
+    "element_scaled_eigenvalue": Member(
+        normalized_curvature,
+        {"scaling": "element", **FRUGAL},
+        frozenset({"relu_rescaling", "batch_norm_scaling", "permutation"}),
+    ),
+    "filter_scaled_eigenvalue": Member(
+        normalized_curvature,
+        {"scaling": "filter", **FRUGAL},
+        frozenset({"batch_norm_scaling", "permutation"}),
+    ),
+    "filter_scaled_projected_eigenvalue": Member(
+        normalized_curvature,
+        {"scaling": "filter", "norms": "projected", **FRUGAL},
+        frozenset({"batch_norm_scaling", "permutation"}),
+    ),
+    "folded_eigenvalue": Member(
+        normalized_curvature,
+        {"scaling": "none", "norms": "folded", **FRUGAL},
+        frozenset({"batch_norm_scaling", "permutation"}),
+    ),
+    "relative_flatness": Member(relative_flatness, {"normalize_features": True}, frozenset(TRANSFORMATIONS)),
+    "fisher_rao_norm": Member(fisher_rao_norm, invariant_to=frozenset(TRANSFORMATIONS)),
 }
 
 

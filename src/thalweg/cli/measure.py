@@ -48,7 +48,7 @@ MOST_PRINTED = 20
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 # Arguments of measures that have an option of their own, or none.
-NOT_SET = ("objective", "a", "b", "progress", "seed", "start")
+NOT_SET = ("objective", "a", "b", "progress", "seed", "start", "optimizer")
 
 
 def _settable(function: Any) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class RowFactor(LinearMap):
 
 
 class Congruence(LinearOperator):
-    r""":math:`S^\top A S` for a product :math:`S = S_1 S_2 \cdots`.
+    r""":math:`S^\top A S + \mathrm{diag}(c)` for a product :math:`S = S_1 S_2 \cdots`.
 
     Parameters
     ----------
@@ -136,6 +136,8 @@ class Congruence(LinearOperator):
         A, P x P.
     *maps
         S_1, P x Q, and so on: each has as many rows as the one before it has columns.
+    diagonal
+        c, as long as the last map has columns. Default: nought.
 
     >>> from thalweg.linalg.linear_operator import DenseOperator
     >>> A = DenseOperator(torch.tensor([[2.0, 1.0], [1.0, 3.0]]))
@@ -143,7 +145,7 @@ class Congruence(LinearOperator):
     tensor([ 2., 10.])
     """
 
-    def __init__(self, operator: LinearOperator, *maps: LinearMap) -> None:
+    def __init__(self, operator: LinearOperator, *maps: LinearMap, diagonal: Tensor | None = None) -> None:
         dim = operator.dim
         for S in maps:
             if S.num_rows != dim:
@@ -153,7 +155,8 @@ class Congruence(LinearOperator):
                 )
             dim = S.num_columns
         super().__init__(dim, operator.dtype, operator.device)
-        self.operator, self.maps = operator, maps
+        assert diagonal is None or len(diagonal) == dim
+        self.operator, self.maps, self.diagonal = operator, maps, diagonal
 
     def into(self, U: Tensor) -> Tensor:
         """S U, ``(Q, K) -> (P, K)``: what vectors in the new coordinates are in the old."""
@@ -165,4 +168,4 @@ class Congruence(LinearOperator):
         product = self.operator @ self.into(V)
         for S in self.maps:
             product = S.back(product)
-        return product
+        return product if self.diagonal is None else product + self.diagonal[:, None] * V

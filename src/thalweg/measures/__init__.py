@@ -10,6 +10,10 @@ from thalweg.measures.curvature.block_curvature import block_curvature
 from thalweg.measures.curvature.hessian_trace import hessian_trace
 from thalweg.measures.curvature.spectral_density import spectral_density
 from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
+from thalweg.measures.sharpness.fisher_rao_norm import fisher_rao_norm
+from thalweg.measures.sharpness.normalized_curvature import normalized_curvature
+from thalweg.measures.sharpness.preconditioned_sharpness import preconditioned_sharpness
+from thalweg.measures.sharpness.relative_flatness import relative_flatness
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import sam_sharpness_spread
 from thalweg.measures.surfaces.line import line_slice
@@ -21,6 +25,10 @@ MEASURES: dict[str, Callable[..., Measurement]] = {
     "block_curvature": block_curvature,
     "sam_sharpness": sam_sharpness,
     "sam_sharpness_spread": sam_sharpness_spread,
+    "normalized_curvature": normalized_curvature,
+    "relative_flatness": relative_flatness,
+    "fisher_rao_norm": fisher_rao_norm,
+    "preconditioned_sharpness": preconditioned_sharpness,
     "line_slice": line_slice,
     "linear_path": linear_path,
 }

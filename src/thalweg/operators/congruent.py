@@ -6,6 +6,8 @@ import copy
 from collections.abc import Callable
 from typing import Self
 
+from torch import Tensor
+
 from thalweg.linalg.congruence import Congruence, LinearMap
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
@@ -21,12 +23,14 @@ class CongruentOperator(Congruence):
         A.
     *maps
         Factors of S, on the operator's device and in its dtype.
+    diagonal
+        What is added in the new coordinates, whatever the data.
     """
 
     operator: ObjectiveOperator
 
-    def __init__(self, operator: ObjectiveOperator, *maps: LinearMap) -> None:
-        super().__init__(operator, *maps)
+    def __init__(self, operator: ObjectiveOperator, *maps: LinearMap, diagonal: Tensor | None = None) -> None:
+        super().__init__(operator, *maps, diagonal=diagonal)
 
     @property
     def objective(self) -> Objective:
