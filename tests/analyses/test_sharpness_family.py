@@ -1,7 +1,7 @@
 """The family is a table of measures: names, arguments, claims."""
 
 import pytest
-from tests.networks import mlp, vectors
+from tests.networks import images, mlp, residual, vectors
 
 import thalweg as tw
 from thalweg.analyses.sharpness_family import FAMILY, TRANSFORMATIONS, chosen_members, sharpness_family
@@ -27,3 +27,14 @@ def test_what_is_asked_for_must_exist():
 
 def test_claims_name_transformations():
     assert all(member.invariant_to <= set(TRANSFORMATIONS) for member in FAMILY.values())
+
+
+def test_what_does_not_exist_is_left_out_with_its_reason():
+    objective = tw.Objective(residual(0), images(21), batch_norm="batch", batch_size=8)
+    members, refused = ["folded_eigenvalue", "fisher_rao_norm"], {}
+    results = sharpness_family(objective, members=members, seed=3, on_refused=refused.__setitem__)
+    assert list(results) == ["fisher_rao_norm"]
+    assert list(refused) == ["folded_eigenvalue"]
+    assert "needs constant statistics" in refused["folded_eigenvalue"]
+    with pytest.raises(ValueError, match=r"folded_eigenvalue: `norms='folded'` .* leave it out of `members`"):
+        sharpness_family(objective, members=members, seed=3)

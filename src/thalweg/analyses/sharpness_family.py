@@ -101,6 +101,7 @@ def sharpness_family(
     members: Iterable[str] | None = None,
     seed: int,
     on_member: Callable[[str], Progress | None] | None = None,
+    on_refused: Callable[[str, str], None] | None = None,
 ) -> dict[str, Measurement]:
     """All members of the family, or those named, on one objective.
 
@@ -114,6 +115,10 @@ def sharpness_family(
         Of all of them: what two members draw alike, they draw the same.
     on_member
         Called with the name before each; what it returns is that member's progress callback.
+    on_refused
+        Called with the name and the reason where a member does not exist for this objective (folded batch
+        statistics, the Fisher information of a loss that is no likelihood); it is then left out. Without
+        this, that is an error.
 
     Returns
     -------
@@ -122,13 +127,18 @@ def sharpness_family(
     Raises
     ------
     ValueError
-        If there is no member of a name.
+        If there is no member of a name, or one refuses the objective and `on_refused` is not given.
     """
     check_objective("objective", objective)
     results: dict[str, Measurement] = {}
     for name, member in chosen_members(members).items():
         progress = on_member(name) if on_member else None
-        results[name] = member(objective, seed=seed, progress=progress)
+        try:
+            results[name] = member(objective, seed=seed, progress=progress)
+        except ValueError as error:
+            if on_refused is None:
+                raise ValueError(f"{name}: {error} Or leave it out of `members`.") from None
+            on_refused(name, str(error))
     return results
 
 

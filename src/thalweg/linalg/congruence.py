@@ -52,7 +52,8 @@ class Diagonal(LinearMap):
     def into(self, U: Tensor) -> Tensor:
         return self.scale[:, None] * U
 
-    back = into
+    def back(self, V: Tensor) -> Tensor:
+        return self.into(V)
 
 
 class Columns(LinearMap):
@@ -102,7 +103,8 @@ class Projection(LinearMap):
             part -= rows[..., None] * torch.einsum("fe,fek->fk", rows, part)[:, None]
         return result
 
-    back = into
+    def back(self, V: Tensor) -> Tensor:
+        return self.into(V)
 
 
 class RowFactor(LinearMap):

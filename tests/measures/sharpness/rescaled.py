@@ -111,6 +111,25 @@ def fold(model: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+@torch.no_grad()
+def turned(model: nn.Module, where: str) -> nn.Module:
+    """Queries times a matrix and keys times its inverse, head by head; or values and what reads them."""
+    model = copy.deepcopy(model)
+    attention: Any = model.attention
+    rng = torch.Generator().manual_seed(0)
+    for head in range(2):
+        M = torch.randn(2, 2, generator=rng, dtype=torch.float64) + 2 * torch.eye(2).double()
+        q, k, v = (slice(4 * part + 2 * head, 4 * part + 2 * head + 2) for part in range(3))
+        weight, bias, out = attention.in_proj_weight, attention.in_proj_bias, attention.out_proj.weight
+        if where == "query_key":
+            for rows, A in ((q, M), (k, M.inverse().T)):
+                weight[rows], bias[rows] = A @ weight[rows], A @ bias[rows]
+        else:
+            weight[v], bias[v] = M @ weight[v], M @ bias[v]
+            out[:, 2 * head : 2 * head + 2] = out[:, 2 * head : 2 * head + 2] @ M.inverse()
+    return model
+
+
 def batch(kind: str, n: int = 21) -> tuple[Tensor, Tensor]:
     """Vectors of five entries or images of 6 x 6, and classes."""
     rng = torch.Generator().manual_seed(7)

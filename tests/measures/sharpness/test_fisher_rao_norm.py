@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -16,6 +15,7 @@ from tests.measures.sharpness.rescaled import (
     relu_mlp,
     rescale_filters,
     rescale_relu,
+    turned,
 )
 from tests.operators.cases import CASES
 from tests.operators.oracle import dense_fisher, dense_ggn, example_gradients, prepared, trainable
@@ -78,25 +78,6 @@ def test_networks_of_relu_without_biases(depth: int) -> None:
     assert fisher_rao_norm(Objective(model, (x, targets), loss="mse")).value == pytest.approx(
         expected, rel=1e-10
     )
-
-
-@torch.no_grad()
-def turned(model: nn.Module, where: str) -> nn.Module:
-    """Queries times a matrix and keys times its inverse, head by head; or values and what reads them."""
-    model = copy.deepcopy(model)
-    attention: Any = model.attention
-    rng = torch.Generator().manual_seed(0)
-    for head in range(2):
-        M = torch.randn(2, 2, generator=rng, dtype=torch.float64) + 2 * torch.eye(2).double()
-        q, k, v = (slice(4 * part + 2 * head, 4 * part + 2 * head + 2) for part in range(3))
-        weight, bias, out = attention.in_proj_weight, attention.in_proj_bias, attention.out_proj.weight
-        if where == "query_key":
-            for rows, A in ((q, M), (k, M.inverse().T)):
-                weight[rows], bias[rows] = A @ weight[rows], A @ bias[rows]
-        else:
-            weight[v], bias[v] = M @ weight[v], M @ bias[v]
-            out[:, 2 * head : 2 * head + 2] = out[:, 2 * head : 2 * head + 2] @ M.inverse()
-    return model
 
 
 CHANGES: dict[str, tuple[Any, Any, Any]] = {

@@ -15,6 +15,7 @@ from tests.measures.sharpness.rescaled import (
     relu_mlp,
     rescale_filters,
     rescale_relu,
+    turned,
 )
 from tests.operators.cases import CASES, hessian_of
 from torch import Tensor, nn
@@ -224,6 +225,16 @@ def test_filters_before_batch_norm() -> None:
     other = rescale_filters(model)
     assert change(model, other, "images") < 1e-9
     assert change(model, other, "images", weight="0") < 1e-9
+
+
+@pytest.mark.parametrize("where", ["query_key", "value_output"])
+def test_attention_before_the_last_layer(where: str) -> None:
+    """What the last layer reads is the same."""
+    model, data = networks.attention(), networks.tokens()
+    a, b = (Objective(m, data) for m in (model, turned(model, where)))
+    for normalize in (False, True):
+        found = [relative_flatness(o, normalize_features=normalize, **EXACT).value for o in (a, b)]
+        assert found[0] == pytest.approx(found[1], rel=1e-9)
 
 
 def test_raw_curvature_moves() -> None:

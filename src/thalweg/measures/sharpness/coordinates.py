@@ -24,7 +24,7 @@ Batch norm with a layer right before it has more parameters than its function ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -146,7 +146,8 @@ def _effective(
 ) -> tuple[Tensor, Tensor]:
     """What a batch norm multiplies its channels by ``(C,)``, and the folded bias ``(C,)``."""
     mean, var = tensors[f"{norm}.running_mean"], tensors[f"{norm}.running_var"]
-    factor = (var + objective.loss.model.get_submodule(norm).eps).rsqrt()
+    layer: Any = objective.loss.model.get_submodule(norm)
+    factor = (var + layer.eps).rsqrt()
     factor = factor * tensors.get(f"{norm}.weight", torch.ones_like(factor))
     nought = torch.zeros_like(mean)
     bias = tensors.get(f"{linear}.bias", nought) - mean
