@@ -48,6 +48,12 @@ CALLS = {
     "pac_bayes_sigma": Call({"num_samples": 3}),
     "basin_width": Call({"num_directions": 2, "num_eigenvectors": 1}, rounding=1e-6),
     "critical_sharpness": Call(seeded=False),
+    "normalized_curvature": Call(
+        {"rtol": 1e-4, "norms": "projected", "trace_rtol": 0.3}, rounding=1e-5, single=1e-2
+    ),
+    "relative_flatness": Call({"weight": "*2.weight", "rtol": 0.2, "normalize_features": True}),
+    "fisher_rao_norm": Call(seeded=False),
+    "preconditioned_sharpness": Call({"lr": 0.1, "rtol": 1e-4}, rounding=1e-5, single=1e-2),
     "line_slice": Call({"num_points": 5, "num_directions": 2}),
     "linear_path": Call({"num_points": 5}, takes_two=True, seeded=False),
 }

@@ -24,8 +24,15 @@ from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigen
 from thalweg.measures.sharpness.average_sharpness import AverageSharpness, average_sharpness
 from thalweg.measures.sharpness.basin_width import BasinWidth, basin_width
 from thalweg.measures.sharpness.critical_sharpness import CriticalSharpness, critical_sharpness
+from thalweg.measures.sharpness.fisher_rao_norm import FisherRaoNorm, fisher_rao_norm
 from thalweg.measures.sharpness.keskar_sharpness import KeskarSharpness, keskar_sharpness
+from thalweg.measures.sharpness.normalized_curvature import NormalizedCurvature, normalized_curvature
 from thalweg.measures.sharpness.pac_bayes_sigma import PacBayesSigma, pac_bayes_sigma
+from thalweg.measures.sharpness.preconditioned_sharpness import (
+    PreconditionedSharpness,
+    preconditioned_sharpness,
+)
+from thalweg.measures.sharpness.relative_flatness import RelativeFlatness, relative_flatness
 from thalweg.measures.sharpness.sam_sharpness import SamSharpness, sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import SamSharpnessSpread, sam_sharpness_spread
 from thalweg.measures.surfaces.line import LineSlice, line_slice
@@ -50,6 +57,7 @@ __all__ = [
     "DataError",
     "DerivativeError",
     "ErrorBudget",
+    "FisherRaoNorm",
     "HessianTrace",
     "InvarianceAudit",
     "KeskarSharpness",
@@ -58,9 +66,12 @@ __all__ = [
     "Measurement",
     "NonFiniteLossError",
     "NondeterminismError",
+    "NormalizedCurvature",
     "Objective",
     "PacBayesSigma",
     "ParamSpace",
+    "PreconditionedSharpness",
+    "RelativeFlatness",
     "SamSharpness",
     "SamSharpnessSpread",
     "SmallCNN",
@@ -76,14 +87,18 @@ __all__ = [
     "build_model",
     "critical_sharpness",
     "curvature_profile",
+    "fisher_rao_norm",
     "hessian_trace",
     "invariance_audit",
     "keskar_sharpness",
     "line_slice",
     "linear_path",
+    "normalized_curvature",
     "pac_bayes_sigma",
     "plot",
+    "preconditioned_sharpness",
     "register_model",
+    "relative_flatness",
     "sam_sharpness",
     "sam_sharpness_spread",
     "spectral_density",

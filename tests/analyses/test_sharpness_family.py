@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from tests.measures.conftest import convnet, images
+from tests.measures.conftest import convnet
+from tests.measures.conftest import images as pictures
 from tests.measures.sharpness.rescaling import relu_mlp, reordered, rescaled, scaled_before_norm
-from tests.networks import mlp, vectors
+from tests.networks import images, mlp, residual, vectors
 
 import thalweg as tw
 from thalweg.analyses.sharpness_family import FAMILY, TRANSFORMATIONS, chosen_members, sharpness_family
@@ -36,7 +37,7 @@ def pair(transformation: str) -> tuple[tw.Objective, tw.Objective]:
     """Two networks that are one function, changed by hand; the same examples."""
     if transformation == "batch_norm_scaling":
         net, factors = convnet(), torch.tensor([0.2, 0.7, 3.0, 9.0]).double()
-        data, changed = images(24), scaled_before_norm(net, factors)
+        data, changed = pictures(24), scaled_before_norm(net, factors)
     else:
         net, data = relu_mlp(), vectors(24, width=4)
         factors = torch.tensor([0.2, 0.5, 1, 2, 5, 9]).double()
@@ -69,3 +70,14 @@ def test_what_sees_the_scale_of_units_claims_nothing(name):
     a, b = (FAMILY[name](objective, seed=0) for objective in pair("relu_rescaling"))
     assert abs(a.value - b.value) > 0.02 * a.value
     assert not FAMILY[name].is_normalised
+
+
+def test_what_does_not_exist_is_left_out_with_its_reason():
+    objective = tw.Objective(residual(0), images(21), batch_norm="batch", batch_size=8)
+    members, refused = ["folded_eigenvalue", "fisher_rao_norm"], {}
+    results = sharpness_family(objective, members=members, seed=3, on_refused=refused.__setitem__)
+    assert list(results) == ["fisher_rao_norm"]
+    assert list(refused) == ["folded_eigenvalue"]
+    assert "needs constant statistics" in refused["folded_eigenvalue"]
+    with pytest.raises(ValueError, match=r"folded_eigenvalue: `norms='folded'` .* leave it out of `members`"):
+        sharpness_family(objective, members=members, seed=3)

@@ -53,11 +53,11 @@ def invariance_audit(
     changed point, in the objective's own dtype, with the same seed.
 
     A measure *moved* if its change differs from nought, at 99.9 %, by more than rounding, which is taken to
-    be a thousandth of it, and in float64 a millionth. It has *not moved* if that does not show and a change
-    by more than `resolution` is excluded, at 95 %; else it is *undecided*: its error bars are too wide to
-    tell. It *failed* where it raised an error or gave no number, which `failures` holds. A measure that draws
-    random directions does not draw the same ones in other coordinates, so that equal values are not expected
-    and error bars decide.
+    be a thousandth of it, and in float64 a millionth. It has *not moved* if its values agree to that, or if a
+    change does not show and one by more than `resolution` is excluded, at 95 %; else it is *undecided*: its
+    error bars are too wide to tell. It *failed* where it raised an error or gave no number, which `failures`
+    holds. A measure that draws random directions does not draw the same ones in permuted coordinates, so that
+    equal values are not expected there and error bars decide.
 
     Parameters
     ----------

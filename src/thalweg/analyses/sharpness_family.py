@@ -17,8 +17,11 @@ from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
 from thalweg.measures.sharpness.average_sharpness import average_sharpness
 from thalweg.measures.sharpness.basin_width import basin_width
 from thalweg.measures.sharpness.critical_sharpness import critical_sharpness
+from thalweg.measures.sharpness.fisher_rao_norm import fisher_rao_norm
 from thalweg.measures.sharpness.keskar_sharpness import keskar_sharpness
+from thalweg.measures.sharpness.normalized_curvature import normalized_curvature
 from thalweg.measures.sharpness.pac_bayes_sigma import pac_bayes_sigma
+from thalweg.measures.sharpness.relative_flatness import relative_flatness
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import sam_sharpness_spread
 from thalweg.objective.check_objective import check_objective
@@ -68,6 +71,10 @@ class Member:
 _ELEMENTS = frozenset({"permutation", "relu_rescaling", "batch_norm_scaling"})
 _FILTERS = frozenset({"permutation", "batch_norm_scaling"})
 
+# Subsets first, three products on all the data after them, no certificate and no trace: what is rough about
+# them the results say.
+FRUGAL = {"rtol": 5e-2, "certify_rtol": None, "trace_rtol": None}
+
 FAMILY: dict[str, Member] = {
     "top_eigenvalue": Member(top_eigenvalues, {"rtol": 1e-2}),
     "trace": Member(hessian_trace),
@@ -89,6 +96,28 @@ FAMILY: dict[str, Member] = {
     ),
     "basin_width": Member(basin_width, {"num_directions": 3, "first_distance": 0.2, "rtol": 0.05}, _FILTERS),
     "critical_sharpness": Member(critical_sharpness),
+    "element_scaled_eigenvalue": Member(
+        normalized_curvature,
+        {"scaling": "element", **FRUGAL},
+        _ELEMENTS,
+    ),
+    "filter_scaled_eigenvalue": Member(
+        normalized_curvature,
+        {"scaling": "filter", **FRUGAL},
+        _FILTERS,
+    ),
+    "filter_scaled_projected_eigenvalue": Member(
+        normalized_curvature,
+        {"scaling": "filter", "norms": "projected", **FRUGAL},
+        _FILTERS,
+    ),
+    "folded_eigenvalue": Member(
+        normalized_curvature,
+        {"scaling": "none", "norms": "folded", **FRUGAL},
+        _FILTERS,
+    ),
+    "relative_flatness": Member(relative_flatness, {"normalize_features": True}, frozenset(TRANSFORMATIONS)),
+    "fisher_rao_norm": Member(fisher_rao_norm, invariant_to=frozenset(TRANSFORMATIONS)),
 }
 
 
@@ -98,6 +127,7 @@ def sharpness_family(
     members: Iterable[str] | None = None,
     seed: int,
     on_member: Callable[[str], Progress | None] | None = None,
+    on_refused: Callable[[str, str], None] | None = None,
 ) -> dict[str, Measurement]:
     """All members of the family, or those named, on one objective.
 
@@ -111,6 +141,10 @@ def sharpness_family(
         Of all of them: what two members draw alike, they draw the same.
     on_member
         Called with the name before each; what it returns is that member's progress callback.
+    on_refused
+        Called with the name and the reason where a member does not exist for this objective (folded batch
+        statistics, the Fisher information of a loss that is no likelihood); it is then left out. Without
+        this, that is an error.
 
     Returns
     -------
@@ -119,13 +153,18 @@ def sharpness_family(
     Raises
     ------
     ValueError
-        If there is no member of a name.
+        If there is no member of a name, or one refuses the objective and `on_refused` is not given.
     """
     check_objective("objective", objective)
     results: dict[str, Measurement] = {}
     for name, member in chosen_members(members).items():
         progress = on_member(name) if on_member else None
-        results[name] = member(objective, seed=seed, progress=progress)
+        try:
+            results[name] = member(objective, seed=seed, progress=progress)
+        except ValueError as error:
+            if on_refused is None:
+                raise ValueError(f"{name}: {error} Or leave it out of `members`.") from None
+            on_refused(name, str(error))
     return results
 
 

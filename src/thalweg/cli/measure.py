@@ -55,7 +55,7 @@ ONE_SIDED = {"lambda_max": "lambda_max, at least", "lambda_min": "lambda_min, at
 MOST_PRINTED = 20
 
 # Arguments of measures that have an option of their own, or none.
-NOT_SET = ("objective", "a", "b", "progress", "seed", "start", "direction", "directions")
+NOT_SET = ("objective", "a", "b", "progress", "seed", "start", "direction", "directions", "optimizer")
 
 
 def _settable(function: Any) -> dict[str, Any]:

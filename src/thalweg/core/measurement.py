@@ -123,7 +123,7 @@ class Measurement:
         # Set before the dataclass decorator looks, which would print every tensor and compare them with ==.
         for name in ("__repr__", "__eq__", "__hash__"):
             if name not in cls.__dict__:
-                setattr(cls, name, getattr(Measurement, name))
+                setattr(cls, name, getattr(cls, name))  # of the nearest base
 
     def __eq__(self, other: object) -> bool:
         """Same class and same fields; NaN equals NaN, tensors compare by dtype, shape and entries."""

@@ -13,8 +13,12 @@ from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
 from thalweg.measures.sharpness.average_sharpness import average_sharpness
 from thalweg.measures.sharpness.basin_width import basin_width
 from thalweg.measures.sharpness.critical_sharpness import critical_sharpness
+from thalweg.measures.sharpness.fisher_rao_norm import fisher_rao_norm
 from thalweg.measures.sharpness.keskar_sharpness import keskar_sharpness
+from thalweg.measures.sharpness.normalized_curvature import normalized_curvature
 from thalweg.measures.sharpness.pac_bayes_sigma import pac_bayes_sigma
+from thalweg.measures.sharpness.preconditioned_sharpness import preconditioned_sharpness
+from thalweg.measures.sharpness.relative_flatness import relative_flatness
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import sam_sharpness_spread
 from thalweg.measures.surfaces.line import line_slice
@@ -31,6 +35,10 @@ MEASURES: dict[str, Callable[..., Measurement]] = {
     "pac_bayes_sigma": pac_bayes_sigma,
     "basin_width": basin_width,
     "critical_sharpness": critical_sharpness,
+    "normalized_curvature": normalized_curvature,
+    "relative_flatness": relative_flatness,
+    "fisher_rao_norm": fisher_rao_norm,
+    "preconditioned_sharpness": preconditioned_sharpness,
     "line_slice": line_slice,
     "linear_path": linear_path,
 }

@@ -182,8 +182,7 @@ class Objective:
 
         Recalibrated statistics stay those of the calibration data. In ``"batch"`` mode the examples are cut
         anew into batches of `batch_size` (default: the objective's own); elsewhere it is ignored. With
-        `weights` (n,) the loss is (1 / n) sum_i weights_i loss_i, and accuracy alike: 1 / (N p_i), for draws
-        with probabilities p, make it unbiased for that of all N.
+        `weights` (n,) the loss is (1 / n) sum_i weights_i loss_i, and accuracy alike.
         """
         index = torch.as_tensor(index)
         check_index(index, self.num_examples)
@@ -219,6 +218,10 @@ class Objective:
             _constants=cast(self._constants),
             dtype=dtype,
         )
+
+    def without_decay(self) -> Objective:
+        """The same function without its L2 term."""
+        return self._variant(weight_decay=0.0) if self.weight_decay else self
 
     def frozen(self) -> Objective:
         """The function whose derivatives are taken: recalibrated statistics here become constants."""
@@ -271,10 +274,9 @@ class Objective:
     def evaluate(self) -> Evaluation:
         """Mean loss, and accuracy where the loss is cross-entropy."""
         result = self.evaluate_points([(self.params, self.buffers)])
-        accuracy = float(result.accuracies[0])
-        accuracy = None if math.isnan(accuracy) else accuracy
-        penalty = l2_term(self.params, self.weight_decay)
-        return Evaluation(float(result.losses[0]), accuracy, self.num_examples, penalty)
+        loss, accuracy = float(result.losses[0]), float(result.accuracies[0])
+        known, penalty = not math.isnan(accuracy), l2_term(self.params, self.weight_decay)
+        return Evaluation(loss, accuracy if known else None, self.num_examples, penalty)
 
     def evaluate_points(
         self,

@@ -75,10 +75,13 @@ def _displaced(v: Tensor, rng: torch.Generator) -> Tensor:
     return v * (1 + 0.1 * (2 * torch.rand(v.shape, generator=rng, dtype=v.dtype).to(v.device) - 1))
 
 
-def adjacent_pairs(model: nn.Module, forward: Callable[[], object]) -> tuple[Pair, ...]:
+def adjacent_pairs(
+    model: nn.Module, forward: Callable[[], object], training: bool = False
+) -> tuple[Pair, ...]:
     """Names of linear layers and of the batch norms, in eval mode, that take what these put out.
 
-    Each is used once in `forward`. Whether something else takes the output, too, does not show here.
+    Each is used once in `forward`. Whether something else takes the output, too, does not show here. With
+    `training` the batch norms meant are those of batch statistics.
     """
     outputs: dict[int, tuple[str, Tensor, int]] = {}
     calls: dict[str, int] = {}
@@ -110,7 +113,7 @@ def adjacent_pairs(model: nn.Module, forward: Callable[[], object]) -> tuple[Pai
             continue  # somebody's own addition to the layer
         if type(module) in LINEAR:
             handles.append(module.register_forward_hook(after(name)))
-        elif type(module) in NORMS and not module.training:
+        elif type(module) in NORMS and module.training == training:
             handles.append(module.register_forward_pre_hook(before(name)))
     try:
         forward()

@@ -22,6 +22,7 @@ from thalweg.core.rng import generator
 from thalweg.linalg.eigen_solution import EigenSolution
 from thalweg.linalg.lanczos import check_tolerances, lanczos_eigenpairs
 from thalweg.linalg.wanted_pairs import Which
+from thalweg.operators.congruent import CongruentOperator
 from thalweg.operators.objective_operator import ObjectiveOperator
 
 # What a level costs beside the next must be little, and how near its vectors come falls with the square root
@@ -63,7 +64,7 @@ def default_levels(num_examples: int) -> tuple[int, ...]:
 
 
 def multilevel_eigenpairs(
-    operator: ObjectiveOperator,
+    operator: ObjectiveOperator | CongruentOperator,
     k: int,
     *,
     which: Which = "top",

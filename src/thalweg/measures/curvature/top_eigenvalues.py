@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, ClassVar
 
 import torch
@@ -14,11 +13,12 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_count, check_flag
 from thalweg.core.errors import ConvergenceError
-from thalweg.core.measurement import ROUNDING, ErrorBudget, Measurement, hash_tensors
+from thalweg.core.measurement import ErrorBudget, Measurement, hash_tensors
 from thalweg.linalg.wanted_pairs import Which
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.registry import operator_named
+from thalweg.solvers.bounded_eigenvalue import BoundedEigenvalue, at_least, at_most, ritz_pair
 from thalweg.solvers.multilevel import MultilevelSolution, checked_levels, multilevel_eigenpairs
 from thalweg.solvers.sampled_eigenvalue import SampledEigenvalue, sampled_eigenvalue
 from thalweg.solvers.sampling_design import SAMPLED
@@ -31,7 +31,7 @@ SAMPLED_RTOL = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class TopEigenvalues(Measurement):
+class TopEigenvalues(BoundedEigenvalue):
     """Eigenvalues at one or both ends, in loss / parameter^2; `value` is the first of them.
 
     ``error.solver`` is the first residual: how far the value can be from *an* eigenvalue. That it is the
@@ -66,9 +66,6 @@ class TopEigenvalues(Measurement):
     residuals: Tensor
     num_matvecs: int
     num_subset_matvecs: int
-    lower_bound: float
-    upper_bound: float
-    confidence: float
     smallest_lower_bound: float | None = None
     smallest_upper_bound: float | None = None
 
@@ -88,36 +85,28 @@ class TopEigenvalues(Measurement):
         return _num_top(len(self.eigenvalues), self.provenance.get("arguments", {}))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Where the extreme eigenvalue lies: between the bounds up to a `level` of `confidence`.
+        """As of every `BoundedEigenvalue`; of a sampled one, a two-sided interval at any level."""
+        return Measurement.interval(self, level) if self.is_sampled else super().interval(level)
 
-        Beyond that, nothing bounds it on the far side. Of a sampled one, a two-sided interval at any level.
-        """
-        around = super().interval(level)
+    def _parts(self) -> list[str]:
         if self.is_sampled:
-            return around
-        if level <= self.confidence:
-            return self.lower_bound, self.upper_bound
-        return (-math.inf, self.upper_bound) if self.is_bottom else (self.lower_bound, math.inf)
-
-    def __repr__(self) -> str:
-        sure = f"({100 * self.confidence:.4g} %)"
-        if self.is_sampled:
-            low, high = _rounded(self.lower_bound, ROUND_FLOOR), _rounded(self.upper_bound, ROUND_CEILING)
-            return f"{super().__repr__()[:-1]}, limits {low} and {high} {sure})"
-        at_least = f"at least {_rounded(self.lower_bound, ROUND_FLOOR)} {sure}"
-        at_most = f"at most {_rounded(self.upper_bound, ROUND_CEILING)} {sure}"
-        parts = [self._pair(0), at_least if self.is_bottom else at_most]
-        if self.smallest_lower_bound is not None:
-            smallest = self._pair(min(self.num_top, len(self.eigenvalues) - 1))
-            at_least = f"at least {_rounded(self.smallest_lower_bound, ROUND_FLOOR)} {sure}"
-            parts += [f"smallest {smallest}", at_least]
-        if self.batch_norm:
-            parts.append(f"batch norm {self.batch_norm}")
-        return f"{type(self).__name__}({', '.join(parts)})"
+            value = f"{self.value:.6g} ± {self.error.half_width(0.95):.2g} (95 %)"
+            limits = (at_least(self.lower_bound, self.confidence), at_most(self.upper_bound, self.confidence))
+            return [value, *limits, *super()._parts()[2:]]
+        value, bound, *mode = super()._parts()
+        if self.smallest_lower_bound is None:
+            return [value, bound, *mode]
+        smallest = self._pair(min(self.num_top, len(self.eigenvalues) - 1))
+        return [
+            value,
+            bound,
+            f"smallest {smallest}",
+            at_least(self.smallest_lower_bound, self.confidence),
+            *mode,
+        ]
 
     def _pair(self, i: int) -> str:
-        value, residual = float(self.eigenvalues[i]), float(self.residuals[i])
-        return f"{value:.6g} {f'± {residual:.2g}' if residual > ROUNDING * abs(value) else 'exact'}"
+        return ritz_pair(float(self.eigenvalues[i]), float(self.residuals[i]))
 
 
 def top_eigenvalues(
@@ -352,11 +341,3 @@ def _num_top(num_found: int, arguments: Mapping[str, Any]) -> int:
     """Eigenvalues of the top among those found, of which a partial result may have fewer than asked for."""
     which = arguments.get("which", "top")
     return 0 if which == "bottom" else min(arguments["k"], num_found) if which == "both" else num_found
-
-
-def _rounded(x: float, rounding: str, digits: int = 6) -> str:
-    """With six digits, as the value has, rounded away from it."""
-    if x == 0 or not math.isfinite(x):
-        return f"{x:g}"
-    exact = Decimal(x)
-    return f"{float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding)):.{digits}g}"

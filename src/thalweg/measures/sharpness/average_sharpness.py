@@ -16,9 +16,10 @@ from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.rng import stream_seed
 from thalweg.linalg.trace_plan import wanted_probes
-from thalweg.measures.sharpness.ball import Scaling, scale_vector
+from thalweg.measures.sharpness.ball import scale_vector
 from thalweg.measures.sharpness.gaussian_pairs import GaussianPairs
 from thalweg.measures.sharpness.rises import Rises
+from thalweg.measures.sharpness.scaling import Scaling
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.evaluation import independent_unit
 from thalweg.objective.objective import Objective

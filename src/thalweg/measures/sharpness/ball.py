@@ -15,10 +15,10 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_positive
 from thalweg.core.rng import normal
+from thalweg.measures.sharpness.scaling import Scaling, check_scaling, relative_scale
 from thalweg.objective.objective import Objective
 
 Norm = Literal["l2", "linf"]
-Scaling = Literal["none", "element", "filter"]
 
 
 @dataclass(frozen=True)
@@ -100,48 +100,17 @@ class Ball:
 
 
 def scale_vector(objective: Objective, scaling: Scaling) -> Tensor | None:
-    r"""The scale ``(P,)`` of each coordinate, float64 on the CPU; None where all are one.
-
-    Parameters
-    ----------
-    objective
-        Its point sets the scale.
-    scaling
-        ``"none"``: :math:`t_i = 1`.
-
-        ``"element"``: :math:`t_i = |w_i|`. Perturbations are relative to each parameter, which makes
-        sharpness blind to any rescaling of parameters that leaves the function as it is.
-
-        ``"filter"``: :math:`t_i = \lVert f\rVert_2` of the filter that the weight belongs to, a filter being
-        one output row of a tensor of two dimensions or more (`thalweg.core.param_space.ParamSpace.filters`).
-        Parameters of fewer dimensions (biases, scale and shift of normalisation layers) are in no filter, and
-        count by themselves, :math:`t_i = |w_i|`: Kwon et al.'s convention.
-
-        Kwon et al. add a small constant to T against division by zero. None is added here, since nothing is
-        divided and the invariance would no longer be exact: a parameter that is exactly zero does not move,
-        nor does a filter of zeros.
+    """`relative_scale` of the objective's point ``(P,)``; None where all are one.
 
     Raises
     ------
     ValueError
         For an unknown name, or where all parameters are zero.
-
-    References
-    ----------
-    Kwon, Kim, Park and Choi (2021), ASAM: Adaptive Sharpness-Aware Minimization, ICML, section 3.
     """
-    if scaling not in get_args(Scaling):
-        raise ValueError(f"`scaling` must be one of {', '.join(get_args(Scaling))}, got {scaling!r}.")
+    check_scaling(scaling)
     if scaling == "none":
         return None
-    weights = objective.params.cpu().double()
-    scale = weights.abs()
-    if scaling == "filter":
-        for (slot, scales), (_, filters) in zip(
-            objective.space.filters(scale), objective.space.filters(weights), strict=True
-        ):
-            if len(slot.shape) > 1:
-                scales[:] = torch.linalg.vector_norm(filters, dim=1, keepdim=True)
+    scale = relative_scale(objective.space, objective.params, scaling)
     if not bool((scale > 0).any()):
         raise ValueError(
             f"`scaling={scaling!r}` leaves nothing to move: every parameter is zero; use scaling='none'."

@@ -14,10 +14,11 @@ from thalweg.core.arguments import check_count, check_fraction, check_positive
 from thalweg.core.errors import ConvergenceError, NonFiniteLossError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.rng import stream_seed
-from thalweg.measures.sharpness.ball import Scaling, scale_vector
+from thalweg.measures.sharpness.ball import scale_vector
 from thalweg.measures.sharpness.crossings import first_crossings
 from thalweg.measures.sharpness.gaussian_pairs import GaussianPairs
 from thalweg.measures.sharpness.rises import Rises
+from thalweg.measures.sharpness.scaling import Scaling
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 

@@ -12,7 +12,8 @@ from thalweg.core.arguments import check_count
 from thalweg.core.measurement import Measurement
 from thalweg.core.rng import stream_seed
 from thalweg.measures.sharpness.ascent import climb
-from thalweg.measures.sharpness.ball import Ball, Norm, Scaling
+from thalweg.measures.sharpness.ball import Ball, Norm
+from thalweg.measures.sharpness.scaling import Scaling
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 

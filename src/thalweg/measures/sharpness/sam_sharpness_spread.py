@@ -13,7 +13,8 @@ from thalweg.core.arguments import check_count
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.rng import generator
 from thalweg.measures.sharpness.ascent import Visit, ascend
-from thalweg.measures.sharpness.ball import Ball, Norm, Scaling
+from thalweg.measures.sharpness.ball import Ball, Norm
+from thalweg.measures.sharpness.scaling import Scaling
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 
