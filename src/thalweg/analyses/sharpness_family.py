@@ -37,11 +37,15 @@ class Member:
     invariant_to
         Which of `TRANSFORMATIONS` it claims not to move under, beyond its own error; tested for each. All of
         them but permutation change the parameters' lengths.
+    larger_is_sharper
+        False for a radius, a width or a step that is the larger the flatter the minimum: so that two such
+        measures are not taken to disagree.
     """
 
     measure: Callable[..., Measurement]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     invariant_to: frozenset[str] = frozenset({"permutation"})
+    larger_is_sharper: bool = True
 
     @property
     def is_seeded(self) -> bool:
