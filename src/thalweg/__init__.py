@@ -3,7 +3,11 @@
 from importlib.metadata import version as _version
 
 from thalweg.analyses import ANALYSES
+from thalweg.analyses.compare import Comparison, compare
+from thalweg.analyses.contrast import contrast
+from thalweg.analyses.contrast_result import Contrast
 from thalweg.analyses.curvature_profile import CurvatureProfile, curvature_profile
+from thalweg.analyses.runs import Run, Runs
 from thalweg.core.errors import (
     ConvergenceError,
     DataError,
@@ -36,6 +40,8 @@ __all__ = [
     "ANALYSES",
     "MEASURES",
     "BlockCurvature",
+    "Comparison",
+    "Contrast",
     "ConvergenceError",
     "CurvatureProfile",
     "DataError",
@@ -49,6 +55,8 @@ __all__ = [
     "NondeterminismError",
     "Objective",
     "ParamSpace",
+    "Run",
+    "Runs",
     "SamSharpness",
     "SamSharpnessSpread",
     "SmallCNN",
@@ -60,6 +68,8 @@ __all__ = [
     "TrainingHistory",
     "block_curvature",
     "build_model",
+    "compare",
+    "contrast",
     "curvature_profile",
     "hessian_trace",
     "line_slice",

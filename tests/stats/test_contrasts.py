@@ -1,4 +1,4 @@
-"""Two groups: intervals that cover, p-values against enumeration by hand, and what the counts say in words."""
+"""Two groups: intervals that cover, p-values against enumeration by hand, counts that are stated."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_false_positives_of_the_p_value_stay_at_the_level(paired, n):
 
 
 def test_a_difference_needs_interval_and_p_value_both():
-    """Unequal spreads in unequal groups: the p-value alone is wrong too often, with the interval it is not."""
+    """Unequal spreads in unequal groups: the p-value alone is wrong too often, with the interval not."""
     rng = np.random.default_rng(0)
     found = [two_sample(rng.normal(size=8), 4 * rng.normal(size=4)) for _ in range(1000)]
     by_p = np.array([f.p_value <= 0.05 for f in found])

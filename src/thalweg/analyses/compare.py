@@ -160,9 +160,9 @@ def compare(
     """Measure two networks on the same data in every way, and mark where their order changes.
 
     Each measure is of one network alone, so that the two may be of different architectures. Two values are in
-    an order if their intervals do not overlap: a rule that holds at `level` however the errors of the two hang
-    together, and is careful where they do not. It is about these two networks; what holds for others trained
-    alike takes several of each, see `thalweg.contrast`.
+    an order if their intervals do not overlap: a rule that holds at `level` however the errors of the two
+    hang together, and is careful where they do not. It is about these two networks; what holds for others
+    trained alike takes several of each, see `thalweg.contrast`.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def compare(
         See `thalweg.analyses.measure_choice.chosen_measures`. Default: the whole family.
     modes
         Batch-norm modes. Default: all three for runs, the objectives' own for those. Where neither network
-        has batch norm there is one row for all of them; where one has, the other's values are the same in all.
+        has batch norm there is one row for all; where one has, the other's values are the same in all.
     level
         Of the intervals.
     names
@@ -245,7 +245,9 @@ def _modes(
                 f"`{name}` must be a run of thalweg.Runs, or a thalweg.Objective, the network with its data "
                 f"and loss, got {type(subject).__name__}; wrap it first: Objective(model, (inputs, targets))."
             )
-    own = dict.fromkeys(subject.batch_norm for subject in (a, b) if isinstance(subject, Objective))
+    own: dict[BatchNormMode, None] = dict.fromkeys(
+        subject.batch_norm for subject in (a, b) if isinstance(subject, Objective)
+    )
     if not own:
         return checked_modes(modes)
     if len(own) > 1 or (modes is not None and set(checked_modes(modes)) != set(own)):

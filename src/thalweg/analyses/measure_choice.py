@@ -1,4 +1,4 @@
-"""Measures by name for what sets networks side by side: members of the family, or any measure of one network."""
+"""Measures by name, to set networks side by side: members of the family, or any measure of one network."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def chosen_measures(names: Choice) -> dict[str, Member]:
     Parameters
     ----------
     names
-        Names of `thalweg.FAMILY`, with the arguments that stand there, or of functions (``"hessian_trace"``) with
-        their own defaults; a name that is both is the family's. A dictionary gives arguments to each,
-        ``{"sam_sharpness": {"radius": 0.1}}``. ``None`` is the whole family.
+        Names of the family (`thalweg.analyses.sharpness_family.FAMILY`), with the arguments that stand there,
+        or of functions (``"hessian_trace"``) with their own defaults; a name that is both is the family's. A
+        dictionary gives arguments to each, ``{"sam_sharpness": {"radius": 0.1}}``. ``None`` is the family.
 
     Raises
     ------

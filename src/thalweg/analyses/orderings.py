@@ -1,4 +1,4 @@
-"""Which of two is the sharper, row by row, and where that changes: with the mode, or with the normalisation."""
+"""Which of two is the sharper, row by row, and where that changes: with the mode, with normalisation."""
 
 from __future__ import annotations
 

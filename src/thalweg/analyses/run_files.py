@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 Value = int | float | str
@@ -41,7 +42,7 @@ def run_files(pattern: str) -> list[tuple[Path, dict[str, Value]]]:
     rows = _with_numbers([fields for _, fields in found])
     order = sorted(range(len(rows)), key=lambda i: [_sorted_by(v) for v in rows[i].values()])
     result = [(found[i][0], rows[i]) for i in order]
-    for (first, fields), (second, others) in zip(result, result[1:], strict=False):
+    for (first, fields), (second, others) in pairwise(result):
         if fields == others:
             raise ValueError(
                 f"`pattern` must tell its files apart, but {first} and {second} both say {in_words(fields)}."
@@ -74,7 +75,7 @@ def _part(text: str) -> Part:
             continue
         if not name.isidentifier() or form or conversion:
             raise ValueError(
-                f"`pattern` must have plain names in its braces, letters, digits and underscores, got {text!r}."
+                f"`pattern` must have names of letters, digits and underscores in its braces, got {text!r}."
             )
         if was_field and not literal:
             raise ValueError(f"`pattern` must have some text between two fields, got {text!r}.")

@@ -82,8 +82,8 @@ class Run:
         if len(needed) == 1:
             return [dict(self.fields)], {}
         raise ValueError(
-            f"`build` must take no argument, fields by their names ({', '.join(self.fields) or 'none here'}), "
-            f"or one dictionary of all of them, got one that needs {', '.join(needed)}."
+            f"`build` must take no argument, fields by their names ({', '.join(self.fields) or 'none'}), or "
+            f"one dictionary of all of them, got one that needs {', '.join(needed)}."
         )
 
 
@@ -136,8 +136,8 @@ class Runs:
         Parameters
         ----------
         pattern
-            ``"ckpt/{recipe}/seed{seed}.pt"``: fields in braces match any text within one part of the path, and
-            must say the same where one is used twice. Numbers become numbers.
+            ``"ckpt/{recipe}/seed{seed}.pt"``: fields in braces match any text within one part of the path,
+            and must say the same where one is used twice. Numbers become numbers.
         build
             Makes the model that the weights go into: called without arguments, or with the fields it asks for
             (see `Run`). It is built anew for each run and mode; what it returns is copied, never changed.
@@ -209,7 +209,7 @@ class Runs:
     def _check(self, field: str, argument: str) -> None:
         if field not in self.fields:
             raise ValueError(
-                f"`{argument}` must be one of the fields {', '.join(self.fields) or '(none here)'}, got {field!r}."
+                f"`{argument}` must be one of the fields {', '.join(self.fields) or '(none)'}, got {field!r}."
             )
 
     def __len__(self) -> int:

@@ -13,7 +13,8 @@ right for different reasons, so that a difference counts as decided where both s
   covers 79 % for eight runs against three whose spread is four times as wide, and below four runs a group
   there is none at 95 %. Bootstrap intervals (BCa) cover 84 % with five runs.
 - The relabelling p-value is exact where labels mean nothing, however skewed the values; with unequal spreads
-  in small unequal groups it is not (4 wide against 8 narrow: 10 % false at 5 %), and then Welch's interval is.
+  in small unequal groups it is not (4 wide against 8 narrow: 10 % false at 5 %), and there Welch's interval
+  is.
 
 Errors of the single values are random ones (probes, data), independent from run to run, which are part of the
 spread of the runs already, and what solvers may have left, which no spread shows: add that to the interval.
@@ -144,9 +145,7 @@ def two_sample(
     )
 
 
-def measurement_share(
-    standard_error: float, errors_a: ArrayLike, errors_b: ArrayLike
-) -> float:
+def measurement_share(standard_error: float, errors_a: ArrayLike, errors_b: ArrayLike) -> float:
     r"""Which part of the squared standard error of a difference comes from measuring, not from the runs.
 
     .. math:: \Bigl(\sum_i e_{ai}^2 / n_a^2 + \sum_i e_{bi}^2 / n_b^2\Bigr) \Big/ s^2

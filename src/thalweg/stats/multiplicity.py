@@ -33,9 +33,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def joint_p_values(
-    a: ArrayLike, b: ArrayLike, *, paired: bool = False, seed: int = 0
-) -> NDArray[np.float64]:
+def joint_p_values(a: ArrayLike, b: ArrayLike, *, paired: bool = False, seed: int = 0) -> NDArray[np.float64]:
     """Adjusted p-values ``(R,)`` of R quantities of the same units, by relabelling all of them at once.
 
     Each |t| is compared with the largest of its own and all smaller ones under each relabelling: quantities

@@ -83,7 +83,7 @@ def relabelled(a: ArrayLike, b: ArrayLike, *, paired: bool = False, seed: int = 
             axis=-1,
             n_resamples=MOST_RELABELLINGS,
             batch=1000,
-            random_state=np.random.default_rng(seed),
+            random_state=np.random.default_rng(seed),  # pyright: ignore[reportCallIssue] - `rng` from 1.15
         )
     observed = np.abs(np.asarray(result.statistic, dtype=np.float64))
     null = np.abs(np.asarray(result.null_distribution, dtype=np.float64))

@@ -56,9 +56,7 @@ def detectable_difference(
     return float(optimize.brentq(missing, 0.0, high)) / root  # type: ignore[arg-type]
 
 
-def units_needed(
-    difference: float, *, paired: bool = False, level: float = 0.95, power: float = 0.8
-) -> int:
+def units_needed(difference: float, *, paired: bool = False, level: float = 0.95, power: float = 0.8) -> int:
     """Least units of each group, or pairs, that show a `difference`, in the standard deviations meant above.
 
     >>> units_needed(2.1), units_needed(0.5)
@@ -74,7 +72,9 @@ def units_needed(
     while not shows(high):
         high *= 2
         if high > MOST_UNITS:
-            raise ValueError(f"`difference` of {difference:g} standard deviations needs more than {high // 2:,} units.")
+            raise ValueError(
+                f"`difference` of {difference:g} standard deviations needs more than {high // 2:,} units."
+            )
     low = high // 2
     while high - low > 1 and high > 2:
         middle = (low + high) // 2
