@@ -108,6 +108,13 @@ def contrast(
     shown = wanted if has_batch_norm else wanted[:1]
     keys = [(name, mode) for name in members for mode in shown]
     num_a = len(chosen[0])
+    columns: dict[str, Any] = {
+        f"{field}_{side}": torch.tensor(
+            [[getattr(r[key], attribute) for r in part] for key in keys], dtype=torch.float64
+        )
+        for side, part in (("a", read[:num_a]), ("b", read[num_a:]))
+        for field, attribute in _COLUMNS.items()
+    }
     result = Contrast(
         value=math.nan,
         provenance={
@@ -135,13 +142,7 @@ def contrast(
         modes=tuple(mode if has_batch_norm else None for _, mode in keys),
         is_normalised=tuple(members[name].is_normalised for name, _ in keys),
         larger_is_sharper=tuple(members[name].larger_is_sharper for name, _ in keys),
-        **{
-            f"{field}_{side}": torch.tensor(
-                [[getattr(r[key], attribute) for r in part] for key in keys], dtype=torch.float64
-            )
-            for side, part in (("a", read[:num_a]), ("b", read[num_a:]))
-            for field, attribute in _COLUMNS.items()
-        },
+        **columns,
         reasons=tuple(_reason(key, all_runs, read, log) for key in keys),
         paired=bool(pairing),
         log=log,

@@ -10,6 +10,7 @@ import torch
 import typer
 from safetensors import SafetensorError
 
+from thalweg.cli.compare import COMPARE_HELP, compare
 from thalweg.cli.console import errors
 from thalweg.cli.data import data
 from thalweg.cli.measure import MEASURES_HELP, measure
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command()(data)
 app.command()(train)
 app.command(epilog=MEASURES_HELP)(measure)
+app.command(epilog=COMPARE_HELP)(compare)
 app.command()(reproduce)
 
 

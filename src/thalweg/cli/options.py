@@ -10,7 +10,11 @@ import typer
 
 from thalweg.core.imports import import_callable
 from thalweg.models.registry import model_names
+from thalweg.objective.batch_norm import MODES
 from thalweg.objective.losses import NAMED, Loss
+from thalweg.report.figures import FORMATS
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 Model = Annotated[
     str,
@@ -29,6 +33,46 @@ LossName = Annotated[
         "example, or (model, batch) -> (B,).",
     ),
 ]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="fashion-mnist:train or fashion-mnist:test, with :N for the first N examples; or "
+        "module:callable of your own, called without arguments, which returns (inputs, targets), a "
+        "dictionary of tensors, a Dataset or a DataLoader.",
+    ),
+]
+BatchNorm = Annotated[
+    str,
+    typer.Option(
+        metavar="MODE",
+        help=f"{', '.join(MODES)}: stored statistics, exact ones over the data, or each batch's own.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Examples a batch, for --batch-norm batch alone. Default: a DataLoader's, or 128.",
+    ),
+]
+MicroBatch = Annotated[
+    str, typer.Option(metavar="N", help="Examples a pass, or auto: memory and speed, never the value.")
+]
+WeightDecay = Annotated[
+    float,
+    typer.Option(metavar="X", help="Adds X / 2 times the squared norm of the parameters to the loss."),
+]
+CalibrationData = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What --batch-norm recalibrated takes its statistics from, in the form of --data. Default: "
+        "the data themselves, but for a named test split the whole training split.",
+    ),
+]
+DType = Annotated[str, typer.Option(metavar="NAME", help=f"{' or '.join(DTYPES)}.")]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the result, too: .png, .svg or .pdf.")]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -65,3 +109,9 @@ def resolve_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"`device` must be auto or one this machine has, got {name!r} ({reason}).") from None
     return device
+
+
+def check_figure(path: Path | None) -> None:
+    """Raise unless a figure can be written there, by its suffix."""
+    if path and path.suffix.lower() not in FORMATS:
+        raise ValueError(f"`plot` must end in one of {', '.join(FORMATS)}, got {str(path)!r}.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from thalweg.core.measurement import Measurement
 from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
+from thalweg.report import order_figures as order
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,8 +22,8 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
     ----------
     result
         A result of ``train``, ``line_slice``, ``linear_path``, ``sam_sharpness``, ``sam_sharpness_spread``,
-        ``top_eigenvalues``, ``hessian_trace``, ``spectral_density``, ``block_curvature`` or
-        ``curvature_profile``.
+        ``top_eigenvalues``, ``hessian_trace``, ``spectral_density``, ``block_curvature``,
+        ``curvature_profile``, ``compare`` or ``contrast``.
     path
         Where to write it as well; the suffix ``.png``, ``.svg`` or ``.pdf`` chooses the format.
 
@@ -171,4 +172,6 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "spectral_density": _density,
     "block_curvature": _blocks,
     "curvature_profile": _profile,
+    "compare": order.comparison_figure,
+    "contrast": order.contrast_figure,
 }
