@@ -9,6 +9,7 @@ import pytest
 
 from thalweg.stats.contrasts import two_sample
 from thalweg.stats.multiplicity import holm, joint_p_values
+from thalweg.stats.permutation import relabelled
 
 
 def test_holm_against_its_definition():
@@ -34,8 +35,8 @@ def test_one_quantity_and_copies_of_it_count_once():
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=5) + 2, rng.normal(size=5)
     alone = two_sample(a, b).p_value
-    assert joint_p_values([a], [b])[0] == pytest.approx(alone)
-    copies = joint_p_values([a, 3 * a, a - 1], [b, 3 * b, b - 1])
+    assert joint_p_values(relabelled([a], [b]))[0] == pytest.approx(alone)
+    copies = joint_p_values(relabelled([a, 3 * a, a - 1], [b, 3 * b, b - 1]))
     assert copies == pytest.approx([alone] * 3)
     assert holm([alone] * 3) == pytest.approx([3 * alone] * 3)
 
@@ -46,7 +47,7 @@ def test_they_step_down_and_never_fall_below_the_plain_ones(paired):
     a, b = rng.normal(size=(6, 7)), rng.normal(size=(6, 7))
     a[2] += 4
     plain = np.array([two_sample(x, y, paired=paired).p_value for x, y in zip(a, b, strict=True)])
-    joint = joint_p_values(a, b, paired=paired)
+    joint = joint_p_values(relabelled(a, b, paired=paired))
     assert (joint >= plain - 1e-12).all()
     # The last in line has only itself to be compared with.
     t = np.array([abs(x.difference) / x.standard_error for x in map(two_sample, a, b)])
@@ -64,7 +65,7 @@ def test_how_often_anything_false_is_found(correlation):
         shared = rng.normal(size=(1, 10))
         values = math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * rng.normal(size=(8, 10))
         values[0, :5] += 3
-        joint = joint_p_values(values[:, :5], values[:, 5:])
+        joint = joint_p_values(relabelled(values[:, :5], values[:, 5:]))
         false += (joint[1:] <= 0.05).any()
         found += joint[0] <= 0.05
     assert false / 600 < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 600)

@@ -17,6 +17,7 @@ from thalweg.core.arguments import check_fraction
 from thalweg.core.measurement import Measurement
 from thalweg.stats.contrasts import TwoSample, measurement_share, two_sample
 from thalweg.stats.multiplicity import holm, joint_p_values
+from thalweg.stats.permutation import relabelled
 from thalweg.stats.power import detectable_difference
 
 CORRECTIONS = ("joint", "holm", "none")
@@ -129,15 +130,15 @@ class Contrast(Measurement):
         """What the rows add up to, in sentences, and what the corrected p-values can reach at all."""
         lines = remarks(self.orderings, *self.names)
         smallest = self.smallest_corrected_p
-        if smallest > 1 - self.level:
-            lines.insert(
-                0,
-                f"Nothing can be decided: with {len(self.runs_a)} runs against {len(self.runs_b)}"
-                f"{' in pairs' if self.paired else ''} no corrected p-value can be below {smallest:.2g}. "
-                "More runs"
-                + (", or fewer measures and modes," if self.correction == "holm" else "")
-                + " are needed.",
-            )
+        if smallest > 1 - self.level + 1e-12:
+            num_a, num_b = len(self.runs_a), len(self.runs_b)
+            units = f"{num_a} pairs" if self.paired else f"{num_a} runs against {num_b}"
+            more = "More runs, or fewer measures and modes," if self.correction == "holm" else "More runs"
+            lines = [
+                f"Nothing can be decided: with {units} no corrected p-value can be below {smallest:.2g}. "
+                f"{more} are needed.",
+                *lines,
+            ]
         return lines
 
     @property
@@ -150,15 +151,15 @@ class Contrast(Measurement):
     def rows(self) -> list[ContrastRow]:
         """The table."""
         a, b, errors_a, errors_b = self._numbers
-        samples = [
-            None if reason else two_sample(x, y, paired=self.paired, level=self.level, seed=self.seed)
-            for x, y, reason in zip(a, b, self.reasons, strict=True)
-        ]
-        index = [i for i, sample in enumerate(samples) if sample]
-        joint, by_holm = np.full(len(samples), math.nan), np.full(len(samples), math.nan)
-        joint[index] = joint_p_values(a[index], b[index], paired=self.paired, seed=self.seed)
-        plain = np.array([sample.p_value if sample else math.nan for sample in samples])
-        by_holm[index] = holm(plain[index])
+        index = [i for i, reason in enumerate(self.reasons) if not reason]
+        labels = relabelled(a[index], b[index], paired=self.paired, seed=self.seed)
+        samples: list[TwoSample | None] = [None] * len(a)
+        for place, i in enumerate(index):
+            own = labels.row(place)
+            samples[i] = two_sample(a[i], b[i], paired=self.paired, level=self.level, labels=own)
+        plain, joint, by_holm = np.full((3, len(a)), math.nan)
+        plain[index] = labels.p_values
+        joint[index], by_holm[index] = joint_p_values(labels), holm(plain[index])
         corrected = {"joint": joint, "holm": by_holm, "none": plain}[self.correction]
         rows = []
         for i, sample in enumerate(samples):

@@ -189,7 +189,17 @@ def _within(progress: Progress | None, place: int, total: int) -> Progress | Non
 
 
 def part_of(progress: Progress | None, part: int, num_parts: int) -> Progress | None:
-    """The progress of one of several networks as a part of the whole; no two need take the same time."""
+    """The progress of one of several networks as a part of the whole; no two need take the same time.
+
+    It never falls back, though a measure may find on its way that it has more to do.
+    """
     if progress is None:
         return None
-    return lambda done, of: progress(part * STEPS + STEPS * done // of, num_parts * STEPS)
+    highest = 0
+
+    def report(done: int, of: int) -> None:
+        nonlocal highest
+        highest = max(highest, part * STEPS + STEPS * done // of)
+        progress(highest, num_parts * STEPS)
+
+    return report

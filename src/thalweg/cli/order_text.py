@@ -39,7 +39,7 @@ def _rich_table(table: OrderTable) -> Table:
     shown = table.columns[:MOST_CELLS]
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("", "measure", *(["mode"] if has_modes else []), *shown, "larger"):
-        grid.add_column(name, no_wrap=name == "mode", overflow="fold")
+        grid.add_column(name, no_wrap=name == "mode" or name in shown[2:], overflow="fold")
     previous = ""
     for row in table.rows:
         name = row.measure if row.measure != previous else ""

@@ -65,7 +65,8 @@ def contrast_figure(result: Contrast, narrow: bool = False) -> Figure:
         else:
             pooled = float(np.mean([float(t[i].mean()) for t in (result.values_a, result.values_b)]))
             ends, reason = (100 * ends / abs(pooled), "") if pooled else (ends * math.nan, "mean of nought")
-        lines.append(_Line(row.ordering, *map(float, ends), row.changes, reason))
+        value, low, high = ends.tolist()
+        lines.append(_Line(row.ordering, value, low, high, row.changes, reason))
     a, b = result.names
     figure, axes = _draw(lines, (a, b), 1.0 if result.log else 0.0, narrow)
     if result.log:

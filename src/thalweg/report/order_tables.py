@@ -70,15 +70,10 @@ def order_table(result: Comparison | Contrast) -> OrderTable:
     a, b = result.names
     rows = [_row(row, row.ordering, result.names, _contrast_cells(row, result)) for row in result.rows]
     difference = f"{a} / {b}" if result.log else f"{a} less {b}"
-    kind = {"joint": "jointly corrected", "holm": "by Holm", "none": "not corrected"}[result.correction]
-    columns = (
-        f"{a}, n = {len(result.runs_a)}",
-        f"{b}, n = {len(result.runs_b)}",
-        difference,
-        "p",
-        f"p, {kind}",
-    )
-    return OrderTable((*columns, "size, g"), tuple(rows), tuple(result.remarks))
+    corrected = {"joint": "p, joint", "holm": "p, Holm", "none": "p, as it is"}[result.correction]
+    sides = (f"{a}, n = {len(result.runs_a)}", f"{b}, n = {len(result.runs_b)}")
+    columns = (*sides, difference, "p", corrected, "size, g")
+    return OrderTable(columns, tuple(rows), tuple(result.remarks))
 
 
 def format_p(p: float) -> str:
@@ -139,7 +134,11 @@ def _contrast_cells(row: ContrastRow, result: Contrast) -> tuple[OrderCell, ...]
         small += f", measuring {100 * row.measurement_share:.2g} % of the variance"
     effect = "–" if math.isnan(sample.effect_size) else format_number(sample.effect_size, 0.1)
     size = "" if math.isnan(sample.effect_low) else _interval(sample.effect_low, sample.effect_high)
-    means = [OrderCell(format_number(to_ratio(mean), half)) for mean in (sample.mean_a, sample.mean_b)]
+    # A mean of logarithms is known to a part of itself.
+    means = [
+        OrderCell(format_number(mean, mean * _half(row.low, row.high) if result.log else half))
+        for mean in (to_ratio(sample.mean_a), to_ratio(sample.mean_b))
+    ]
     return (
         *means,
         OrderCell(format_number(difference, half), _interval(low, high), small),

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from thalweg.core.arguments import check_fraction
-from thalweg.stats.permutation import relabelled
+from thalweg.stats.permutation import Relabelled, relabelled
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,13 @@ class TwoSample:
 
 
 def two_sample(
-    a: ArrayLike, b: ArrayLike, *, paired: bool = False, level: float = 0.95, seed: int = 0
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    paired: bool = False,
+    level: float = 0.95,
+    seed: int = 0,
+    labels: Relabelled | None = None,
 ) -> TwoSample:
     """Contrast the values of two groups.
 
@@ -96,6 +102,8 @@ def two_sample(
         Of the intervals.
     seed
         Of the relabellings, where there are more than 20,000 and so many are drawn.
+    labels
+        The relabelled values, where they are known from doing many rows at once.
 
     Raises
     ------
@@ -120,7 +128,8 @@ def two_sample(
     difference = float(x.mean() - y.mean())
     error, dof = _paired_error(x, y) if paired else _welch_error(x, y)
     half = float(stats.t.ppf(0.5 + level / 2, dof)) * error
-    labels = relabelled(x, y, paired=paired, seed=seed)
+    if labels is None:
+        labels = relabelled(x, y, paired=paired, seed=seed)
     size, size_low, size_high = _effect(x, y, paired, level)
     wins = (x - y if paired else np.subtract.outer(x, y)).reshape(-1)
     return TwoSample(

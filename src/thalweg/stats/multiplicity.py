@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thalweg.stats.permutation import relabelled
+from thalweg.stats.permutation import Relabelled
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -33,7 +33,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def joint_p_values(a: ArrayLike, b: ArrayLike, *, paired: bool = False, seed: int = 0) -> NDArray[np.float64]:
+def joint_p_values(labels: Relabelled) -> NDArray[np.float64]:
     """Adjusted p-values ``(R,)`` of R quantities of the same units, by relabelling all of them at once.
 
     Each |t| is compared with the largest of its own and all smaller ones under each relabelling: quantities
@@ -42,20 +42,18 @@ def joint_p_values(a: ArrayLike, b: ArrayLike, *, paired: bool = False, seed: in
 
     Parameters
     ----------
-    a, b
-        ``(R, n)`` and ``(R, m)``: row r of both is one quantity.
-    paired, seed
-        See `thalweg.stats.permutation.relabelled`.
+    labels
+        Of values ``(R, n)`` and ``(R, m)``, row r of both one quantity; see
+        `thalweg.stats.permutation.relabelled`.
 
     References
     ----------
     Westfall and Young (1993), Resampling-Based Multiple Testing, algorithm 2.8 with |t|.
     """
-    found = relabelled(a, b, paired=paired, seed=seed)
-    order = np.argsort(-found.observed, kind="stable")
+    order = np.argsort(-labels.observed, kind="stable")
     # Running maxima from the smallest |t| up.
-    largest = np.maximum.accumulate(found.null[:, order[::-1]], axis=1)[:, ::-1]
-    shares = found.reached(largest, found.observed[order])
+    largest = np.maximum.accumulate(labels.null[:, order[::-1]], axis=1)[:, ::-1]
+    shares = labels.reached(largest, labels.observed[order])
     adjusted = np.empty(len(order))
     adjusted[order] = np.maximum.accumulate(shares)
     return adjusted

@@ -55,6 +55,10 @@ class Relabelled:
         """Share of relabellings ``(B, ...)`` that reach `observed`: the p-value."""
         return (null >= observed * (1 - ROUNDING)).mean(0)
 
+    def row(self, i: int) -> Relabelled:
+        """Of row `i` alone."""
+        return Relabelled(self.observed[i], self.null[:, i], self.smallest_p, self.is_exact)
+
     @property
     def p_values(self) -> NDArray[np.float64]:
         """``(...)`` two-sided p-values."""
