@@ -30,6 +30,7 @@ from thalweg.measures.surfaces.line import LineSlice, line_slice
 from thalweg.models.registry import build_model, register_model
 from thalweg.models.small_cnn import SmallCNN
 from thalweg.objective.objective import Objective
+from thalweg.report.order_page import page
 from thalweg.report.plot import plot
 from thalweg.training.trainer import TrainConfig, train
 from thalweg.training.trajectory import TrainingHistory
@@ -74,6 +75,7 @@ __all__ = [
     "hessian_trace",
     "line_slice",
     "linear_path",
+    "page",
     "plot",
     "register_model",
     "sam_sharpness",

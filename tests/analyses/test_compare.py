@@ -130,10 +130,13 @@ def test_rows_hold_what_the_measures_return():
 def test_without_batch_norm_one_of_the_two_is_measured_once():
     data = images(21)
     plain = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).double()
-    found = tw.compare(run(residual(0), data), run(plain, data), measures=["sam_sharpness"], seed=0)
-    assert found.modes == ("running", "recalibrated", "batch")
-    assert len({row.values[0] for row in found.rows}) == 3
-    assert len({row.values[1] for row in found.rows}) == 1
+    names = ["sam_sharpness", "line_slice"]
+    found = tw.compare(run(residual(0), data), run(plain, data), measures=names, seed=0)
+    assert found.modes == ("running", "recalibrated", "batch") * 2
+    for i, name in enumerate(names):
+        values = torch.tensor([row.values for row in found.rows[3 * i : 3 * i + 3]], dtype=torch.float64)
+        assert len(set(values[:, 0].tolist())) == 3
+        assert set(values[:, 1].tolist()) == {getattr(tw, name)(tw.Objective(plain, data), seed=0).value}
 
 
 def test_objectives_are_compared_in_their_own_mode():

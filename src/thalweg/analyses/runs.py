@@ -79,7 +79,7 @@ class Run:
         needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
         if all(name in self.fields for name in needed):
             return [], {name: self.fields[name] for name in needed}
-        if len(needed) == 1:
+        if len(needed) == 1 and self.fields:
             return [dict(self.fields)], {}
         raise ValueError(
             f"`build` must take no argument, fields by their names ({', '.join(self.fields) or 'none'}), or "

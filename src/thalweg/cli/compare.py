@@ -43,7 +43,7 @@ from thalweg.core.imports import import_callable
 from thalweg.core.measurement import jsonable
 from thalweg.models.registry import build_model, model_names
 from thalweg.objective.batch_norm import MODES
-from thalweg.report.order_page import write_order_page
+from thalweg.report.order_page import page as write_order_page
 
 COMPARE_HELP = (
     f"Measures of the family: {', '.join(FAMILY)}; and by their own names and defaults: "
@@ -169,10 +169,10 @@ def compare(
     else:
         print_order(result)
     if out:
-        page = write_order_page(result, out)
+        path = write_order_page(result, out)
         with replacing(out / "result.json") as partial:
             partial.write_text(json.dumps(_json(result), allow_nan=False, indent=1), encoding="utf-8")
-        errors.print(f"page: {page}", markup=False, soft_wrap=True)
+        errors.print(f"page: {path}", markup=False, soft_wrap=True)
 
 
 def _check_form(

@@ -15,8 +15,31 @@ from thalweg.report.paper_layout import MODE_NAMES
 from thalweg.report.tables import flatten, format_number
 
 
-def write_order_page(result: Comparison | Contrast, folder: str | Path) -> Path:
-    """Write ``index.html`` under `folder`: one page that stands alone, the same for the same result."""
+def page(result: Comparison | Contrast, folder: str | Path) -> Path:
+    """Write ``index.html`` under `folder`: one page that stands alone, and nothing beside it.
+
+    Parameters
+    ----------
+    result
+        Of ``compare`` or ``contrast``.
+    folder
+        Made if it is not there.
+
+    Returns
+    -------
+    pathlib.Path
+        The page. Equal results give equal bytes.
+
+    Raises
+    ------
+    TypeError
+        If `result` is something else.
+    """
+    if not isinstance(result, Comparison | Contrast):
+        raise TypeError(
+            f"`result` must be a result of compare or contrast, got {type(result).__name__}; for a figure of "
+            "another see thalweg.plot."
+        )
     is_pair = isinstance(result, Comparison)
     wide, narrow = (
         comparison_figure(result, width) if isinstance(result, Comparison) else contrast_figure(result, width)
@@ -24,7 +47,7 @@ def write_order_page(result: Comparison | Contrast, folder: str | Path) -> Path:
     )
     table = order_table(result)
     a, b = result.names
-    page = render_page(
+    text = render_page(
         "order.html",
         title=f"{a} and {b}, side by side" if is_pair else f"{result.by}: {a} against {b}",
         is_pair=is_pair,
@@ -47,7 +70,7 @@ def write_order_page(result: Comparison | Contrast, folder: str | Path) -> Path:
         measures=result.provenance.get("arguments", {}).get("measures", {}),
         provenance=flatten({k: _listed(v) for k, v in result.provenance.items()}),
     )
-    return write_page(page, Path(folder) / "index.html")
+    return write_page(text, Path(folder) / "index.html")
 
 
 def _facts(result: Comparison | Contrast) -> list[tuple[str, str]]:
