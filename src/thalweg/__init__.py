@@ -3,8 +3,12 @@
 from importlib.metadata import version as _version
 
 from thalweg.analyses import ANALYSES
+from thalweg.analyses.compare import Comparison, compare
+from thalweg.analyses.contrast import contrast
+from thalweg.analyses.contrast_result import Contrast
 from thalweg.analyses.curvature_profile import CurvatureProfile, curvature_profile
 from thalweg.analyses.invariance_audit import InvarianceAudit, invariance_audit
+from thalweg.analyses.runs import Run, Runs
 from thalweg.core.errors import (
     ConvergenceError,
     DataError,
@@ -39,6 +43,7 @@ from thalweg.measures.surfaces.line import LineSlice, line_slice
 from thalweg.models.registry import build_model, register_model
 from thalweg.models.small_cnn import SmallCNN
 from thalweg.objective.objective import Objective
+from thalweg.report.order_page import page
 from thalweg.report.plot import plot
 from thalweg.training.trainer import TrainConfig, train
 from thalweg.training.trajectory import TrainingHistory
@@ -51,6 +56,8 @@ __all__ = [
     "AverageSharpness",
     "BasinWidth",
     "BlockCurvature",
+    "Comparison",
+    "Contrast",
     "ConvergenceError",
     "CriticalSharpness",
     "CurvatureProfile",
@@ -72,6 +79,8 @@ __all__ = [
     "ParamSpace",
     "PreconditionedSharpness",
     "RelativeFlatness",
+    "Run",
+    "Runs",
     "SamSharpness",
     "SamSharpnessSpread",
     "SmallCNN",
@@ -85,6 +94,8 @@ __all__ = [
     "basin_width",
     "block_curvature",
     "build_model",
+    "compare",
+    "contrast",
     "critical_sharpness",
     "curvature_profile",
     "fisher_rao_norm",
@@ -95,6 +106,7 @@ __all__ = [
     "linear_path",
     "normalized_curvature",
     "pac_bayes_sigma",
+    "page",
     "plot",
     "preconditioned_sharpness",
     "register_model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -204,3 +205,21 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"train": {"epochs": 6, "batch_size": 128}, "seed <0>": [1, 2, 3]}
     write_paper_report(made_up_study(), out, preset="paper", settings=settings)
     return out
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium; skipped with the reason where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    executable = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if executable is None:
+        pytest.skip(f"no Chromium on the path (looked for {', '.join(BROWSERS)}); the page was not opened")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield chromium
+        chromium.close()

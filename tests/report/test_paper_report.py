@@ -1,6 +1,5 @@
 import os
 import re
-import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -8,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from thalweg.report.paper_report import write_paper_report
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 class Outline(HTMLParser):
@@ -113,21 +110,6 @@ def test_equal_records_give_equal_bytes(study, tmp_path):
     assert len(files) == 1 + 2 * 2, "the page, two figures in two formats"
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium; skipped with the reason where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-    executable = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if executable is None:
-        pytest.skip(f"no Chromium on the path (looked for {', '.join(BROWSERS)}); the page was not opened")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(
-            executable_path=executable, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("width", [1200, 375])

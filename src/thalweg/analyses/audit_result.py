@@ -167,7 +167,7 @@ def verdict(
         return NOT_MOVED
     change, scale = abs(new - old), max(abs(old), abs(new))
     if math.isfinite(change) and change <= rounding * scale:
-        # Estimates that agree to rounding have drawn the same: what they say of the change has no chance in it.
+        # Estimates that agree to rounding have drawn the same, so that the change has no chance in it.
         return NOT_MOVED
     if math.isinf(change) or change > rounding * scale + _half_width(old_error, new_error, MOVED_LEVEL):
         return MOVED

@@ -44,11 +44,15 @@ class Member:
     invariant_to
         Which of `TRANSFORMATIONS` it claims not to move under, beyond its own error; tested for each. All of
         them but permutation change the parameters' lengths.
+    larger_is_sharper
+        False for a radius, a width or a step that is the larger the flatter the minimum: so that two such
+        measures are not taken to disagree.
     """
 
     measure: Callable[..., Measurement]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     invariant_to: frozenset[str] = frozenset({"permutation"})
+    larger_is_sharper: bool = True
 
     @property
     def is_seeded(self) -> bool:
@@ -92,9 +96,17 @@ FAMILY: dict[str, Member] = {
         average_sharpness, {"scaling": "element", "radius": 5.0, "num_samples": 4}, _ELEMENTS
     ),
     "adaptive_pac_bayes_sigma": Member(
-        pac_bayes_sigma, {"scaling": "element", "num_samples": 3, "rtol": 0.05}, _ELEMENTS
+        pac_bayes_sigma,
+        {"scaling": "element", "num_samples": 3, "rtol": 0.05},
+        _ELEMENTS,
+        larger_is_sharper=False,
     ),
-    "basin_width": Member(basin_width, {"num_directions": 3, "first_distance": 0.2, "rtol": 0.05}, _FILTERS),
+    "basin_width": Member(
+        basin_width,
+        {"num_directions": 3, "first_distance": 0.2, "rtol": 0.05},
+        _FILTERS,
+        larger_is_sharper=False,
+    ),
     "critical_sharpness": Member(critical_sharpness),
     "element_scaled_eigenvalue": Member(
         normalized_curvature,

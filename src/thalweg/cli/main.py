@@ -11,6 +11,7 @@ import typer
 from safetensors import SafetensorError
 
 from thalweg.cli.audit import audit
+from thalweg.cli.compare import COMPARE_HELP, compare
 from thalweg.cli.console import errors
 from thalweg.cli.data import data
 from thalweg.cli.measure import MEASURES_HELP, measure
@@ -41,6 +42,7 @@ app.command()(data)
 app.command()(train)
 app.command(epilog=MEASURES_HELP)(measure)
 app.command()(audit)
+app.command(epilog=COMPARE_HELP)(compare)
 app.command()(reproduce)
 
 

@@ -65,16 +65,38 @@ def build_model(name: str, seed: int) -> nn.Module:
     421834
     """
     builder = _MODELS[name] if name in _MODELS else import_callable(name, "model", model_names())
+    return seeded_model(builder, seed, "model", name)
+
+
+def seeded_model(builder: Builder, seed: int, argument: str, label: str) -> nn.Module:
+    """What `builder` builds from the stream ``"init"`` of `seed`; no global generator moves.
+
+    Parameters
+    ----------
+    builder
+        Called without arguments.
+    seed
+        The same seed gives the same bits.
+    argument, label
+        The argument it came from and what it is called, for messages.
+
+    Raises
+    ------
+    ValueError
+        If it raises something.
+    TypeError
+        If what was built is not an ``nn.Module``.
+    """
     init = stream_seed(seed, "init")
     with preserved_global_rng():
         # Layers draw from torch's global generator; own builders may use the other two as well.
         torch.manual_seed(init)
         np.random.seed(init % 2**32)  # noqa: NPY002 - it is the global generator that must be set
         random.seed(init)
-        with naming("model", name):
+        with naming(argument, label):
             model = builder()
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"`model` must build a torch.nn.Module, but {name!r} returned {type(model).__name__}."
+            f"`{argument}` must build a torch.nn.Module, but {label!r} returned {type(model).__name__}."
         )
     return model

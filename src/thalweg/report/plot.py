@@ -10,6 +10,7 @@ from thalweg.core.measurement import Measurement
 from thalweg.report import audit_figures as audit
 from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
+from thalweg.report import order_figures as order
 from thalweg.report import sharpness_figures as sharpness
 
 if TYPE_CHECKING:
@@ -191,4 +192,6 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "block_curvature": _blocks,
     "curvature_profile": _profile,
     "invariance_audit": _audit,
+    "compare": order.comparison_figure,
+    "contrast": order.contrast_figure,
 }

@@ -38,25 +38,40 @@ def check_comparable(a: Objective, b: Objective) -> None:
             f"`a` and `b` must have the same trainable parameters, but {_space_difference(a, b)}; a path "
             "joins networks of one architecture."
         )
-    first, second = a.describe(), b.describe()
-    remedies = dict(_REMEDIES)
-    if a.batch_norm == "batch" and a.has_batch_norm:
-        remedies["batch_size"] = (
-            "in 'batch' mode the partition is part of the function, so give both the same"
-        )
-    for key, remedy in remedies.items():
-        if first.get(key) != second.get(key):
-            raise ValueError(
-                f"`a` and `b` must be points of one function, but their {key} differs: {first.get(key)!r} "
-                f"in `a` and {second.get(key)!r} in `b`; {remedy}."
-            )
+    check_same_setting(a, b, "must be points of one function")
     _check_buffers(a, b)
     # Moved to one point, the hashes of all their parameters differ by the frozen ones alone.
-    if a.at(b.params).describe()["params"] != second["params"]:
+    if a.at(b.params).describe()["params"] != b.describe()["params"]:
         raise ValueError(
             "`a` and `b` must have the same frozen parameters (requires_grad=False), but theirs differ, and "
             "a path does not move them; make them trainable, or copy them from one network to the other."
         )
+
+
+def check_same_setting(a: Objective, b: Objective, requirement: str) -> None:
+    """Raise unless data, loss, mode and precision agree, whatever the networks.
+
+    Parameters
+    ----------
+    a, b
+        Objectives.
+    requirement
+        What the message says that `a` and `b` must be.
+    """
+    first, second = a.describe(), b.describe()
+    remedies = dict(_REMEDIES)
+    if a.batch_norm == "batch" and (a.has_batch_norm or b.has_batch_norm):
+        remedies["batch_size"] = (
+            "in 'batch' mode the partition is part of the function, so give both the same"
+        )
+    if a.has_batch_norm != b.has_batch_norm:
+        del remedies["calibration_data"]  # only one of them has any use for it
+    for key, remedy in remedies.items():
+        if first.get(key) != second.get(key):
+            raise ValueError(
+                f"`a` and `b` {requirement}, but their {key} differs: {first.get(key)!r} "
+                f"in `a` and {second.get(key)!r} in `b`; {remedy}."
+            )
 
 
 def check_same_losses(through_a: Tensor, through_b: Tensor) -> None:

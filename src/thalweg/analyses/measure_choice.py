@@ -1,0 +1,63 @@
+"""Measures by name, to set networks side by side: members of the family, or any measure of one network."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from thalweg.analyses.curvature_profile import curvature_profile
+from thalweg.analyses.sharpness_family import FAMILY, Member
+from thalweg.core.measurement import Measurement
+from thalweg.measures import MEASURES
+
+Choice = Iterable[str] | Mapping[str, Mapping[str, Any]] | None
+
+
+def chosen_measures(names: Choice) -> dict[str, Member]:
+    """What is asked for, under the names it was asked by.
+
+    Parameters
+    ----------
+    names
+        Names of the family (`thalweg.analyses.sharpness_family.FAMILY`), with the arguments that stand there,
+        or of functions (``"hessian_trace"``) with their own defaults; a name that is both is the family's. A
+        dictionary gives arguments to each, ``{"sam_sharpness": {"radius": 0.1}}``. ``None`` is the family.
+
+    Raises
+    ------
+    ValueError
+        If nothing is named, there is no such measure of a single network, or it takes no such argument.
+    """
+    if names is None:
+        return dict(FAMILY)
+    if isinstance(names, str):
+        names = [names]
+    asked = dict(names) if isinstance(names, Mapping) else {name: {} for name in names}
+    if not asked:
+        raise ValueError("`measures` must name at least one measure, got none.")
+    return {name: _member(name, arguments) for name, arguments in asked.items()}
+
+
+def _member(name: str, arguments: Mapping[str, Any]) -> Member:
+    functions = single_network_functions()
+    if name in FAMILY:
+        member = FAMILY[name]
+    elif name in functions:
+        member = Member(functions[name])
+    else:
+        known = ", ".join(dict.fromkeys([*FAMILY, *functions]))
+        raise ValueError(f"`measures` must be some of {known}, got {name!r}.")
+    taken = inspect.signature(member.measure).parameters
+    settable = [key for key in taken if key not in ("objective", "seed", "progress")]
+    wrong = [key for key in arguments if key not in settable]
+    if wrong:
+        raise ValueError(f"`measures` gives {name} {wrong[0]!r}; it takes {', '.join(settable)}.")
+    return replace(member, arguments={**member.arguments, **arguments})
+
+
+def single_network_functions() -> dict[str, Callable[..., Measurement]]:
+    """All measures and analyses whose first argument is one objective."""
+    functions = {**MEASURES, "curvature_profile": curvature_profile}
+    return {k: f for k, f in functions.items() if next(iter(inspect.signature(f).parameters)) == "objective"}

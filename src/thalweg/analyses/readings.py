@@ -1,0 +1,205 @@
+"""One network read by many measures in every batch-norm mode: the rows of a comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from thalweg.analyses.runs import Run
+from thalweg.analyses.sharpness_family import Member
+from thalweg.core.errors import ThalwegError
+from thalweg.core.measurement import Measurement
+from thalweg.objective.batch_norm import MODES, BatchNormMode
+from thalweg.objective.objective import Objective
+
+Progress = Callable[[int, int], None]
+
+# Steps of the progress within one measure.
+STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one measure says of one network in one mode; NaN with a `reason` where it has nothing to say.
+
+    Parameters
+    ----------
+    value, low, high
+        The value and its interval.
+    standard_error
+        Of the random parts, probes and data; nought where there are none.
+    below, above
+        How far the true value may lie to either side by what no repetition shows: the solver's part.
+    reason
+        Why there is no value.
+    """
+
+    value: float
+    low: float
+    high: float
+    standard_error: float = 0.0
+    below: float = 0.0
+    above: float = 0.0
+    reason: str = ""
+
+    @classmethod
+    def of(cls, result: Measurement, level: float) -> Reading:
+        """Of a result, with its interval at `level`."""
+        if math.isnan(result.value):
+            return cls.missing("the value is not a number")
+        low, high = result.interval(level)
+        parts = [part for part in (result.error.probe, result.error.data) if part]
+        half = math.hypot(*(part.half_width(level) for part in parts))
+        error = math.hypot(*(part.value for part in parts))
+
+        def beyond(distance: float) -> float:
+            # Infinity less infinity: all of it is the random part's.
+            return 0.0 if math.isinf(half) or not distance > half else distance - half
+
+        return cls(result.value, low, high, error, beyond(result.value - low), beyond(high - result.value))
+
+    @classmethod
+    def missing(cls, reason: str) -> Reading:
+        """Nothing was measured."""
+        return cls(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, reason)
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network with its data, in each mode it can be measured in.
+
+    Parameters
+    ----------
+    label
+        What it is called.
+    objectives
+        By mode. Without batch norm they are one function.
+    failures
+        Why there is none in other modes.
+    """
+
+    label: str
+    objectives: Mapping[str, Objective]
+    failures: Mapping[str, str]
+
+    @classmethod
+    def of(cls, subject: Run | Objective, modes: Sequence[BatchNormMode], label: str = "") -> Network:
+        """Of a run in all of `modes`, or of an objective in its own.
+
+        Raises
+        ------
+        ValueError, ThalwegError
+            If the network cannot be had or its loss is not finite, or no mode can be measured; naming it.
+        """
+        if isinstance(subject, Objective):
+            return cls(label, {subject.batch_norm: subject}, {})
+        label = label or subject.label
+        found: dict[str, Objective] = {}
+        errors: dict[str, ValueError] = {}
+        network = subject.network()
+        for mode in modes:
+            try:
+                found[mode] = Objective(network, batch_norm=mode, **subject.options)
+                found[mode].value()  # a network that diverged has nothing to say to any measure
+            except ValueError as error:
+                errors[mode] = error
+            except ThalwegError as error:
+                raise type(error)(f"{label}: {error}") from error
+        if not found:
+            first = next(iter(errors.values()))
+            raise ValueError(f"{label}: {first}") from first
+        return cls(label, found, {mode: str(error) for mode, error in errors.items()})
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the mode makes any difference."""
+        return any(objective.has_batch_norm for objective in self.objectives.values())
+
+    def described(self) -> Mapping[str, Any]:
+        """`Objective.describe` of the first of the objectives."""
+        return next(iter(self.objectives.values())).describe()
+
+    def read(
+        self,
+        members: Mapping[str, Member],
+        modes: Sequence[str],
+        *,
+        level: float,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> dict[tuple[str, str], Reading]:
+        """All members in all `modes`; what goes wrong with one of them becomes a reading without a value.
+
+        Without batch norm each is measured once, and its reading stands for all modes.
+
+        Parameters
+        ----------
+        members, level, seed
+            The measures; the level of the intervals; the seed of each measure.
+        progress
+            Called with steps done and the steps of this network.
+        """
+        chosen = list(self.objectives) if self.has_batch_norm else list(self.objectives)[:1]
+        total, place = len(members) * len(chosen) * STEPS, 0
+        readings: dict[tuple[str, str], Reading] = {}
+        for mode in chosen:
+            for name, member in members.items():
+                inner = _within(progress, place, total)
+                readings[name, mode] = _read(self.objectives[mode], member, level, seed, inner)
+                place += STEPS
+                if progress:
+                    progress(place, total)
+        for name in members:
+            for mode in modes:
+                if mode not in chosen:
+                    readings[name, mode] = (
+                        Reading.missing(self.failures[mode])
+                        if self.has_batch_norm
+                        else readings[name, chosen[0]]
+                    )
+        return readings
+
+
+def checked_modes(modes: str | Iterable[str] | None) -> tuple[BatchNormMode, ...]:
+    """The modes asked for, in the order of `MODES`; all for ``None``."""
+    asked = list(MODES) if modes is None else [modes] if isinstance(modes, str) else list(modes)
+    unknown = [mode for mode in asked if mode not in MODES]
+    if unknown or not asked:
+        got = repr(unknown[0]) if unknown else "none"
+        raise ValueError(f"`modes` must be some of {', '.join(MODES)}, got {got}.")
+    return tuple(mode for mode in MODES if mode in asked)
+
+
+def _read(
+    objective: Objective, member: Member, level: float, seed: int, progress: Progress | None
+) -> Reading:
+    try:
+        return Reading.of(member(objective, seed=seed, progress=progress), level)
+    except (ThalwegError, ValueError) as error:
+        return Reading.missing(str(error))
+
+
+def _within(progress: Progress | None, place: int, total: int) -> Progress | None:
+    """A measure's own progress as a part of the whole."""
+    if progress is None:
+        return None
+    return lambda done, of: progress(place + STEPS * min(done, of) // max(of, 1), total)
+
+
+def part_of(progress: Progress | None, part: int, num_parts: int) -> Progress | None:
+    """The progress of one of several networks as a part of the whole; no two need take the same time.
+
+    It never falls back, though a measure may find on its way that it has more to do.
+    """
+    if progress is None:
+        return None
+    highest = 0
+
+    def report(done: int, of: int) -> None:
+        nonlocal highest
+        highest = max(highest, part * STEPS + STEPS * done // of)
+        progress(highest, num_parts * STEPS)
+
+    return report

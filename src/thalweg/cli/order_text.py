@@ -1,0 +1,52 @@
+"""A comparison or a contrast in a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from thalweg.analyses.compare import Comparison
+from thalweg.analyses.contrast_result import Contrast
+from thalweg.report.order_figures import CHANGED
+from thalweg.report.order_tables import OrderTable, order_table
+
+# Columns where there is no terminal to ask.
+WIDTH = 100
+
+# As many of the numbers as fit; the page has all.
+MOST_CELLS = 5
+
+
+def print_order(result: Comparison | Contrast) -> None:
+    """Print the rows, what they add up to, and why some were not measured."""
+    console = Console(highlight=False, emoji=False, markup=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    table = order_table(result)
+    console.print(_rich_table(table))
+    for row in table.rows:
+        if row.reason:
+            mode = f", {row.mode}" if row.mode else ""
+            console.print(f"not measured: {row.measure}{mode}: {row.reason}", soft_wrap=True)
+    for line in table.remarks:
+        console.print(line, soft_wrap=True)
+
+
+def _rich_table(table: OrderTable) -> Table:
+    has_modes = any(row.mode for row in table.rows)
+    kinds = {row.kind for row in table.rows}
+    shown = table.columns[:MOST_CELLS]
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("", "measure", *(["mode"] if has_modes else []), *shown, "larger"):
+        grid.add_column(name, no_wrap=name == "mode" or name in shown[2:], overflow="fold")
+    previous = ""
+    for row in table.rows:
+        name = row.measure if row.measure != previous else ""
+        if name and len(kinds) > 1:
+            name += f"\n({row.kind})"
+        previous = row.measure
+        cells = [f"{cell.main}\n{cell.interval}".strip() for cell in row.cells] or ["–"] * len(shown)
+        first = [CHANGED if row.changes else "", name, *([row.mode] if has_modes else [])]
+        grid.add_row(*(Text(text) for text in (*first, *cells[: len(shown)], row.answer)))
+    return grid

@@ -1,0 +1,213 @@
+"""``thalweg compare`` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.cli.test_measure import thalweg
+from torch import nn
+
+import thalweg as tw
+
+MODULE = """
+import torch
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 3))
+
+def by_recipe(recipe):
+    return build() if recipe == "bn" else plain()
+
+def data():
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(50, 12, generator=rng), torch.randint(0, 3, (50,), generator=rng)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("user")
+    (path / "nets.py").write_text(MODULE)
+    namespace: dict = {}
+    exec(MODULE, namespace)
+    for recipe in ("bn", "plain"):
+        (path / "ckpt" / recipe).mkdir(parents=True)
+        for seed in range(4):
+            torch.manual_seed(seed + 10 * (recipe == "bn"))
+            torch.save(namespace["by_recipe"](recipe).state_dict(), path / f"ckpt/{recipe}/seed{seed}.pt")
+    yield path
+    sys.modules.pop("nets", None)
+
+
+def compare(folder: Path, *arguments: str) -> SimpleNamespace:
+    return thalweg(folder, "compare", *arguments, "--data", "nets:data", "--device", "cpu")
+
+
+PAIR = ("ckpt/bn/seed0.pt", "ckpt/plain/seed0.pt", "--model", "nets:build", "--model-b", "nets:plain")
+GROUPS = ("ckpt/{recipe}/seed{seed}.pt", "--by", "recipe", "--model", "nets:by_recipe")
+
+
+def user_run(folder: Path, recipe: str, seed: int) -> tw.Run:
+    namespace: dict = {}
+    exec(MODULE, namespace)
+    model: nn.Module = namespace["by_recipe"](recipe)
+    model.load_state_dict(torch.load(folder / f"ckpt/{recipe}/seed{seed}.pt", weights_only=True))
+    return tw.Run({"recipe": recipe, "seed": seed}, lambda: model, {"data": namespace["data"]()})
+
+
+def test_two_files(folder: Path) -> None:
+    done = compare(folder, *PAIR, "--measures", "sam_sharpness,trace", "--seed", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    expected = tw.compare(
+        user_run(folder, "bn", 0),
+        user_run(folder, "plain", 0),
+        measures=["sam_sharpness", "trace"],
+        names=("bn/seed0.pt", "plain/seed0.pt"),
+        seed=3,
+    )
+    assert row["values"]["tensor"] == expected.values.tolist()
+    assert row["names"] == ["bn/seed0.pt", "plain/seed0.pt"]
+    assert [r["ordering"]["mode"] for r in row["rows"]] == ["running", "recalibrated", "batch"] * 2
+    assert [r["changes"] for r in row["rows"]] == [r.changes for r in expected.rows]
+    assert row["remarks"] == expected.remarks
+    back = tw.Measurement.from_dict(row)
+    assert isinstance(back, tw.Comparison)
+    assert back.rows == expected.rows
+
+
+def test_the_table_is_legible_at_100_columns_and_the_page_is_written(folder: Path) -> None:
+    done = compare(folder, *PAIR, "--measures", "sam_sharpness,trace", "--out", "page")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    table = [line for line in lines if not line.endswith(".")]
+    assert max(map(len, table)) <= 100
+    assert "…" not in done.stdout
+    row = json.loads((folder / "page" / "result.json").read_text())
+    marks = [
+        line.startswith("≠") for line in table if "running" in line or "recal" in line or "batch  " in line
+    ]
+    assert marks == [r["changes"] for r in row["rows"]]
+    assert all(remark in lines for remark in row["remarks"])
+    assert (folder / "page" / "index.html").read_text().startswith("<!DOCTYPE html>")
+    assert done.stderr == "page: page/index.html\n"
+
+
+def test_groups_by_a_pattern(folder: Path) -> None:
+    done = compare(
+        folder, *GROUPS, "--groups", "plain,bn", "--paired-by", "seed", "--measures", "sam_sharpness",
+        "--modes", "batch", "--correction", "holm", "--log", "--level", "0.8", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    expected = tw.contrast(
+        tw.Runs(user_run(folder, recipe, seed) for recipe in ("bn", "plain") for seed in range(4)),
+        by="recipe",
+        groups=("plain", "bn"),
+        paired_by="seed",
+        measures=["sam_sharpness"],
+        modes="batch",
+        correction="holm",
+        log=True,
+        level=0.8,
+    )
+    assert row["values_a"]["tensor"] == expected.values_a.tolist()
+    assert row["value"] == expected.value
+    assert row["rows"][0]["p_holm"] == expected.rows[0].p_holm
+    text = compare(folder, *GROUPS, "--measures", "sam_sharpness")
+    assert text.returncode == 0, text.stderr
+    assert "bn, n = 4" in text.stdout
+    assert max(map(len, text.stdout.splitlines()[:-2])) <= 100
+
+
+def test_numbers_in_fields_are_groups_by_their_text(folder: Path) -> None:
+    done = compare(folder, "ckpt/{recipe}/seed{seed}.pt", "--by", "seed", "--groups", "1,3",
+                   "--model", "nets:by_recipe", "--measures", "sam_sharpness", "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["groups"] == [1, 3]
+
+
+BAD = {
+    "no such file": ((PAIR[0], "none.pt", "--model", "nets:build"), "none.pt is not a file"),
+    "another shape": (
+        (PAIR[0], PAIR[1], "--model", "nets:build"),
+        "ckpt/plain/seed0.pt does not fit Sequential: it lacks 2.weight",
+    ),
+    "one file": (
+        (PAIR[0], "--model", "nets:build"),
+        "`checkpoints` must be two files, or one pattern with --by, got 1",
+    ),
+    "three files": (
+        (PAIR[0], PAIR[0], PAIR[0], "--model", "nets:build"),
+        "two files, or one pattern with --by, got 3",
+    ),
+    "the same file": (
+        (PAIR[0], PAIR[0], "--model", "nets:build"),
+        "`checkpoints` must be two different files",
+    ),
+    "a pattern without by": ((GROUPS[0], "--model", "nets:build"), "`by` must name the pattern's field"),
+    "an expanded pattern": (
+        (PAIR[0], PAIR[1], "--by", "recipe", "--model", "nets:build"),
+        "put it in quotes",
+    ),
+    "groups of files": ((*PAIR, "--groups", "a,b"), "`groups` is for groups of runs"),
+    "pairs of files": ((*PAIR, "--paired-by", "seed"), "`paired_by` is for groups of runs"),
+    "two models of groups": ((*GROUPS, "--model-b", "nets:plain"), "`model_b` is for two files"),
+    "no match": (
+        ("ckpt/{recipe}/w{seed}.pt", "--by", "recipe", "--model", "nets:build"),
+        "matches no file: in ckpt/bn there is seed0.pt",
+    ),
+    "no such field": (
+        ("ckpt/{recipe}/seed{seed}.pt", "--by", "lr", "--model", "nets:by_recipe"),
+        "`by` must be one of the fields recipe, seed",
+    ),
+    "no such group": ((*GROUPS, "--groups", "bn,sam"), "`groups` must be two different values of recipe"),
+    "no such measure": ((*PAIR, "--measures", "flatness"), "`measures` must be some of top_eigenvalue"),
+    "no such mode": ((*PAIR, "--modes", "frozen"), "`modes` must be some of running"),
+    "no such dtype": ((*PAIR, "--dtype", "int8"), "`dtype` must be one of float32, float64"),
+    "no such correction": ((*GROUPS, "--correction", "none at all"), "`correction` must be one of joint"),
+    "a level in per cent": ((*PAIR, "--level", "95"), "`level` must lie in (0, 1)"),
+    "a builder that needs fields": (
+        (PAIR[0], PAIR[1], "--model", "nets:by_recipe"),
+        "`build` must take no argument, fields",
+    ),
+    "a micro-batch in words": (
+        (*PAIR, "--micro-batch", "many"),
+        "`micro_batch` must be auto or a whole number",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_exit_code_2(folder: Path, case: str) -> None:
+    arguments, words = BAD[case]
+    done = compare(folder, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("thalweg: ")
+    assert words in done.stderr
+
+
+def test_a_network_that_diverged_is_a_failed_measurement(folder: Path) -> None:
+    weights = torch.load(folder / PAIR[1], weights_only=True)
+    weights["1.weight"].fill_(float("nan"))
+    torch.save(weights, folder / "diverged.pt")
+    done = compare(folder, PAIR[0], "diverged.pt", *PAIR[2:])
+    assert done.returncode == 1
+    assert "diverged: " in done.stderr
+
+
+def test_help_has_examples(folder: Path) -> None:
+    done = thalweg(folder, "compare", "--help")
+    assert done.returncode == 0
+    assert "thalweg compare 'ckpt/{recipe}/seed{seed}.pt' --by recipe" in " ".join(done.stdout.split())
