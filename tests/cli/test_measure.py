@@ -298,11 +298,14 @@ def test_what_a_profile_knows_is_shown(folder: Path) -> None:
     for layer, trace, error in zip(
         profile.layers, profile.layer_traces.tolist(), profile.layer_trace_errors.tolist(), strict=True
     ):
-        assert [layer, f"{trace:.6g}", f"{quantile * error:.2g}"] in rows
+        low, high = (f"{trace + sign * quantile * error:.6g}" for sign in (-1, 1))
+        assert [layer, f"{trace:.6g}", f"{error:.6g}", low, "to", high] in rows
     derived = json.loads(measure(folder, *arguments, "--json").stdout)["derived"]
     low, high = profile.trace.interval(0.95)
     assert derived["trace"] == {"value": float(profile.trace), "low": float(low), "high": float(high)}
     assert derived["lambda_min"] == profile.lambda_min
+    ends = [end.tolist() for end in profile.layer_trace_estimate.interval(0.95)]
+    assert [derived["layer_trace_estimate"][end] for end in ("low", "high")] == ends
     for row in derived["log_det"]:
         assert row["damping"] > -profile.lambda_min_lower
         assert row["value"] == float(profile.log_det(row["damping"]))
@@ -311,26 +314,25 @@ def test_what_a_profile_knows_is_shown(folder: Path) -> None:
 def test_a_table_holds_what_belongs_to_the_parts(folder: Path) -> None:
     shown = measure(folder, "hessian_trace", "--set", "rtol=0.9", "--set", "population=True").stdout
     (header,) = (line for line in shown.splitlines() if line.startswith("layers"))
-    assert header.split() == ["layers", "trace", "±", "(95", "%)"]
+    assert header.split("  ") == ["layers", "layer_traces", "layer_trace_errors", "95 % interval"]
     assert "\nfold_traces: " in shown
     arguments = ("--checkpoint", "w.safetensors", "--set", "num_probes=3", "--set", "num_steps=2")
     shown = measure(folder, "block_curvature", *arguments).stdout
     (header,) = (line for line in shown.splitlines() if line.startswith("blocks"))
-    assert header.split() == [
+    assert [word.strip() for word in header.split("  ") if word] == [
         "blocks",
-        "size",
-        "trace",
-        "lambda_max,",
-        "at",
-        "least",
-        "lambda_min,",
-        "at",
-        "most",
+        "sizes",
+        "traces",
+        "95 % interval",
+        "lambda_max, at least",
+        "lambda_min, at most",
     ]
     model, data = own(folder)
     result = tw.block_curvature(tw.Objective(model, data), num_probes=3, num_steps=2, seed=0)
     (row,) = (line for line in shown.splitlines() if line.startswith(f"{result.blocks[0]} "))
-    assert str(result.densities[0].trace) in row
+    low, high = map(float, result.densities[0].trace.interval(0.95))
+    assert f"  {low:.6g} to {high:.6g}  " in row
+    assert "\ntraces: " not in shown
 
 
 def test_a_data_sets_name_is_no_picture(folder: Path) -> None:

@@ -61,6 +61,18 @@ def test_rounding_is_no_uncertainty() -> None:
     assert "± 1e-05" in str(Estimate.of(samples, torch.tensor(1e-5).double()))
 
 
+def test_several_estimates_of_one_kind_are_one() -> None:
+    rng = torch.Generator().manual_seed(0)
+    parts = [
+        dataclasses.replace(Estimate.of(torch.rand(4, generator=rng), torch.tensor(0.1)), support=(0.0, 2.0))
+        for _ in range(3)
+    ]
+    whole = Estimate.stack(parts)
+    for i, part in enumerate(parts):
+        for ends in zip(whole.interval(0.9), part.interval(0.9), strict=True):
+            assert float(ends[0][i]) == float(ends[1])
+
+
 def test_jackknife_of_a_mean_is_the_standard_error() -> None:
     mean, jackknifed = Estimate.of(SAMPLES), Estimate.jackknifed(lambda m: m, SAMPLES)
     torch.testing.assert_close(jackknifed.standard_error, mean.standard_error)

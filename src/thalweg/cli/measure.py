@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -17,12 +18,10 @@ from thalweg.analyses import ANALYSES
 from thalweg.analyses.curvature_profile import CurvatureProfile
 from thalweg.cli.console import errors, progress_bar
 from thalweg.cli.options import DataRoot, Device, Json, LossName, Model, resolve_device, resolve_loss
-from thalweg.core.measurement import Measurement, StandardError, jsonable
+from thalweg.core.measurement import Measurement, jsonable
 from thalweg.data.registry import dataset_names, load_data
 from thalweg.linalg.estimate import Estimate
 from thalweg.measures import MEASURES as SINGLE_MEASURES
-from thalweg.measures.curvature.block_curvature import BlockCurvature
-from thalweg.measures.curvature.hessian_trace import HessianTrace
 from thalweg.measures.curvature.spectral_density import SpectralDensity
 from thalweg.models.registry import build_model
 from thalweg.objective.batch_norm import MODES
@@ -35,9 +34,6 @@ MEASURES = {**SINGLE_MEASURES, **ANALYSES}
 
 # Dampings at which log det(H + damping I) is shown, in parts of the larger end of the spectrum.
 DAMPINGS = (0.01, 0.1, 1.0)
-
-# What is shown in a table, part by part, instead.
-PER_PART = ("layer_traces", "layer_trace_errors", "blocks", "sizes", "lambda_max", "lambda_min", "traces")
 
 # Ritz values bound the ends of a spectrum from inside.
 ONE_SIDED = {"lambda_max": "lambda_max, at least", "lambda_min": "lambda_min, at most"}
@@ -231,7 +227,7 @@ def _text(result: Measurement) -> str:
     entries = {key: getattr(result, key, None) for key in fields} | _derived(result)
     table = _table(result)
     for key, entry in entries.items():
-        if table and key in PER_PART and not isinstance(entry, float):
+        if key in result.per_part:
             continue
         if isinstance(entry, Tensor) and entry.ndim == 1 and len(entry) <= MOST_PRINTED:
             lines.append(f"{key}: {', '.join(f'{x:.6g}' for x in entry.tolist())}")
@@ -245,29 +241,20 @@ def _text(result: Measurement) -> str:
 
 def _table(result: Measurement) -> dict[str, list[str]]:
     """What a result holds for each layer or block, in columns of text."""
-    if isinstance(result, BlockCurvature):
-        return {
-            "blocks": list(result.blocks),
-            "size": [f"{n:,}" for n in result.sizes.tolist()],
-            "trace": [str(density.trace) for density in result.densities],
-            **{words: _numbers(getattr(result, key)) for key, words in ONE_SIDED.items()},
-        }
-    if isinstance(result, HessianTrace | CurvatureProfile):
-        num_probes = len(result.samples) if isinstance(result, HessianTrace) else result.num_probes
-        halves = [
-            StandardError(error, num_probes - 1).half_width(0.95)
-            for error in result.layer_trace_errors.tolist()
-        ]
-        return {
-            "layers": list(result.layers),
-            "trace": _numbers(result.layer_traces),
-            "± (95 %)": [f"{half:.2g}" for half in halves],
-        }
-    return {}
+    columns = {key: getattr(result, key) for key in result.per_part}
+    return {
+        "95 % interval" if isinstance(column, Estimate) else ONE_SIDED.get(key, key): _cells(column)
+        for key, column in columns.items()
+    }
 
 
-def _numbers(column: Tensor) -> list[str]:
-    return [f"{x:.6g}" for x in column.tolist()]
+def _cells(column: Sequence[str] | Tensor | Estimate) -> list[str]:
+    if isinstance(column, Estimate):
+        ends = (end.tolist() for end in column.interval(0.95))
+        return [f"{low:.6g} to {high:.6g}" for low, high in zip(*ends, strict=True)]
+    if isinstance(column, Tensor):
+        return [f"{x:.6g}" if isinstance(x, float) else f"{x:,}" for x in column.tolist()]
+    return list(column)
 
 
 def _rows(table: dict[str, list[str]]) -> list[str]:
@@ -300,9 +287,9 @@ def _log_dets(result: Measurement) -> list[tuple[float, Estimate]]:
 def _json(result: Measurement) -> dict[str, Any]:
     """All of the result, and what it computes from that with its error: a reader need not compute it anew."""
 
-    def entry(estimate: Estimate) -> dict[str, float]:
-        low, high = (float(end) for end in estimate.interval(0.95))
-        return {"value": float(estimate), "low": low, "high": high}
+    def entry(estimate: Estimate) -> dict[str, Any]:
+        low, high = estimate.interval(0.95)
+        return {"value": estimate.value.tolist(), "low": low.tolist(), "high": high.tolist()}
 
     derived = {
         name: entry(number) if isinstance(number, Estimate) else number

@@ -116,6 +116,9 @@ class Measurement:
     measure: ClassVar[str] = ""
     classes: ClassVar[dict[str, type[Measurement]]] = {}
 
+    # Attributes with one entry for each part, a layer say, the parts' names first: what a table shows.
+    per_part: ClassVar[tuple[str, ...]] = ()
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.measure:

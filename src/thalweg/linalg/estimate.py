@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +69,16 @@ class Estimate:
             values = torch.stack([statistic(part) for part in left_out])
             error = (num_probes - 1) / math.sqrt(num_probes) * values.std(0)
         return cls(value, error, num_probes - 1, torch.zeros_like(value) if solver is None else solver)
+
+    @classmethod
+    def stack(cls, estimates: Sequence[Estimate]) -> Estimate:
+        """Several of one kind, with the same degrees of freedom and support, as one ``(K, ...)``."""
+        (dof,), (support,) = {e.dof for e in estimates}, {e.support for e in estimates}
+        value, error, solver = (
+            torch.stack([getattr(e, name) for e in estimates])
+            for name in ("value", "standard_error", "solver")
+        )
+        return cls(value, error, dof, solver, support)
 
     def __float__(self) -> float:
         return float(self.value)
