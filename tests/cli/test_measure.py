@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -283,6 +284,39 @@ def test_short_arrays_are_shown(folder: Path) -> None:
     assert f"eigenvalues: {values}\n" in shown
 
 
+def outwards(text: str, bound: float, sign: int) -> None:
+    """The text is of the bound, and beyond it on that side by less than a unit of its sixth digit."""
+    assert 0 <= sign * (float(text) - bound) <= 1e-5 * abs(bound) + 1e-12, (text, bound)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_bounds_are_rounded_away_from_what_they_bound(folder: Path, seed: int) -> None:
+    more = ("--checkpoint", "w.safetensors", "--seed", str(seed))
+    objective = tw.Objective(*own(folder))
+
+    def said(shown: str, key: str) -> str:
+        (line,) = (line for line in shown.splitlines() if line.startswith(f"{key}: "))
+        return line.removeprefix(f"{key}: ")
+
+    profile = tw.curvature_profile(objective, max_matvecs=24, seed=seed)
+    shown = measure(folder, "curvature_profile", "--set", "max_matvecs=24", *more).stdout
+    outwards(said(shown, "lambda_max, at least"), profile.lambda_max, -1)
+    outwards(said(shown, "lambda_max_upper"), profile.lambda_max_upper, 1)
+    outwards(said(shown, "lambda_min, at most"), profile.lambda_min, 1)
+    outwards(said(shown, "lambda_min_lower"), profile.lambda_min_lower, -1)
+    ends = said(shown, "interval at 95 % or more").split(" to ")
+    for text, end, sign in zip(ends, profile.interval(0.95), (-1, 1), strict=True):
+        outwards(text, end, sign)
+
+    eigenvalues = tw.top_eigenvalues(objective, 2, which="both", seed=seed)
+    shown = measure(folder, "top_eigenvalues", "--set", "k=2", "--set", "which=both", *more).stdout
+    for key, sign in (("lower_bound", -1), ("upper_bound", 1)):
+        outwards(said(shown, key), getattr(eigenvalues, key), sign)
+        outwards(said(shown, f"smallest_{key}"), getattr(eigenvalues, f"smallest_{key}"), sign)
+    for text, residual in zip(said(shown, "residuals").split(", "), eigenvalues.residuals, strict=True):
+        outwards(text, float(residual), 1)
+
+
 def test_what_a_profile_knows_is_shown(folder: Path) -> None:
     arguments = ("curvature_profile", "--checkpoint", "w.safetensors", "--set", "max_matvecs=24")
     shown = measure(folder, *arguments).stdout
@@ -290,7 +324,6 @@ def test_what_a_profile_knows_is_shown(folder: Path) -> None:
     profile = tw.curvature_profile(tw.Objective(model, data), max_matvecs=24, seed=0)
     for name in ("trace", "frobenius_norm", "negative_mass", "effective_rank"):
         assert f"\n{name}: {getattr(profile, name)}\n" in shown
-    assert f"\nlambda_max, at least: {profile.lambda_max:.6g}\n" in shown
     damping = float(f"{max(profile.lambda_max, -profile.lambda_min):.2g}")
     assert f"\nlog_det, damping {damping:g}: {profile.log_det(damping)}\n" in shown
     rows = [line.split() for line in shown.splitlines()]
@@ -298,8 +331,10 @@ def test_what_a_profile_knows_is_shown(folder: Path) -> None:
     for layer, trace, error in zip(
         profile.layers, profile.layer_traces.tolist(), profile.layer_trace_errors.tolist(), strict=True
     ):
-        low, high = (f"{trace + sign * quantile * error:.6g}" for sign in (-1, 1))
-        assert [layer, f"{trace:.6g}", f"{error:.6g}", low, "to", high] in rows
+        (row,) = (row for row in rows if row[:1] == [layer])
+        assert row[1:3] + row[4:5] == [f"{trace:.6g}", f"{error:.6g}", "to"]
+        outwards(row[3], trace - quantile * error, -1)
+        outwards(row[5], trace + quantile * error, 1)
     derived = json.loads(measure(folder, *arguments, "--json").stdout)["derived"]
     low, high = profile.trace.interval(0.95)
     assert derived["trace"] == {"value": float(profile.trace), "low": float(low), "high": float(high)}
@@ -330,8 +365,10 @@ def test_a_table_holds_what_belongs_to_the_parts(folder: Path) -> None:
     model, data = own(folder)
     result = tw.block_curvature(tw.Objective(model, data), num_probes=3, num_steps=2, seed=0)
     (row,) = (line for line in shown.splitlines() if line.startswith(f"{result.blocks[0]} "))
-    low, high = map(float, result.densities[0].trace.interval(0.95))
-    assert f"  {low:.6g} to {high:.6g}  " in row
+    found = re.search(r"(\S+) to (\S+)", row)
+    assert found
+    for text, end, sign in zip(found.groups(), result.densities[0].trace.interval(), (-1, 1), strict=True):
+        outwards(text, float(end), sign)
     assert "\ntraces: " not in shown
 
 

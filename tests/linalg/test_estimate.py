@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from thalweg.core.rounding import at_most
 from thalweg.linalg.estimate import Estimate
 
 SAMPLES = torch.tensor([[1.0, 4.0], [2.0, 4.0], [6.0, 4.0]], dtype=torch.float64)
@@ -51,7 +52,7 @@ def test_a_share_stays_within_its_support() -> None:
     low, high = share.interval()
     assert float(low) == 0
     assert 0.3 < float(high) < 1
-    assert str(share) == f"0.3, 0 to {float(high):.3g} (95 %)"
+    assert str(share) == f"0.3, 0 to {at_most(float(high), 3)} (95 %)"
     assert Estimate.of(SAMPLES[:, 0] / 10).interval()[0] < 0
 
 

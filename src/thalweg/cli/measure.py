@@ -19,6 +19,7 @@ from thalweg.analyses.curvature_profile import CurvatureProfile
 from thalweg.cli.console import errors, progress_bar
 from thalweg.cli.options import DataRoot, Device, Json, LossName, Model, resolve_device, resolve_loss
 from thalweg.core.measurement import Measurement, jsonable
+from thalweg.core.rounding import at_least, at_most
 from thalweg.data.registry import dataset_names, load_data
 from thalweg.linalg.estimate import Estimate
 from thalweg.measures import MEASURES as SINGLE_MEASURES
@@ -37,6 +38,10 @@ DAMPINGS = (0.01, 0.1, 1.0)
 
 # Ritz values bound the ends of a spectrum from inside.
 ONE_SIDED = {"lambda_max": "lambda_max, at least", "lambda_min": "lambda_min, at most"}
+
+# How the names of numbers end that bound something.
+LOWER_BOUNDS = ("lower", "lower_bound", "lambda_max")
+UPPER_BOUNDS = ("upper", "upper_bound", "lambda_min", "residuals")
 
 # Entries of an array that the text shows; --json has all.
 MOST_PRINTED = 20
@@ -222,7 +227,7 @@ def _whole_number(name: str, text: str) -> int:
 
 def _text(result: Measurement) -> str:
     low, high = result.interval(0.95)
-    lines = [repr(result), f"interval at 95 % or more: {low:.6g} to {high:.6g}"]
+    lines = [repr(result), f"interval at 95 % or more: {at_least(low)} to {at_most(high)}"]
     fields = [key for key in result.to_dict() if key not in ("measure", "value", "error", "provenance")]
     entries = {key: getattr(result, key, None) for key in fields} | _derived(result)
     table = _table(result)
@@ -230,9 +235,9 @@ def _text(result: Measurement) -> str:
         if key in result.per_part:
             continue
         if isinstance(entry, Tensor) and entry.ndim == 1 and len(entry) <= MOST_PRINTED:
-            lines.append(f"{key}: {', '.join(f'{x:.6g}' for x in entry.tolist())}")
+            lines.append(f"{key}: {', '.join(_cells(key, entry))}")
         elif isinstance(entry, float):
-            lines.append(f"{ONE_SIDED.get(key, key)}: {entry:.6g}")
+            lines.append(f"{ONE_SIDED.get(key, key)}: {_number(key, entry)}")
         elif isinstance(entry, int | str | Estimate):
             lines.append(f"{key}: {entry}")
     lines += [f"log_det, damping {damping:g}: {estimate}" for damping, estimate in _log_dets(result)]
@@ -243,18 +248,25 @@ def _table(result: Measurement) -> dict[str, list[str]]:
     """What a result holds for each layer or block, in columns of text."""
     columns = {key: getattr(result, key) for key in result.per_part}
     return {
-        "95 % interval" if isinstance(column, Estimate) else ONE_SIDED.get(key, key): _cells(column)
+        "95 % interval" if isinstance(column, Estimate) else ONE_SIDED.get(key, key): _cells(key, column)
         for key, column in columns.items()
     }
 
 
-def _cells(column: Sequence[str] | Tensor | Estimate) -> list[str]:
+def _cells(key: str, column: Sequence[str] | Tensor | Estimate) -> list[str]:
     if isinstance(column, Estimate):
         ends = (end.tolist() for end in column.interval(0.95))
-        return [f"{low:.6g} to {high:.6g}" for low, high in zip(*ends, strict=True)]
-    if isinstance(column, Tensor):
-        return [f"{x:.6g}" if isinstance(x, float) else f"{x:,}" for x in column.tolist()]
-    return list(column)
+        return [f"{at_least(low)} to {at_most(high)}" for low, high in zip(*ends, strict=True)]
+    return [_number(key, x) for x in column.tolist()] if isinstance(column, Tensor) else list(column)
+
+
+def _number(key: str, x: float) -> str:
+    """To six digits; what bounds something is rounded away from it."""
+    if isinstance(x, int):
+        return f"{x:,}"
+    if key.endswith(LOWER_BOUNDS):
+        return at_least(x)
+    return at_most(x) if key.endswith(UPPER_BOUNDS) else f"{x:.6g}"
 
 
 def _rows(table: dict[str, list[str]]) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_fraction
 from thalweg.core.measurement import ROUNDING, ErrorBudget, StandardError
+from thalweg.core.rounding import at_least, at_most
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ class Estimate:
         if math.isfinite(value) and half <= ROUNDING * abs(value):
             return f"{value:.6g} exact"
         if low in self.support or high in self.support:
-            return f"{value:.6g}, {low:.3g} to {high:.3g} (95 %)"
-        return f"{value:.6g} ± {half:.2g} (95 %)"
+            return f"{value:.6g}, {at_least(low, 3)} to {at_most(high, 3)} (95 %)"
+        return f"{value:.6g} ± {at_most(half, 2)} (95 %)"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self})"

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from thalweg.core.arguments import check_count
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ROUNDING, ErrorBudget, Measurement, hash_tensors
+from thalweg.core.rounding import at_least, at_most
 from thalweg.linalg.wanted_pairs import Which
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
@@ -83,20 +83,21 @@ class TopEigenvalues(Measurement):
 
     def __repr__(self) -> str:
         sure = f"({100 * self.confidence:.4g} %)"
-        at_least = f"at least {_rounded(self.lower_bound, ROUND_FLOOR)} {sure}"
-        at_most = f"at most {_rounded(self.upper_bound, ROUND_CEILING)} {sure}"
-        parts = [self._pair(0), at_least if self.is_bottom else at_most]
+        if self.is_bottom:
+            bound = f"at least {at_least(self.lower_bound)} {sure}"
+        else:
+            bound = f"at most {at_most(self.upper_bound)} {sure}"
+        parts = [self._pair(0), bound]
         if self.smallest_lower_bound is not None:
             smallest = self._pair(min(self.num_top, len(self.eigenvalues) - 1))
-            at_least = f"at least {_rounded(self.smallest_lower_bound, ROUND_FLOOR)} {sure}"
-            parts += [f"smallest {smallest}", at_least]
+            parts += [f"smallest {smallest}", f"at least {at_least(self.smallest_lower_bound)} {sure}"]
         if self.batch_norm:
             parts.append(f"batch norm {self.batch_norm}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def _pair(self, i: int) -> str:
         value, residual = float(self.eigenvalues[i]), float(self.residuals[i])
-        return f"{value:.6g} {f'± {residual:.2g}' if residual > ROUNDING * abs(value) else 'exact'}"
+        return f"{value:.6g} {f'± {at_most(residual, 2)}' if residual > ROUNDING * abs(value) else 'exact'}"
 
 
 def top_eigenvalues(
@@ -262,11 +263,3 @@ def _num_top(num_found: int, arguments: Mapping[str, Any]) -> int:
     """Eigenvalues of the top among those found, of which a partial result may have fewer than asked for."""
     which = arguments.get("which", "top")
     return 0 if which == "bottom" else min(arguments["k"], num_found) if which == "both" else num_found
-
-
-def _rounded(x: float, rounding: str, digits: int = 6) -> str:
-    """With six digits, as the value has, rounded away from it."""
-    if x == 0 or not math.isfinite(x):
-        return f"{x:g}"
-    exact = Decimal(x)
-    return f"{float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding)):.{digits}g}"
