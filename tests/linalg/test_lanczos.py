@@ -183,6 +183,46 @@ def test_certify_goes_on_until_the_bound_is_tight() -> None:
     assert loose.num_steps < tight.num_steps <= 8
 
 
+class Bounded(DenseOperator):
+    """A matrix whose form says what no eigenvalue lies below."""
+
+    def __init__(self, matrix: Tensor, least: float) -> None:
+        super().__init__(matrix)
+        self._least = least
+
+    @property
+    def least_eigenvalue(self) -> float:
+        return self._least
+
+
+@pytest.mark.parametrize("which", ["bottom", "both"])
+def test_no_product_certifies_an_end_that_the_form_bounds(which: Any) -> None:
+    A, Q = planted_matrix(torch.cat([torch.linspace(90, 40, 10), torch.logspace(1, -5, P - 10)]).double())
+    options: dict[str, Any] = {"which": which, "certify_rtol": 1e-3, "start": Q[:, [0, -1]], "min_steps": 1}
+    unknown, known = solve(DenseOperator(A), **options), solve(Bounded(A, 0.0), **options)
+    # One block of three columns shows the smallest; the largest has still to be certified.
+    top = 0 if which == "bottom" else solve(DenseOperator(A), **{**options, "which": "top"}).num_matvecs
+    assert known.num_matvecs <= 3 + top < unknown.num_matvecs
+    assert unknown.bottom is not None
+    assert known.bottom is not None
+    assert unknown.bottom.confidence == 0.99
+    assert unknown.bottom.lower < 0
+    assert (known.bottom.lower, known.bottom.confidence) == (0.0, 1.0)
+    assert known.bottom.upper == pytest.approx(1e-5, abs=1e-12)
+    if known.top is not None:
+        assert known.top.confidence == 0.99
+        assert 90 <= known.top.upper <= 90 * 1.001
+
+
+def test_a_form_that_bounds_little_leaves_the_end_to_chance() -> None:
+    spectrum = torch.linspace(50, 100, P).double()
+    A, _ = planted_matrix(spectrum)
+    found = solve(Bounded(A, 0.0), which="bottom", certify_rtol=0.05)
+    assert found.bottom is not None
+    assert found.bottom.confidence == 0.99
+    assert 45 <= found.bottom.lower <= 50
+
+
 def test_a_good_warm_start_takes_few_block_products() -> None:
     A, Q = planted_matrix(SPECTRA["network"], dtype=torch.float32)
     for quality, most in ((0.01, 3), (0.1, 4), (0.3, 5)):

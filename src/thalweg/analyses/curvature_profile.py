@@ -188,11 +188,7 @@ def curvature_profile(
         "operator": operator.check.to_dict(),
     }
     density = density_result(process.quadrature(), {})
-    upper, lower = density.lambda_max, density.lambda_min
-    if not krylov.complete:
-        upper = max(upper, certificate.upper_bound())
-        lower = min(lower, certificate.lower_bound())
-    rounding = density.resolution
+    top, bottom = certificate.bounds(krylov, density.lambda_max, density.lambda_min)
     indices = layer_indices(target.space)
     by_layer = Estimate.of(_layer_trace_samples(process, indices))
     trace = Estimate.of(density.quadrature.samples(lambda nodes: operator.dim * nodes))
@@ -202,9 +198,9 @@ def curvature_profile(
         error=trace.budget,
         provenance=provenance,
         density=density,
-        lambda_max_upper=upper + rounding,
-        lambda_min_lower=max(lower - rounding, min(operator.least_eigenvalue, density.lambda_min)),
-        confidence=1.0 if krylov.complete else CONFIDENCE,
+        lambda_max_upper=top.upper,
+        lambda_min_lower=bottom.lower,
+        confidence=top.confidence,
         layers=tuple(indices),
         layer_traces=by_layer.value,
         layer_trace_errors=by_layer.standard_error,

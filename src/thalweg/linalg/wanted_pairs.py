@@ -86,7 +86,10 @@ class WantedPairs:
         if self.num_top:
             reach = values + residuals - values[self.num_top - 1]
         if self.num_bottom:
-            reach = torch.maximum(reach, values[-self.num_bottom] - values + residuals)
+            last = values[-self.num_bottom]
+            # Below what the matrix's form allows there is nothing to reach.
+            room = float(last) - self.process.operator.least_eigenvalue
+            reach = torch.maximum(reach, (last - values + residuals).clamp(max=room))
         contends = (residuals > tolerance) & (reach > tolerance)
         contends[self.wanted] = False
         return contends
@@ -101,16 +104,8 @@ class WantedPairs:
 
     def bounds(self) -> tuple[SpectralBound | None, SpectralBound | None]:
         """Bounds on the largest and the smallest eigenvalue, each ``None`` if that end was not asked for."""
-        # Rounding as it was seen: what H does not show, and the products' lack of symmetry.
-        slack = self.process.slack + self.process.noise
         highest, lowest = float(self.values[0]), float(self.values[-1])
-        if self.process.complete:
-            level, upper, lower = 1.0, highest, lowest
-        else:
-            level = self.confidence
-            upper, lower = self._certificate.upper_bound(), self._certificate.lower_bound()
-        top = SpectralBound(highest - slack, max(upper, highest) + slack, level)
-        bottom = SpectralBound(min(lower, lowest) - slack, lowest + slack, level)
+        top, bottom = self._certificate.bounds(self.process, highest, lowest)
         return top if self.num_top else None, bottom if self.num_bottom else None
 
     def gap(self) -> float:

@@ -2,7 +2,6 @@ r"""Extreme eigenvalues of the loss Hessian: :math:`\lambda_{\max}`, the paper's
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -226,17 +225,8 @@ def _result(
     solved: MultilevelSolution, operator: ObjectiveOperator, provenance: dict[str, Any]
 ) -> TopEigenvalues:
     solution = solved.solution
-    bottom = solution.bottom
-    if bottom is not None:
-        # What no eigenvalue can lie below needs no chance for that.
-        num_found = len(solution.eigenvalues)
-        ritz = solution.eigenvalues[min(_num_top(num_found, provenance["arguments"]), num_found - 1)]
-        if -math.inf < operator.least_eigenvalue >= bottom.lower:
-            lower = min(float(ritz), operator.least_eigenvalue)
-            bottom = dataclasses.replace(bottom, lower=lower, confidence=1.0)
-    first = solution.top or bottom
-    assert first is not None
-    smallest = bottom if solution.top else None
+    first = solution.bound
+    smallest = solution.bottom if solution.top else None
     return TopEigenvalues(
         value=float(solution.eigenvalues[0]),
         error=ErrorBudget(solver=float(solution.residuals[0])),
