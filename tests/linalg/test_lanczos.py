@@ -8,9 +8,11 @@ import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator as ScipyOperator
 from scipy.sparse.linalg import eigsh
+from tests.linalg.test_certificate import Diagonal
 from tests.oracles import planted_matrix
 from torch import Tensor
 
+from thalweg.linalg import wanted_pairs
 from thalweg.linalg.eigen_solution import EigenSolution
 from thalweg.linalg.lanczos import lanczos_eigenpairs
 from thalweg.linalg.linear_operator import DenseOperator, LinearOperator
@@ -172,6 +174,39 @@ def test_a_spectrum_narrower_than_the_tolerance_ends() -> None:
     spectrum = 1 + 1e-4 * torch.linspace(0, 1, 400)
     A, _ = planted_matrix(spectrum)
     assert solve(DenseOperator(A), 3).num_steps < 30
+
+
+@pytest.mark.parametrize("rtol", [0.1, 1e-2, 1e-3])
+@pytest.mark.parametrize("which", ["top", "both"])
+def test_a_rough_tolerance_takes_no_more_products_than_a_fine_one(which: Any, rtol: float) -> None:
+    """A bulk within the tolerance converges at once and for ever; that it stays so shows in two products."""
+    spectrum = torch.cat([torch.tensor([1.0]), 1e-3 * torch.linspace(-1, 1, 399)]).double()
+    A, _ = planted_matrix(spectrum)
+    for seed in range(5):
+        solution = solve(DenseOperator(A), seed=seed, which=which, rtol=rtol)
+        assert solution.num_matvecs <= 5
+        assert float(solution.eigenvalues[0]) == pytest.approx(1, rel=1e-4)
+    # Of several pairs some may be copies, which the bulk hides; those are waited for.
+    assert solve(DenseOperator(A), 2, rtol=rtol).num_matvecs >= 10
+
+
+def test_two_steady_products_find_what_ten_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start at the second eigenvector, and the tolerance of the size of a bulk that hides the first."""
+    spectrum = torch.cat([torch.tensor([100.0, 90]), 3 * torch.linspace(-1, 1, 1998)]).double()
+    operator, start = Diagonal(spectrum), torch.eye(2000, dtype=torch.float64)[:, 1:2]
+
+    def found() -> int:
+        values = [
+            float(solve(operator, seed=seed, start=start, num_random=0, rtol=0.05).eigenvalues[0])
+            for seed in range(50)
+        ]
+        return sum(value >= 95 for value in values)
+
+    after_two = found()
+    monkeypatch.setattr(wanted_pairs, "CONFIRMATION", wanted_pairs.PATIENCE)
+    assert after_two == found() > 10
+    monkeypatch.setattr(wanted_pairs, "CONFIRMATION", 0)
+    assert found() < after_two - 5
 
 
 def test_certify_goes_on_until_the_bound_is_tight() -> None:

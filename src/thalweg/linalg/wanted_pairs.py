@@ -17,6 +17,10 @@ from thalweg.linalg.eigen_solution import EigenSolution, SpectralBound
 # pairs stay put.
 PATIENCE = 10
 
+# And where one pair is wanted at an end, whose copies do not matter, all that converged held so long. Counted
+# over planted spectra, more find no more: the first eigenvalue is missed as often after two as after ten.
+CONFIRMATION = 2
+
 Which = Literal["top", "bottom", "both"]
 
 
@@ -70,10 +74,11 @@ class WantedPairs:
         self._num_steady = self._num_steady + 1 if steady else 0
         # A basis with no pair left to converge is about to exhaust its start, and copies of an eigenvalue may
         # be hidden from that start: either it is exhausted, and fresh vectors follow, or this goes on within
-        # tolerance.
+        # tolerance. A copy of the only pair wanted at an end would change nothing.
         all_converged = bool((self.residuals <= tolerance).all())
         if self.process.num_restarts or all_converged:
-            if self._num_steady >= PATIENCE:
+            is_alone = max(self.num_top, self.num_bottom) == 1
+            if self._num_steady >= (CONFIRMATION if all_converged and is_alone else PATIENCE):
                 return True
             if all_converged:
                 return False
