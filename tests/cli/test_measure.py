@@ -185,8 +185,7 @@ BAD = {
     "argument of the wrong type": (("--set", "rtol=abc"), "`rtol`"),
     "argument that may be None of the wrong type": (
         ("--set", "certify_rtol=tight"),
-        "`certify_rtol` in --set: input should be a valid number, unable to parse string as a number, "
-        "got 'tight'",
+        "`certify_rtol` in --set must be a number or None, got 'tight'",
     ),
     "model that raises": (("--model", "own:broken"), "`model` own:broken raised KeyError: 'width'"),
     "data that raise": (("--data", "own:broken"), "`data` own:broken raised KeyError: 'width'"),
@@ -208,7 +207,16 @@ BAD = {
         ("--loss", "own:late_loss", "--micro-batch", "16"),
         "`loss` own:late_loss raised ZeroDivisionError: at the end",
     ),
-    "argument not a sequence": (("--set", "levels=5"), "`levels`"),
+    "argument not a sequence": (
+        ("--set", "levels=5"),
+        "`levels` in --set must be a list of whole numbers or None, got '5'",
+    ),
+    "argument of the wrong kind inside a list": (("--set", "levels=[512, 'x']"), "got \"[512, 'x']\""),
+    "argument that is none of a few": (
+        ("--set", "which=left"),
+        "`which` in --set must be 'top', 'bottom' or 'both', got 'left'",
+    ),
+    "part of a whole number": (("--set", "k=1.5"), "`k` in --set must be a whole number, got '1.5'"),
     "figure of no known format": (("--plot", "x.txt"), "`plot`"),
     "device that holds no numbers": (("--device", "meta"), "`device`"),
     "unknown device": (("--device", "abacus"), "abacus"),
@@ -344,6 +352,21 @@ def test_what_a_profile_knows_is_shown(folder: Path) -> None:
     for row in derived["log_det"]:
         assert row["damping"] > -profile.lambda_min_lower
         assert row["value"] == float(profile.log_det(row["damping"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "quantity"),
+    [
+        ("curvature_profile", "CurvatureProfile(trace "),
+        ("spectral_density", "SpectralDensity(mean eigenvalue "),
+        ("block_curvature", "BlockCurvature(share of ||H||² off the blocks "),
+        ("hessian_trace", "HessianTrace("),
+    ],
+)
+def test_the_first_line_says_what_the_value_is(folder: Path, name: str, quantity: str) -> None:
+    done = measure(folder, name)
+    value = json.loads(measure(folder, name, "--json").stdout)["value"]
+    assert done.stdout.startswith(f"{quantity}{value:.6g} "), done.stdout
 
 
 def test_a_table_holds_what_belongs_to_the_parts(folder: Path) -> None:

@@ -53,6 +53,7 @@ class CurvatureProfile(LayerTraces):
     """
 
     measure: ClassVar[str] = "curvature_profile"
+    quantity: ClassVar[str] = "trace"
 
     density: SpectralDensity
     lambda_max_upper: float

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import torch
 import typer
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from thalweg.analyses import ANALYSES
 from thalweg.analyses.curvature_profile import CurvatureProfile
 from thalweg.cli.console import errors, progress_bar
+from thalweg.cli.declared_types import as_declared
 from thalweg.cli.options import DataRoot, Device, Json, LossName, Model, resolve_device, resolve_loss
 from thalweg.core.measurement import Measurement, jsonable
 from thalweg.core.rounding import at_least, at_most
@@ -203,20 +202,8 @@ def _arguments(function: Any, name: str, settings: list[str], seed: int) -> dict
             raise ValueError(
                 f"`set` must be name=value with a name among {', '.join(known)} for {name}, got {setting!r}."
             )
-        arguments[key] = _as_declared(function, key, text)
+        arguments[key] = as_declared(function, key, text)
     return arguments
-
-
-def _as_declared(function: Any, key: str, text: str) -> Any:
-    """The text as a Python literal or else as it is, checked against what the function declares."""
-    try:
-        value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        value = {"true": True, "false": False, "null": None}.get(text, text)
-    try:
-        return TypeAdapter(get_type_hints(function)[key]).validate_python(value)
-    except ValidationError as error:
-        raise ValueError(f"`{key}` in --set: {error.errors()[0]['msg'].lower()}, got {text!r}.") from None
 
 
 def _whole_number(name: str, text: str) -> int:

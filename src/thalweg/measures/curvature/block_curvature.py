@@ -47,6 +47,7 @@ class BlockCurvature(Measurement):
     """
 
     measure: ClassVar[str] = "block_curvature"
+    quantity: ClassVar[str] = "share of ||H||² off the blocks"
     per_part: ClassVar[tuple[str, ...]] = (
         "blocks",
         "sizes",
