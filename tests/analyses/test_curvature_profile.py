@@ -13,7 +13,7 @@ from torch import Tensor
 from thalweg.analyses.curvature_profile import CurvatureProfile, curvature_profile
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import Measurement
-from thalweg.measures.curvature.block_curvature import layer_indices
+from thalweg.measures.curvature.layer_traces import layer_indices
 from thalweg.objective.objective import Objective
 
 

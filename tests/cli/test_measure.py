@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -184,8 +185,7 @@ BAD = {
     "argument of the wrong type": (("--set", "rtol=abc"), "`rtol`"),
     "argument that may be None of the wrong type": (
         ("--set", "certify_rtol=tight"),
-        "`certify_rtol` in --set: input should be a valid number, unable to parse string as a number, "
-        "got 'tight'",
+        "`certify_rtol` in --set must be a number or None, got 'tight'",
     ),
     "model that raises": (("--model", "own:broken"), "`model` own:broken raised KeyError: 'width'"),
     "data that raise": (("--data", "own:broken"), "`data` own:broken raised KeyError: 'width'"),
@@ -207,7 +207,16 @@ BAD = {
         ("--loss", "own:late_loss", "--micro-batch", "16"),
         "`loss` own:late_loss raised ZeroDivisionError: at the end",
     ),
-    "argument not a sequence": (("--set", "levels=5"), "`levels`"),
+    "argument not a sequence": (
+        ("--set", "levels=5"),
+        "`levels` in --set must be a list of whole numbers or None, got '5'",
+    ),
+    "argument of the wrong kind inside a list": (("--set", "levels=[512, 'x']"), "got \"[512, 'x']\""),
+    "argument that is none of a few": (
+        ("--set", "which=left"),
+        "`which` in --set must be 'top', 'bottom' or 'both', got 'left'",
+    ),
+    "part of a whole number": (("--set", "k=1.5"), "`k` in --set must be a whole number, got '1.5'"),
     "figure of no known format": (("--plot", "x.txt"), "`plot`"),
     "device that holds no numbers": (("--device", "meta"), "`device`"),
     "unknown device": (("--device", "abacus"), "abacus"),
@@ -283,6 +292,39 @@ def test_short_arrays_are_shown(folder: Path) -> None:
     assert f"eigenvalues: {values}\n" in shown
 
 
+def outwards(text: str, bound: float, sign: int) -> None:
+    """The text is of the bound, and beyond it on that side by less than a unit of its sixth digit."""
+    assert 0 <= sign * (float(text) - bound) <= 1e-5 * abs(bound) + 1e-12, (text, bound)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_bounds_are_rounded_away_from_what_they_bound(folder: Path, seed: int) -> None:
+    more = ("--checkpoint", "w.safetensors", "--seed", str(seed))
+    objective = tw.Objective(*own(folder))
+
+    def said(shown: str, key: str) -> str:
+        (line,) = (line for line in shown.splitlines() if line.startswith(f"{key}: "))
+        return line.removeprefix(f"{key}: ")
+
+    profile = tw.curvature_profile(objective, max_matvecs=24, seed=seed)
+    shown = measure(folder, "curvature_profile", "--set", "max_matvecs=24", *more).stdout
+    outwards(said(shown, "lambda_max, at least"), profile.lambda_max, -1)
+    outwards(said(shown, "lambda_max_upper"), profile.lambda_max_upper, 1)
+    outwards(said(shown, "lambda_min, at most"), profile.lambda_min, 1)
+    outwards(said(shown, "lambda_min_lower"), profile.lambda_min_lower, -1)
+    ends = said(shown, "interval at 95 % or more").split(" to ")
+    for text, end, sign in zip(ends, profile.interval(0.95), (-1, 1), strict=True):
+        outwards(text, end, sign)
+
+    eigenvalues = tw.top_eigenvalues(objective, 2, which="both", seed=seed)
+    shown = measure(folder, "top_eigenvalues", "--set", "k=2", "--set", "which=both", *more).stdout
+    for key, sign in (("lower_bound", -1), ("upper_bound", 1)):
+        outwards(said(shown, key), getattr(eigenvalues, key), sign)
+        outwards(said(shown, f"smallest_{key}"), getattr(eigenvalues, f"smallest_{key}"), sign)
+    for text, residual in zip(said(shown, "residuals").split(", "), eigenvalues.residuals, strict=True):
+        outwards(text, float(residual), 1)
+
+
 def test_what_a_profile_knows_is_shown(folder: Path) -> None:
     arguments = ("curvature_profile", "--checkpoint", "w.safetensors", "--set", "max_matvecs=24")
     shown = measure(folder, *arguments).stdout
@@ -290,7 +332,6 @@ def test_what_a_profile_knows_is_shown(folder: Path) -> None:
     profile = tw.curvature_profile(tw.Objective(model, data), max_matvecs=24, seed=0)
     for name in ("trace", "frobenius_norm", "negative_mass", "effective_rank"):
         assert f"\n{name}: {getattr(profile, name)}\n" in shown
-    assert f"\nlambda_max, at least: {profile.lambda_max:.6g}\n" in shown
     damping = float(f"{max(profile.lambda_max, -profile.lambda_min):.2g}")
     assert f"\nlog_det, damping {damping:g}: {profile.log_det(damping)}\n" in shown
     rows = [line.split() for line in shown.splitlines()]
@@ -298,39 +339,60 @@ def test_what_a_profile_knows_is_shown(folder: Path) -> None:
     for layer, trace, error in zip(
         profile.layers, profile.layer_traces.tolist(), profile.layer_trace_errors.tolist(), strict=True
     ):
-        assert [layer, f"{trace:.6g}", f"{quantile * error:.2g}"] in rows
+        (row,) = (row for row in rows if row[:1] == [layer])
+        assert row[1:3] + row[4:5] == [f"{trace:.6g}", f"{error:.6g}", "to"]
+        outwards(row[3], trace - quantile * error, -1)
+        outwards(row[5], trace + quantile * error, 1)
     derived = json.loads(measure(folder, *arguments, "--json").stdout)["derived"]
     low, high = profile.trace.interval(0.95)
     assert derived["trace"] == {"value": float(profile.trace), "low": float(low), "high": float(high)}
     assert derived["lambda_min"] == profile.lambda_min
+    ends = [end.tolist() for end in profile.layer_trace_estimate.interval(0.95)]
+    assert [derived["layer_trace_estimate"][end] for end in ("low", "high")] == ends
     for row in derived["log_det"]:
         assert row["damping"] > -profile.lambda_min_lower
         assert row["value"] == float(profile.log_det(row["damping"]))
 
 
+@pytest.mark.parametrize(
+    ("name", "quantity"),
+    [
+        ("curvature_profile", "CurvatureProfile(trace "),
+        ("spectral_density", "SpectralDensity(mean eigenvalue "),
+        ("block_curvature", "BlockCurvature(share of ||H||² off the blocks "),
+        ("hessian_trace", "HessianTrace("),
+    ],
+)
+def test_the_first_line_says_what_the_value_is(folder: Path, name: str, quantity: str) -> None:
+    done = measure(folder, name)
+    value = json.loads(measure(folder, name, "--json").stdout)["value"]
+    assert done.stdout.startswith(f"{quantity}{value:.6g} "), done.stdout
+
+
 def test_a_table_holds_what_belongs_to_the_parts(folder: Path) -> None:
     shown = measure(folder, "hessian_trace", "--set", "rtol=0.9", "--set", "population=True").stdout
     (header,) = (line for line in shown.splitlines() if line.startswith("layers"))
-    assert header.split() == ["layers", "trace", "±", "(95", "%)"]
+    assert header.split("  ") == ["layers", "layer_traces", "layer_trace_errors", "95 % interval"]
     assert "\nfold_traces: " in shown
     arguments = ("--checkpoint", "w.safetensors", "--set", "num_probes=3", "--set", "num_steps=2")
     shown = measure(folder, "block_curvature", *arguments).stdout
     (header,) = (line for line in shown.splitlines() if line.startswith("blocks"))
-    assert header.split() == [
+    assert [word.strip() for word in header.split("  ") if word] == [
         "blocks",
-        "size",
-        "trace",
-        "lambda_max,",
-        "at",
-        "least",
-        "lambda_min,",
-        "at",
-        "most",
+        "sizes",
+        "traces",
+        "95 % interval",
+        "lambda_max, at least",
+        "lambda_min, at most",
     ]
     model, data = own(folder)
     result = tw.block_curvature(tw.Objective(model, data), num_probes=3, num_steps=2, seed=0)
     (row,) = (line for line in shown.splitlines() if line.startswith(f"{result.blocks[0]} "))
-    assert str(result.densities[0].trace) in row
+    found = re.search(r"(\S+) to (\S+)", row)
+    assert found
+    for text, end, sign in zip(found.groups(), result.densities[0].trace.interval(), (-1, 1), strict=True):
+        outwards(text, float(end), sign)
+    assert "\ntraces: " not in shown
 
 
 def test_a_data_sets_name_is_no_picture(folder: Path) -> None:

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from thalweg.core.rounding import at_most
 from thalweg.linalg.estimate import Estimate
 
 SAMPLES = torch.tensor([[1.0, 4.0], [2.0, 4.0], [6.0, 4.0]], dtype=torch.float64)
@@ -51,7 +52,7 @@ def test_a_share_stays_within_its_support() -> None:
     low, high = share.interval()
     assert float(low) == 0
     assert 0.3 < float(high) < 1
-    assert str(share) == f"0.3, 0 to {float(high):.3g} (95 %)"
+    assert str(share) == f"0.3, 0 to {at_most(float(high), 3)} (95 %)"
     assert Estimate.of(SAMPLES[:, 0] / 10).interval()[0] < 0
 
 
@@ -59,6 +60,18 @@ def test_rounding_is_no_uncertainty() -> None:
     samples = torch.tensor([0.5, 0.5, 0.5 + 1e-16], dtype=torch.float64)
     assert str(Estimate.of(samples, torch.tensor(1e-17).double())) == "0.5 exact"
     assert "± 1e-05" in str(Estimate.of(samples, torch.tensor(1e-5).double()))
+
+
+def test_several_estimates_of_one_kind_are_one() -> None:
+    rng = torch.Generator().manual_seed(0)
+    parts = [
+        dataclasses.replace(Estimate.of(torch.rand(4, generator=rng), torch.tensor(0.1)), support=(0.0, 2.0))
+        for _ in range(3)
+    ]
+    whole = Estimate.stack(parts)
+    for i, part in enumerate(parts):
+        for ends in zip(whole.interval(0.9), part.interval(0.9), strict=True):
+            assert float(ends[0][i]) == float(ends[1])
 
 
 def test_jackknife_of_a_mean_is_the_standard_error() -> None:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator as ScipyOperator
 from scipy.sparse.linalg import eigsh
+from tests.linalg.test_certificate import Diagonal
 from tests.oracles import planted_matrix
 from torch import Tensor
 
+from thalweg.linalg import wanted_pairs
 from thalweg.linalg.eigen_solution import EigenSolution
 from thalweg.linalg.lanczos import lanczos_eigenpairs
 from thalweg.linalg.linear_operator import DenseOperator, LinearOperator
@@ -174,6 +176,39 @@ def test_a_spectrum_narrower_than_the_tolerance_ends() -> None:
     assert solve(DenseOperator(A), 3).num_steps < 30
 
 
+@pytest.mark.parametrize("rtol", [0.1, 1e-2, 1e-3])
+@pytest.mark.parametrize("which", ["top", "both"])
+def test_a_rough_tolerance_takes_no_more_products_than_a_fine_one(which: Any, rtol: float) -> None:
+    """A bulk within the tolerance converges at once and for ever; that it stays so shows in two products."""
+    spectrum = torch.cat([torch.tensor([1.0]), 1e-3 * torch.linspace(-1, 1, 399)]).double()
+    A, _ = planted_matrix(spectrum)
+    for seed in range(5):
+        solution = solve(DenseOperator(A), seed=seed, which=which, rtol=rtol)
+        assert solution.num_matvecs <= 5
+        assert float(solution.eigenvalues[0]) == pytest.approx(1, rel=1e-4)
+    # Of several pairs some may be copies, which the bulk hides; those are waited for.
+    assert solve(DenseOperator(A), 2, rtol=rtol).num_matvecs >= 10
+
+
+def test_two_steady_products_find_what_ten_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start at the second eigenvector, and the tolerance of the size of a bulk that hides the first."""
+    spectrum = torch.cat([torch.tensor([100.0, 90]), 3 * torch.linspace(-1, 1, 1998)]).double()
+    operator, start = Diagonal(spectrum), torch.eye(2000, dtype=torch.float64)[:, 1:2]
+
+    def found() -> int:
+        values = [
+            float(solve(operator, seed=seed, start=start, num_random=0, rtol=0.05).eigenvalues[0])
+            for seed in range(50)
+        ]
+        return sum(value >= 95 for value in values)
+
+    after_two = found()
+    monkeypatch.setattr(wanted_pairs, "CONFIRMATION", wanted_pairs.PATIENCE)
+    assert after_two == found() > 10
+    monkeypatch.setattr(wanted_pairs, "CONFIRMATION", 0)
+    assert found() < after_two - 5
+
+
 def test_certify_goes_on_until_the_bound_is_tight() -> None:
     A, Q = planted_matrix(SPECTRA["network"])
     loose = solve(DenseOperator(A), start=Q[:, :1], min_steps=1)
@@ -181,6 +216,46 @@ def test_certify_goes_on_until_the_bound_is_tight() -> None:
     assert loose.upper_bound > 200
     assert 90 <= tight.upper_bound < 91
     assert loose.num_steps < tight.num_steps <= 8
+
+
+class Bounded(DenseOperator):
+    """A matrix whose form says what no eigenvalue lies below."""
+
+    def __init__(self, matrix: Tensor, least: float) -> None:
+        super().__init__(matrix)
+        self._least = least
+
+    @property
+    def least_eigenvalue(self) -> float:
+        return self._least
+
+
+@pytest.mark.parametrize("which", ["bottom", "both"])
+def test_no_product_certifies_an_end_that_the_form_bounds(which: Any) -> None:
+    A, Q = planted_matrix(torch.cat([torch.linspace(90, 40, 10), torch.logspace(1, -5, P - 10)]).double())
+    options: dict[str, Any] = {"which": which, "certify_rtol": 1e-3, "start": Q[:, [0, -1]], "min_steps": 1}
+    unknown, known = solve(DenseOperator(A), **options), solve(Bounded(A, 0.0), **options)
+    # One block of three columns shows the smallest; the largest has still to be certified.
+    top = 0 if which == "bottom" else solve(DenseOperator(A), **{**options, "which": "top"}).num_matvecs
+    assert known.num_matvecs <= 3 + top < unknown.num_matvecs
+    assert unknown.bottom is not None
+    assert known.bottom is not None
+    assert unknown.bottom.confidence == 0.99
+    assert unknown.bottom.lower < 0
+    assert (known.bottom.lower, known.bottom.confidence) == (0.0, 1.0)
+    assert known.bottom.upper == pytest.approx(1e-5, abs=1e-12)
+    if known.top is not None:
+        assert known.top.confidence == 0.99
+        assert 90 <= known.top.upper <= 90 * 1.001
+
+
+def test_a_form_that_bounds_little_leaves_the_end_to_chance() -> None:
+    spectrum = torch.linspace(50, 100, P).double()
+    A, _ = planted_matrix(spectrum)
+    found = solve(Bounded(A, 0.0), which="bottom", certify_rtol=0.05)
+    assert found.bottom is not None
+    assert found.bottom.confidence == 0.99
+    assert 45 <= found.bottom.lower <= 50
 
 
 def test_a_good_warm_start_takes_few_block_products() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from thalweg.objective.objective import Objective
 from thalweg.operators import objective_operator
 from thalweg.operators.folding import Pair, foldable_pairs, folded
+from thalweg.operators.folding_guard import FoldingGuard
+from thalweg.operators.ggn import GGN
 from thalweg.operators.hessian import Hessian
+from thalweg.operators.objective_operator import ObjectiveOperator
 
 
 def trained(model: nn.Module, x: Tensor) -> nn.Module:
@@ -259,3 +263,148 @@ def test_one_pair_may_be_folded_and_another_not() -> None:
             return self.rest(torch.tanh(self.plain(x)))
 
     assert pairs(objective(Mixed(), 5)) == (("plain.0", "plain.1"),)
+
+
+class Branching(nn.Module):
+    """Takes one branch where the first input of the batch is positive, and another where it is not."""
+
+    def __init__(self, other: str) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)
+        self.other = other
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_first = float(x.detach()[0, 0]) > 0
+        return self.last(getattr(self, "first_branch" if is_first else self.other)(x))
+
+    def first_branch(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.norm(self.first(x)))
+
+    def around_the_norm(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return torch.tanh(self.norm(h)) + h
+
+    def in_a_list(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return torch.cat([h, torch.tanh(self.norm(h))], 1)[:, ::2]
+
+    def by_keyword(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return torch.tanh(self.norm(h)) * torch.sigmoid(input=h)
+
+    def in_place(self, x: Tensor) -> Tensor:
+        return self.norm(torch.relu_(self.first(x)))
+
+    def something_else_normalised(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.norm(torch.sin(self.first(x))))
+
+    def layer_alone(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.first(x))
+
+    def norm_alone(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.norm(x))
+
+    def layer_twice(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.norm(self.first(self.first(x))))
+
+    def put_out_twice(self, x: Tensor) -> Tensor:
+        self.first(x)
+        return torch.tanh(self.norm(self.first(x)))
+
+    def not_taken(self, x: Tensor) -> Tensor:
+        self.first(x)
+        return torch.tanh(x)
+
+    def norm_twice(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.norm(self.norm(self.first(x))))
+
+    def shape_alone(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return torch.tanh(self.norm(h)).reshape(h.size(0), h.shape[1])
+
+    def neither(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+    def twice_over(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.norm(self.first(torch.tanh(self.norm(self.first(x))))))
+
+
+def branching(other: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """Three batches of four, of which the second takes the other branch."""
+    rng = torch.Generator().manual_seed(1)
+    x = torch.randn(12, 5, generator=rng, dtype=torch.float64)
+    x[:, 0] = torch.tensor([1.0, -1.0, 1.0]).repeat_interleave(4) * x[:, 0].abs()
+    y = torch.randint(2, (12,), generator=rng)
+    return trained(Branching(other), x[:4].abs()).eval(), x, y
+
+
+def proved_on_the_first(kind: type[ObjectiveOperator], model: nn.Module, x: Tensor, y: Tensor) -> Any:
+    """Over all batches, but proved where all take one branch: as by chance where the other is rare."""
+    first = kind(Objective(model, (x[:4], y[:4]), micro_batch=4))
+    assert first.check.folded == ("norm",)
+    return first.over(Objective(model, (x, y), micro_batch=4))
+
+
+def dense_by_batches(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Hessian of the mean loss by double backward, the model called batch by batch."""
+    named = dict(model.named_parameters())
+
+    def loss(v: Tensor) -> Tensor:
+        parts = v.split([p.numel() for p in named.values()])
+        moved = {k: part.view_as(p) for (k, p), part in zip(named.items(), parts, strict=True)}
+        losses = [
+            nn.functional.cross_entropy(torch.func.functional_call(model, moved, (a,)), b, reduction="sum")
+            for a, b in zip(x.split(4), y.split(4), strict=True)
+        ]
+        return torch.stack(losses).sum() / len(x)
+
+    H = torch.autograd.functional.hessian(loss, torch.cat([p.detach().flatten() for p in named.values()]))
+    assert isinstance(H, Tensor)
+    return H
+
+
+OTHER_USES = [
+    name
+    for name, function in vars(Branching).items()
+    if callable(function) and name not in ("__init__", "forward", "first_branch", "shape_alone", "neither")
+]
+
+
+@pytest.fixture
+def norm_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with every call of a batch norm that is not folded."""
+    calls: list[int] = []
+    original = nn.BatchNorm1d.forward
+    monkeypatch.setattr(nn.BatchNorm1d, "forward", lambda s, input: (calls.append(1), original(s, input))[1])
+    return calls
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("other", [*OTHER_USES, "shape_alone", "neither"])
+def test_a_later_batch_may_take_another_branch(other: str, columns: int, norm_calls: list[int]) -> None:
+    """Those examples are multiplied as the network is; the others go on folded, and all where it may be."""
+    network = branching(other)
+    operators = [proved_on_the_first(kind, *network) for kind in (Hessian, GGN)]
+    rng = torch.Generator().manual_seed(2)
+    V = torch.randn(operators[0].dim, columns, generator=rng, dtype=torch.float64)
+    for operator in operators:
+        plain = copy.copy(operator)
+        plain._pairs = ()
+        norm_calls.clear()
+        product = operator @ V
+        num_calls = len(norm_calls)
+        norm_calls.clear()
+        torch.testing.assert_close(product, plain @ V, rtol=1e-9, atol=1e-12)
+        assert num_calls < len(norm_calls), "two batches of three are folded"
+        assert other in OTHER_USES or num_calls == 0
+    torch.testing.assert_close(operators[0] @ V, dense_by_batches(*network) @ V, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("other", ["around_the_norm", "layer_alone", "norm_alone"])
+def test_without_the_guard_it_would_be_wrong(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = proved_on_the_first(Hessian, *branching(other))
+    v = torch.ones(operator.dim, dtype=torch.float64)
+    right = operator @ v
+    monkeypatch.setattr(FoldingGuard, "put_out", lambda self, name, output: output)
+    monkeypatch.setattr(FoldingGuard, "take_in", lambda self, name, input: input)
+    assert float((operator @ v - right).norm()) > 0.01 * float(right.norm())

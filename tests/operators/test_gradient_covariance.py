@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -108,6 +109,32 @@ def test_single_precision() -> None:
     assert operator.check.dtype == torch.float64
     V = torch.randn(operator.dim, 5)
     assert deviation(operator @ V, covariance_of("residual-running") @ V.double()) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["residual-running", "encoder-layer", "mlp-mse", "tied"])
+@pytest.mark.parametrize("row", [0, 3])
+def test_copies_of_one_example_have_none(name: str, dtype: torch.dtype, row: int) -> None:
+    copies = tuple(part[row].repeat(40, *[1] * (part.ndim - 1)) for part in CASES[name].data())
+    operator = GradientCovariance(dataclasses.replace(CASES[name], data=lambda: copies).objective(dtype))
+    assert operator.check.nought
+    assert operator.check.composition == "vmap_jvp_vjp"
+    V = torch.randn(operator.dim, 3, dtype=dtype, generator=torch.Generator().manual_seed(row))
+    assert not bool((operator @ V).any())
+    assert not bool((operator @ V[:, 0]).any())
+
+
+def test_nearly_copies_are_no_copies() -> None:
+    """A spread far below the mean is multiplied as it is, by an operator that was proved elsewhere."""
+    case = CASES["mlp-mse"]
+    x, y = case.data()
+    model = case.model()
+    y = (model(x[:1]) + 1e3).detach().expand_as(y) + 1e-2 * y
+    objective = Objective(model, (x[:1].expand_as(x).contiguous(), y.contiguous()), loss="mse")
+    G = oracle.example_gradients(model, (x[:1].expand_as(x), y), "mse", "running")
+    assert float(G.mean(0).norm()) > 2e4 * float(G.std(0).norm())
+    operator = GradientCovariance(case.objective()).over(objective)
+    assert deviation(dense(operator), torch.cov(G.T, correction=0)) < 1e-7
 
 
 def test_one_example_has_no_spread() -> None:

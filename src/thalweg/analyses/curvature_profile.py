@@ -11,13 +11,12 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_flag, check_fraction
 from thalweg.core.errors import ConvergenceError
-from thalweg.core.measurement import Measurement
 from thalweg.core.precision import full_precision
 from thalweg.core.rng import generator
 from thalweg.linalg.certificate import RandomStartCertificate
 from thalweg.linalg.estimate import Estimate
 from thalweg.linalg.quadrature import ProbeProcess
-from thalweg.measures.curvature.block_curvature import layer_indices
+from thalweg.measures.curvature.layer_traces import LayerTraces, layer_indices
 from thalweg.measures.curvature.spectral_density import SpectralDensity, density_result
 from thalweg.measures.curvature.work import Progress, Work
 from thalweg.objective.objective import Objective
@@ -32,7 +31,7 @@ CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurvatureProfile(Measurement):
+class CurvatureProfile(LayerTraces):
     """What is known of H from one block of products; `value` is its trace, in loss / parameter^2.
 
     Parameters
@@ -45,11 +44,8 @@ class CurvatureProfile(Measurement):
         vectors would have shown. The Ritz values `lambda_max`, `lambda_min` bound them on the other side.
     confidence
         See there; 1 where the whole space was spanned.
-    layers
-        ``L`` names.
-    layer_traces, layer_trace_errors
-        ``(L,)`` trace of each layer's diagonal block and its standard error, R - 1 degrees of freedom. They
-        sum to `value`, but are not independent.
+    layers, layer_traces, layer_trace_errors
+        See `LayerTraces`; `layer_trace_estimate` has their intervals.
     converged
         Whether both ends have a residual within `rtol` of the largest absolute Ritz value.
     num_probes, num_steps
@@ -57,17 +53,18 @@ class CurvatureProfile(Measurement):
     """
 
     measure: ClassVar[str] = "curvature_profile"
+    quantity: ClassVar[str] = "trace"
 
     density: SpectralDensity
     lambda_max_upper: float
     lambda_min_lower: float
     confidence: float
-    layers: tuple[str, ...]
-    layer_traces: Tensor
-    layer_trace_errors: Tensor
     converged: bool
     num_probes: int
     num_steps: int
+
+    def _count_samples(self) -> int:
+        return self.num_probes
 
     @property
     def lambda_max(self) -> float:
@@ -192,11 +189,7 @@ def curvature_profile(
         "operator": operator.check.to_dict(),
     }
     density = density_result(process.quadrature(), {})
-    upper, lower = density.lambda_max, density.lambda_min
-    if not krylov.complete:
-        upper = max(upper, certificate.upper_bound())
-        lower = min(lower, certificate.lower_bound())
-    rounding = density.resolution
+    top, bottom = certificate.bounds(krylov, density.lambda_max, density.lambda_min)
     indices = layer_indices(target.space)
     by_layer = Estimate.of(_layer_trace_samples(process, indices))
     trace = Estimate.of(density.quadrature.samples(lambda nodes: operator.dim * nodes))
@@ -206,9 +199,9 @@ def curvature_profile(
         error=trace.budget,
         provenance=provenance,
         density=density,
-        lambda_max_upper=upper + rounding,
-        lambda_min_lower=max(lower - rounding, min(operator.least_eigenvalue, density.lambda_min)),
-        confidence=1.0 if krylov.complete else CONFIDENCE,
+        lambda_max_upper=top.upper,
+        lambda_min_lower=bottom.lower,
+        confidence=top.confidence,
         layers=tuple(indices),
         layer_traces=by_layer.value,
         layer_trace_errors=by_layer.standard_error,

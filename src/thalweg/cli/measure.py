@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from thalweg.analyses import ANALYSES
 from thalweg.analyses.curvature_profile import CurvatureProfile
 from thalweg.cli.console import errors, progress_bar
+from thalweg.cli.declared_types import as_declared
 from thalweg.cli.objectives import build_objectives
 from thalweg.cli.options import (
     BatchNorm,
@@ -32,11 +32,10 @@ from thalweg.cli.options import (
     WeightDecay,
     check_figure,
 )
-from thalweg.core.measurement import Measurement, StandardError, jsonable
+from thalweg.core.measurement import Measurement, jsonable
+from thalweg.core.rounding import at_least, at_most
 from thalweg.linalg.estimate import Estimate
 from thalweg.measures import MEASURES as SINGLE_MEASURES
-from thalweg.measures.curvature.block_curvature import BlockCurvature
-from thalweg.measures.curvature.hessian_trace import HessianTrace
 from thalweg.measures.curvature.spectral_density import SpectralDensity
 from thalweg.report.plot import plot as plot_result
 
@@ -45,11 +44,12 @@ MEASURES = {**SINGLE_MEASURES, **ANALYSES}
 # Dampings at which log det(H + damping I) is shown, in parts of the larger end of the spectrum.
 DAMPINGS = (0.01, 0.1, 1.0)
 
-# What is shown in a table, part by part, instead.
-PER_PART = ("layer_traces", "layer_trace_errors", "blocks", "sizes", "lambda_max", "lambda_min", "traces")
-
 # Ritz values bound the ends of a spectrum from inside.
 ONE_SIDED = {"lambda_max": "lambda_max, at least", "lambda_min": "lambda_min, at most"}
+
+# How the names of numbers end that bound something.
+LOWER_BOUNDS = ("lower", "lower_bound", "lambda_max")
+UPPER_BOUNDS = ("upper", "upper_bound", "lambda_min", "residuals")
 
 # Entries of an array that the text shows; --json has all.
 MOST_PRINTED = 20
@@ -162,35 +162,29 @@ def _arguments(function: Any, name: str, settings: list[str], seed: int) -> dict
             raise ValueError(
                 f"`set` must be name=value with a name among {', '.join(known)} for {name}, got {setting!r}."
             )
-        arguments[key] = _as_declared(function, key, text)
+        arguments[key] = as_declared(function, key, text)
     return arguments
 
 
-def _as_declared(function: Any, key: str, text: str) -> Any:
-    """The text as a Python literal or else as it is, checked against what the function declares."""
-    try:
-        value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        value = {"true": True, "false": False, "null": None}.get(text, text)
-    try:
-        return TypeAdapter(get_type_hints(function)[key]).validate_python(value)
-    except ValidationError as error:
-        raise ValueError(f"`{key}` in --set: {error.errors()[0]['msg'].lower()}, got {text!r}.") from None
+def _whole_number(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"`{name}` must be auto or a whole number of at least 1, got {text!r}.")
+    return int(text)
 
 
 def _text(result: Measurement) -> str:
     low, high = result.interval(0.95)
-    lines = [repr(result), f"interval at 95 % or more: {low:.6g} to {high:.6g}"]
+    lines = [repr(result), f"interval at 95 % or more: {at_least(low)} to {at_most(high)}"]
     fields = [key for key in result.to_dict() if key not in ("measure", "value", "error", "provenance")]
     entries = {key: getattr(result, key, None) for key in fields} | _derived(result)
     table = _table(result)
     for key, entry in entries.items():
-        if table and key in PER_PART and not isinstance(entry, float):
+        if key in result.per_part:
             continue
         if isinstance(entry, Tensor) and entry.ndim == 1 and len(entry) <= MOST_PRINTED:
-            lines.append(f"{key}: {', '.join(f'{x:.6g}' for x in entry.tolist())}")
+            lines.append(f"{key}: {', '.join(_cells(key, entry))}")
         elif isinstance(entry, float):
-            lines.append(f"{ONE_SIDED.get(key, key)}: {entry:.6g}")
+            lines.append(f"{ONE_SIDED.get(key, key)}: {_number(key, entry)}")
         elif isinstance(entry, int | str | Estimate):
             lines.append(f"{key}: {entry}")
     lines += [f"log_det, damping {damping:g}: {estimate}" for damping, estimate in _log_dets(result)]
@@ -199,29 +193,27 @@ def _text(result: Measurement) -> str:
 
 def _table(result: Measurement) -> dict[str, list[str]]:
     """What a result holds for each layer or block, in columns of text."""
-    if isinstance(result, BlockCurvature):
-        return {
-            "blocks": list(result.blocks),
-            "size": [f"{n:,}" for n in result.sizes.tolist()],
-            "trace": [str(density.trace) for density in result.densities],
-            **{words: _numbers(getattr(result, key)) for key, words in ONE_SIDED.items()},
-        }
-    if isinstance(result, HessianTrace | CurvatureProfile):
-        num_probes = len(result.samples) if isinstance(result, HessianTrace) else result.num_probes
-        halves = [
-            StandardError(error, num_probes - 1).half_width(0.95)
-            for error in result.layer_trace_errors.tolist()
-        ]
-        return {
-            "layers": list(result.layers),
-            "trace": _numbers(result.layer_traces),
-            "± (95 %)": [f"{half:.2g}" for half in halves],
-        }
-    return {}
+    columns = {key: getattr(result, key) for key in result.per_part}
+    return {
+        "95 % interval" if isinstance(column, Estimate) else ONE_SIDED.get(key, key): _cells(key, column)
+        for key, column in columns.items()
+    }
 
 
-def _numbers(column: Tensor) -> list[str]:
-    return [f"{x:.6g}" for x in column.tolist()]
+def _cells(key: str, column: Sequence[str] | Tensor | Estimate) -> list[str]:
+    if isinstance(column, Estimate):
+        ends = (end.tolist() for end in column.interval(0.95))
+        return [f"{at_least(low)} to {at_most(high)}" for low, high in zip(*ends, strict=True)]
+    return [_number(key, x) for x in column.tolist()] if isinstance(column, Tensor) else list(column)
+
+
+def _number(key: str, x: float) -> str:
+    """To six digits; what bounds something is rounded away from it."""
+    if isinstance(x, int):
+        return f"{x:,}"
+    if key.endswith(LOWER_BOUNDS):
+        return at_least(x)
+    return at_most(x) if key.endswith(UPPER_BOUNDS) else f"{x:.6g}"
 
 
 def _rows(table: dict[str, list[str]]) -> list[str]:
@@ -254,9 +246,9 @@ def _log_dets(result: Measurement) -> list[tuple[float, Estimate]]:
 def _json(result: Measurement) -> dict[str, Any]:
     """All of the result, and what it computes from that with its error: a reader need not compute it anew."""
 
-    def entry(estimate: Estimate) -> dict[str, float]:
-        low, high = (float(end) for end in estimate.interval(0.95))
-        return {"value": float(estimate), "low": low, "high": high}
+    def entry(estimate: Estimate) -> dict[str, Any]:
+        low, high = estimate.interval(0.95)
+        return {"value": estimate.value.tolist(), "low": low.tolist(), "high": high.tolist()}
 
     derived = {
         name: entry(number) if isinstance(number, Estimate) else number

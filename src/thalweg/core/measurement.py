@@ -116,6 +116,12 @@ class Measurement:
     measure: ClassVar[str] = ""
     classes: ClassVar[dict[str, type[Measurement]]] = {}
 
+    # What the value is, in words, where the name of the class does not say it.
+    quantity: ClassVar[str] = ""
+
+    # Attributes with one entry for each part, a layer say, the parts' names first: what a table shows.
+    per_part: ClassVar[tuple[str, ...]] = ()
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.measure:
@@ -145,7 +151,8 @@ class Measurement:
         is_exact = math.isfinite(self.value) and half <= ROUNDING * abs(self.value)
         spread = "exact" if is_exact else f"± {half:.2g} (95 %)"
         mode = f", batch norm {self.batch_norm}" if self.batch_norm else ""
-        return f"{type(self).__name__}({self.value:.6g} {spread}{mode})"
+        quantity = f"{self.quantity} " if self.quantity else ""
+        return f"{type(self).__name__}({quantity}{self.value:.6g} {spread}{mode})"
 
     @property
     def batch_norm(self) -> str | None:

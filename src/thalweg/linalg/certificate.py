@@ -59,6 +59,8 @@ from scipy import special
 from torch import Tensor
 
 from thalweg.core.arguments import check_fraction
+from thalweg.linalg.block_krylov import BlockKrylov
+from thalweg.linalg.eigen_solution import SpectralBound
 
 # A warm Ritz vector is taken out when its residual is below this part of the largest warm Ritz value: beyond,
 # the coupling C costs more than deflation gains. The choice does not look at the random vectors; it must not.
@@ -134,6 +136,31 @@ class RandomStartCertificate:
     def lower_bound(self) -> float:
         """Bound on the smallest eigenvalue from below."""
         return -self._bound(-1)
+
+    def bounds(
+        self, process: BlockKrylov, highest: float, lowest: float
+    ) -> tuple[SpectralBound, SpectralBound]:
+        """Of the largest and of the smallest eigenvalue, with the rounding that was seen allowed for.
+
+        Parameters
+        ----------
+        process
+            The one whose products were followed. Where its basis is the whole space, or the form of its
+            operator says what no eigenvalue lies below, no chance is left.
+        highest, lowest
+            Its extreme Ritz values.
+        """
+        slack = process.slack + process.noise
+        upper, lower, level = highest, lowest, 1.0
+        if not process.complete:
+            level = self.confidence
+            upper, lower = max(self.upper_bound(), highest), min(self.lower_bound(), lowest)
+        top = SpectralBound(highest - slack, upper + slack, level)
+        bottom = SpectralBound(lower - slack, lowest + slack, level)
+        least = process.operator.least_eigenvalue
+        if -math.inf < least >= bottom.lower:
+            bottom = SpectralBound(min(lowest, least), bottom.upper, 1.0)
+        return top, bottom
 
     def _deflate(self, H: Tensor) -> None:
         """Add the family without the warm Ritz vectors of small residual, chosen by their residuals alone."""

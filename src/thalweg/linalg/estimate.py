@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_fraction
 from thalweg.core.measurement import ROUNDING, ErrorBudget, StandardError
+from thalweg.core.rounding import at_least, at_most
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,16 @@ class Estimate:
             error = (num_probes - 1) / math.sqrt(num_probes) * values.std(0)
         return cls(value, error, num_probes - 1, torch.zeros_like(value) if solver is None else solver)
 
+    @classmethod
+    def stack(cls, estimates: Sequence[Estimate]) -> Estimate:
+        """Several of one kind, with the same degrees of freedom and support, as one ``(K, ...)``."""
+        (dof,), (support,) = {e.dof for e in estimates}, {e.support for e in estimates}
+        value, error, solver = (
+            torch.stack([getattr(e, name) for e in estimates])
+            for name in ("value", "standard_error", "solver")
+        )
+        return cls(value, error, dof, solver, support)
+
     def __float__(self) -> float:
         return float(self.value)
 
@@ -98,8 +109,8 @@ class Estimate:
         if math.isfinite(value) and half <= ROUNDING * abs(value):
             return f"{value:.6g} exact"
         if low in self.support or high in self.support:
-            return f"{value:.6g}, {low:.3g} to {high:.3g} (95 %)"
-        return f"{value:.6g} ± {half:.2g} (95 %)"
+            return f"{value:.6g}, {at_least(low, 3)} to {at_most(high, 3)} (95 %)"
+        return f"{value:.6g} ± {at_most(half, 2)} (95 %)"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self})"

@@ -43,7 +43,10 @@ def lanczos_eigenpairs(
     distance to an eigenvalue relative to ||A||, (3) no other pair's residual interval reaches past the last
     wanted value, and (4) the certificate is as tight as `certify_rtol` asks. An invariant subspace also ends
     it, once fresh random vectors have confirmed it. After a restart (3) holds up the stop for `PATIENCE`
-    products only.
+    products only. Where every pair of the basis has converged, as with a spectrum narrower than `rtol` but
+    for a few outliers, the wanted values must stay put for `CONFIRMATION` products, and if k > 1, since
+    copies of an eigenvalue may be hidden from the start, for `PATIENCE`. At the lower end (3) and (4) reach
+    no further than `operator.least_eigenvalue`, which is certain.
 
     Once (1) and (4) hold, a product takes only the columns that the residuals of (2) and (3) lie in.
 

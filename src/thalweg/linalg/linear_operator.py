@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -32,6 +33,11 @@ class LinearOperator(ABC):
         self.dim = dim
         self.dtype = dtype
         self.device = torch.device(device)
+
+    @property
+    def least_eigenvalue(self) -> float:
+        """What no eigenvalue lies below by the matrix's form, to rounding: -inf where nothing says so."""
+        return -math.inf
 
     @abstractmethod
     def matmat(self, V: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from thalweg.core.rng import generator
 from thalweg.objective.compilation import first_micro_batch
 from thalweg.objective.isolation import isolated
 from thalweg.objective.objective import Objective
+from thalweg.operators.folding_guard import FoldingGuard, OtherUseError
 
 # Of exactly these types: a sub-class may compute something else.
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -59,8 +60,11 @@ def _same_function(objective: Objective, pairs: tuple[Pair, ...]) -> tuple[Pair,
     plain = [micro.losses() for micro in micros]
 
     def agree(some: tuple[Pair, ...]) -> bool:
-        with folded(objective.loss.model, some):
-            merged = [micro.losses() for micro in micros]
+        try:
+            with folded(objective.loss.model, some):
+                merged = [micro.losses() for micro in micros]
+        except OtherUseError:
+            return False
         # No loss at all proves nothing, nor does NaN, which compares as unequal.
         return all(
             float(a.abs().max()) > 0 and bool(((a - b).abs() <= 1e-9 * a.abs().max()).all())
@@ -125,23 +129,33 @@ def adjacent_pairs(
 
 @contextmanager
 def folded(model: nn.Module, pairs: tuple[Pair, ...]) -> Iterator[None]:
-    """Within, the linear layers of the pairs do what both do, and their batch norms nothing."""
+    """Within, the linear layers of the pairs do what both do, and their batch norms nothing.
+
+    Raises
+    ------
+    OtherUseError
+        If the model uses a layer in another way: what it gave would be another function.
+    """
     swapped: list[nn.Module] = []
+    guard = FoldingGuard()
     try:
         for linear_name, norm_name in pairs:
             linear, norm = model.get_submodule(linear_name), model.get_submodule(norm_name)
             if "forward" in linear.__dict__:
                 continue  # folded already, further out
-            linear.forward = functools.partial(_both, linear, norm)
-            norm.forward = _nothing
+            put_out = functools.partial(guard.put_out, norm_name)
+            linear.forward = functools.partial(_both, linear, norm, put_out)
+            norm.forward = functools.partial(guard.take_in, norm_name)
             swapped += [linear, norm]
-        yield
+        with guard if swapped else nullcontext():
+            yield
+        guard.finish()
     finally:
         for module in swapped:
             del module.forward  # the class's own shows again
 
 
-def _both(linear: Any, norm: Any, input: Tensor) -> Tensor:
+def _both(linear: Any, norm: Any, put_out: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
     mean, var, bias = norm.running_mean, norm.running_var, linear.bias
     assert isinstance(mean, Tensor)
     assert isinstance(var, Tensor)
@@ -153,9 +167,5 @@ def _both(linear: Any, norm: Any, input: Tensor) -> Tensor:
     if norm.bias is not None:
         shift = shift + norm.bias
     if isinstance(linear, nn.Linear):
-        return nn.functional.linear(input, weight, shift)
-    return linear._conv_forward(input, weight, shift)
-
-
-def _nothing(input: Tensor) -> Tensor:
-    return input
+        return put_out(nn.functional.linear(input, weight, shift))
+    return put_out(linear._conv_forward(input, weight, shift))

@@ -23,14 +23,19 @@ from thalweg.objective.objective import Objective
 from thalweg.operators.jacobians import Named, gradient
 from thalweg.operators.kernels import differentiable_kernels
 from thalweg.operators.outputs import Network, OutputLoss
+from thalweg.operators.slope_comparison import Claim
 from thalweg.operators.sum_of_squares import SumOfSquares, refuse_batch_statistics
+
+# Rounding of a difference of gradients, in units of eps times their mean's length: counted, it is about one.
+ROUNDING_FACTOR = 10
 
 
 class GradientCovariance(SumOfSquares):
     """C; see `ObjectiveOperator` for its arguments and for how it proves itself.
 
     Besides, its quadratic form must be the variance of the losses' slopes, which are taken by central
-    differences.
+    differences. Products that are no longer than the rounding of :math:`g_i - g` allows are nought: all are
+    where the examples are copies of one.
 
     Raises
     ------
@@ -49,6 +54,12 @@ class GradientCovariance(SumOfSquares):
         self._mean: tuple[Objective, Named] | None = None
         super().__init__(objective, *args, **kwargs)
 
+    def matmat(self, V: Tensor) -> Tensor:
+        product = super().matmat(V)
+        # What is left then is no multiple of V by any symmetric matrix.
+        is_rounding = product.norm(dim=0) <= self._rounding(self.objective, self.dtype) * V.norm(dim=0)
+        return torch.where(is_rounding, 0.0, product)
+
     def prepared(self, micro: MicroBatch) -> MicroBatch:
         return dataclasses.replace(micro, constants=self._mean_gradient(micro.objective))
 
@@ -65,6 +76,14 @@ class GradientCovariance(SumOfSquares):
 
     def centred(self, slopes: Tensor) -> Tensor:
         return slopes - slopes.mean(0)
+
+    def _claim(self) -> Claim:
+        return dataclasses.replace(super()._claim(), rounding=self._rounding)
+
+    def _rounding(self, objective: Objective, dtype: torch.dtype) -> float:
+        """Length of a product with a unit vector by what rounding leaves of the differences of gradients."""
+        length = float(objective.space.flatten(self._mean_gradient(objective)).norm())
+        return (ROUNDING_FACTOR * torch.finfo(dtype).eps * length) ** 2
 
     def _mean_gradient(self, objective: Objective) -> Named:
         """g by plain reverse mode; one pass over the data for all products."""

@@ -26,6 +26,7 @@ from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 from thalweg.operators.derivative_rules import OwnDerivativeRules
 from thalweg.operators.folding import Pair, foldable_pairs, folded
+from thalweg.operators.folding_guard import OtherUseError
 from thalweg.operators.jacobians import Named
 from thalweg.operators.kernels import differentiable_kernels
 from thalweg.operators.self_check import SelfCheck, prove
@@ -178,8 +179,12 @@ class ObjectiveOperator(LinearOperator):
 
         def product(micro: MicroBatch) -> Named:
             micro = self.prepared(micro)
-            with folded(objective.loss.model, self._pairs), self._rules():
-                result = self.micro_product(composition, micro, named, tangents)
+            with self._rules():
+                try:
+                    with folded(objective.loss.model, self._pairs):
+                        result = self.micro_product(composition, micro, named, tangents)
+                except OtherUseError:  # these examples take another branch
+                    result = self.micro_product(composition, micro, named, tangents)
             if on_examples:
                 on_examples(micro.size * V.shape[1])
             return result

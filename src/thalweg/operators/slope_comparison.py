@@ -44,6 +44,9 @@ class Claim:
     squares
         ``(objective, displacement d (P,)) -> float``, which is d.Ad to second order, by forward passes alone:
         a mean of squared differences. None where A is no such mean.
+    rounding
+        ``(objective, dtype) -> float``: how long a product with a unit vector may be by rounding alone, where
+        such a mean is of what is left when nearly equal things are taken off each other. Else None.
     reference
         The composition that others must agree with, where slopes alone tell little.
     """
@@ -52,6 +55,7 @@ class Claim:
     gradient: Callable[[Objective, Tensor], Tensor]
     convex: bool = False
     squares: Callable[[Objective, Tensor], float] | None = None
+    rounding: Callable[[Objective, torch.dtype], float] | None = None
     reference: str = ""
 
     def gradient_at(self, o: Objective) -> Tensor:
@@ -128,7 +132,11 @@ def vanishes(o: Objective, name: str, claim: Claim, dtype: torch.dtype) -> bool:
 
     For a point off the kinks only: across one, a gradient changes alike at any step too.
     """
-    V, base = probes(o, 2), claim.gradient_at(o)
+    V = probes(o, 2)
+    AV = claim.product(o, name, V)
+    if claim.rounding is not None and _cancels(o, V, AV, claim, dtype):
+        return True
+    base = claim.gradient_at(o)
 
     def change(relative_step: float) -> float:
         displacement = relative_step * scale(o) * V[:, 0]
@@ -137,8 +145,20 @@ def vanishes(o: Objective, name: str, claim: Claim, dtype: torch.dtype) -> bool:
     # Curvature changes the gradient in proportion to the step, rounding alike at any step.
     rounding = change(min(STEPS.get(dtype, COARSE_STEPS))) + torch.finfo(dtype).eps * float(base.norm())
     bound = ROUNDING_FACTOR * rounding
-    product = float(claim.product(o, name, V).norm())
-    return product * LONG_STEP * scale(o) <= bound and change(LONG_STEP) <= bound
+    return float(AV.norm()) * LONG_STEP * scale(o) <= bound and change(LONG_STEP) <= bound
+
+
+def _cancels(o: Objective, V: Tensor, AV: Tensor, claim: Claim, dtype: torch.dtype) -> bool:
+    """Whether products and squared slopes are what cancellation leaves.
+
+    A gradient whose parts cancel does not tell: its rounding grows with the step.
+    """
+    assert claim.rounding is not None
+    assert claim.squares is not None
+    bound, h = claim.rounding(o, dtype), LONG_STEP * scale(o)
+    of_losses = ROUNDING_FACTOR * torch.finfo(dtype).eps * abs(o.value())
+    squares = max(claim.squares(o, h * v) for v in V.T)
+    return float(AV.norm(dim=0).max()) <= bound and squares <= h**2 * bound + of_losses**2
 
 
 def probes(o: Objective, count: int) -> Tensor:

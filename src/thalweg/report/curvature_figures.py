@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from thalweg.core.measurement import StandardError
 from thalweg.linalg.estimate import Estimate
 from thalweg.report.figures import FAINT, GREY, INK, numbers
 
@@ -83,11 +82,11 @@ def draw_log_det(axes: Axes, density: Any, colour: str) -> None:
     axes.set_ylabel("log det(H + damping I) / P")
 
 
-def draw_layer_traces(axes: Axes, result: Any, num_probes: int, colour: str) -> None:
+def draw_layer_traces(axes: Axes, result: Any, colour: str) -> None:
     """One bar a layer, first on top, with its 95 % interval over the probes."""
-    traces = numbers(result.layer_traces)
-    halves = [StandardError(e, num_probes - 1).half_width(0.95) for e in numbers(result.layer_trace_errors)]
-    errors = np.where(np.isfinite(halves), halves, 0.0)
+    traces, high = numbers(result.layer_traces), numbers(result.layer_trace_estimate.interval(0.95)[1])
+    known = np.isfinite(high)
+    errors = np.where(known, high - traces, 0.0)
     rows = np.arange(len(traces))
     axes.barh(
         rows,
@@ -102,7 +101,7 @@ def draw_layer_traces(axes: Axes, result: Any, num_probes: int, colour: str) -> 
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_yticks(rows, result.layers)
     axes.invert_yaxis()
-    axes.set_xlabel(f"trace, {BAND if num_probes > 1 else NO_BAND}\n({UNIT})")
+    axes.set_xlabel(f"trace, {BAND if known.all() else NO_BAND}\n({UNIT})")
     axes.set_ylabel("layer")
 
 

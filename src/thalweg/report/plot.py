@@ -119,7 +119,7 @@ def _spread(result: Any) -> Figure:
 def _traces(result: Any) -> Figure:
     height = max(2.4, 1.2 + 0.18 * len(result.layers))
     figure, axes = draw.new_figure(1, 1, width=4.8, height=height)
-    curvature.draw_layer_traces(axes[0, 0], result, len(result.samples), draw.BLUE)
+    curvature.draw_layer_traces(axes[0, 0], result, draw.BLUE)
     half = result.error.half_width(0.95)
     axes[0, 0].set_title(f"trace {result.value:.4g}" + (f" ± {half:.2g} (95 %)" if half else ""))
     return figure
@@ -149,7 +149,7 @@ def _profile(result: Any) -> Figure:
     axes[0, 0].plot([], [], "--", color=draw.VERMILLION, linewidth=0.9, label="bounds on the ends")
     axes[0, 0].legend()
     curvature.draw_log_det(axes[0, 1], result.density, draw.BLUE)
-    curvature.draw_layer_traces(axes[0, 2], result, result.num_probes, draw.BLUE)
+    curvature.draw_layer_traces(axes[0, 2], result, draw.BLUE)
     for ax, title in zip(axes.flat, ("Spectral density", "Log determinant", "Trace by layer"), strict=True):
         ax.set_title(title)
     return figure

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN
 from typing import TYPE_CHECKING, Any
 
 from thalweg.core.measurement import ErrorBudget, StandardError
+from thalweg.core.rounding import rounded
 
 if TYPE_CHECKING:
     from thalweg.study.store import Record
@@ -58,9 +59,7 @@ def format_number(value: float, half_width: float = 0.0, rounding: str = ROUND_H
     else:
         decimals = 3 - (math.floor(math.log10(abs(value))) if value else 0)
     largest = 5 - (math.floor(math.log10(abs(value))) if value else 0)
-    place = Decimal(1).scaleb(-max(0, min(decimals, largest)))
-    text = f"{Decimal(repr(float(value))).quantize(place, rounding):f}"
-    return text.replace("-", MINUS)
+    return f"{rounded(value, -max(0, min(decimals, largest)), rounding):f}".replace("-", MINUS)
 
 
 def format_interval(low: float, high: float) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 from thalweg.core.measurement import ROUNDING, ErrorBudget, Measurement
+from thalweg.core.rounding import at_least, at_most
 from thalweg.linalg.eigen_solution import EigenSolution
 
 
@@ -48,9 +48,9 @@ class BoundedEigenvalue(Measurement):
 
     def _parts(self) -> list[str]:
         """What the one line says."""
-        bound = at_least(self.lower_bound, self.confidence)
+        bound = not_below(self.lower_bound, self.confidence)
         if not self.is_bottom:
-            bound = at_most(self.upper_bound, self.confidence)
+            bound = not_above(self.upper_bound, self.confidence)
         mode = [f"batch norm {self.batch_norm}"] if self.batch_norm else []
         return [ritz_pair(self.value, self.error.solver or 0.0), bound, *mode]
 
@@ -68,22 +68,14 @@ def largest_of(solution: EigenSolution) -> dict[str, Any]:
 
 def ritz_pair(value: float, residual: float) -> str:
     """A value with its residual."""
-    return f"{value:.6g} {f'± {residual:.2g}' if residual > ROUNDING * abs(value) else 'exact'}"
+    return f"{value:.6g} {f'± {at_most(residual, 2)}' if residual > ROUNDING * abs(value) else 'exact'}"
 
 
-def at_least(bound: float, confidence: float) -> str:
+def not_below(bound: float, confidence: float) -> str:
     """In words, rounded down."""
-    return f"at least {_rounded(bound, ROUND_FLOOR)} ({100 * confidence:.4g} %)"
+    return f"at least {at_least(bound)} ({100 * confidence:.4g} %)"
 
 
-def at_most(bound: float, confidence: float) -> str:
+def not_above(bound: float, confidence: float) -> str:
     """In words, rounded up."""
-    return f"at most {_rounded(bound, ROUND_CEILING)} ({100 * confidence:.4g} %)"
-
-
-def _rounded(x: float, rounding: str, digits: int = 6) -> str:
-    """With six digits, as the value has, rounded away from it."""
-    if x == 0 or not math.isfinite(x):
-        return f"{x:g}"
-    exact = Decimal(x)
-    return f"{float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding)):.{digits}g}"
+    return f"at most {at_most(bound)} ({100 * confidence:.4g} %)"

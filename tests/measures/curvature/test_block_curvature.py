@@ -10,7 +10,8 @@ from tests.operators.cases import CASES, ggn_of, hessian_of
 from torch import Tensor
 
 from thalweg.core.param_space import ParamSpace
-from thalweg.measures.curvature.block_curvature import BlockCurvature, block_curvature, layer_indices
+from thalweg.measures.curvature.block_curvature import BlockCurvature, block_curvature
+from thalweg.measures.curvature.layer_traces import layer_indices
 
 
 def dense_norms(H: Tensor, indices: list[Tensor]) -> Tensor:

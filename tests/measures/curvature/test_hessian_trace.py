@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from tests.operators.cases import CASES, ggn_of, hessian_of
 from tests.solvers.planted import planted, scattered
 from torch import Tensor
@@ -97,6 +98,20 @@ def test_some_parameters() -> None:
     result = hessian_trace(objective, params="head", seed=0)
     assert result.layers == ("head",)
     check(result, objective.restrict("head"), H[index][:, index])
+
+
+def test_layers_have_intervals_by_their_own_degrees_of_freedom() -> None:
+    """K - 1 of the samples' spread, not those of the trace's own standard error, which is known better."""
+    objective = CASES["residual-running"].objective()
+    result = hessian_trace(objective, method="hutchinson", rtol=0.2, seed=0)
+    num_probes = len(result.samples)
+    low, high = result.layer_trace_estimate.interval(0.9)
+    half = float(stats.t.ppf(0.95, num_probes - 1)) * result.layer_trace_errors
+    torch.testing.assert_close(low, result.layer_traces - half, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(high, result.layer_traces + half, rtol=1e-12, atol=1e-12)
+    exact = hessian_trace(objective, params="head", rtol=1e-6, seed=0)
+    assert exact.method == "exact"
+    assert all(torch.equal(end, exact.layer_traces) for end in exact.layer_trace_estimate.interval())
 
 
 @pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace", "auto"])

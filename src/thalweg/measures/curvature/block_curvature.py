@@ -12,11 +12,11 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_count
 from thalweg.core.measurement import Measurement
-from thalweg.core.param_space import ParamSpace
 from thalweg.core.rng import generator
 from thalweg.linalg.estimate import Estimate
 from thalweg.linalg.linear_operator import LinearOperator
 from thalweg.linalg.quadrature import ProbeProcess
+from thalweg.measures.curvature.layer_traces import layer_indices
 from thalweg.measures.curvature.spectral_density import SpectralDensity, density_result
 from thalweg.measures.curvature.work import Progress, Work
 from thalweg.objective.check_objective import check_objective
@@ -47,6 +47,15 @@ class BlockCurvature(Measurement):
     """
 
     measure: ClassVar[str] = "block_curvature"
+    quantity: ClassVar[str] = "share of ||H||² off the blocks"
+    per_part: ClassVar[tuple[str, ...]] = (
+        "blocks",
+        "sizes",
+        "traces",
+        "trace_estimate",
+        "lambda_max",
+        "lambda_min",
+    )
 
     blocks: tuple[str, ...]
     sizes: Tensor
@@ -72,8 +81,13 @@ class BlockCurvature(Measurement):
 
     @property
     def traces(self) -> Tensor:
-        """``(B,)``: the trace of each block; `densities` have its standard error."""
-        return torch.stack([d.trace.value for d in self.densities])
+        """``(B,)``: the trace of each block."""
+        return self.trace_estimate.value
+
+    @property
+    def trace_estimate(self) -> Estimate:
+        """``(B,)``: the trace of each block, with intervals over its probes and what the steps left."""
+        return Estimate.stack([density.trace for density in self.densities])
 
 
 def block_curvature(
@@ -171,14 +185,6 @@ def block_curvature(
         block_norm_errors=norms.standard_error,
         num_matvecs=sum(density.num_matvecs for density in densities),
     )
-
-
-def layer_indices(space: ParamSpace) -> dict[str, Tensor]:
-    """Entries of the flat vector by the layer that owns them; a parameter of the root module is its own."""
-    parts: dict[str, list[Tensor]] = {}
-    for slot in space:
-        parts.setdefault(slot.layer or slot.name, []).append(torch.arange(slot.start, slot.stop))
-    return {name: torch.cat(found) for name, found in parts.items()}
 
 
 class _DiagonalBlock(LinearOperator):

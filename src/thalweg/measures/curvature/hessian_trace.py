@@ -11,12 +11,13 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_count, check_flag
 from thalweg.core.errors import ConvergenceError
-from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.measurement import ErrorBudget, StandardError
 from thalweg.core.param_space import ParamSpace
 from thalweg.core.rng import generator
 from thalweg.linalg.sum_operator import SumOperator
 from thalweg.linalg.trace import estimate_trace
 from thalweg.linalg.trace_estimate import TraceEstimate
+from thalweg.measures.curvature.layer_traces import LayerTraces, layer_indices
 from thalweg.objective.folds import random_folds
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
@@ -33,7 +34,7 @@ MEANS = ("hessian", "ggn", "fisher", "empirical_fisher")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class HessianTrace(Measurement):
+class HessianTrace(LayerTraces):
     """tr(H), layer by layer too, in loss / parameter^2; an L2 term is in it, and exact.
 
     ``error.probe`` comes from the random probes and is ``None`` where the trace is exact; ``error.data``,
@@ -47,11 +48,8 @@ class HessianTrace(Measurement):
         ``"hutchinson"``, ``"hutch++"``, ``"xtrace"``, ``"exact"``, or ``"sampled"``.
     num_matvecs
         Products with single vectors on the full data, the pilot's included; none where it was sampled.
-    layers
-        Names of the modules that own parameters, in flat order.
-    layer_traces, layer_trace_errors
-        ``(L,)`` float64: the trace of each layer's diagonal block, which sum to `value`, and their standard
-        errors, with K - 1 degrees of freedom. They share the probes, so that they are not independent.
+    layers, layer_traces, layer_trace_errors
+        See `LayerTraces`; `layer_trace_estimate` has their intervals.
     frobenius_norm, frobenius_error
         ||H||_F and its standard error, from the lengths of the same products.
     diagonal
@@ -67,14 +65,14 @@ class HessianTrace(Measurement):
     samples: Tensor
     method: str
     num_matvecs: int
-    layers: tuple[str, ...]
-    layer_traces: Tensor
-    layer_trace_errors: Tensor
     frobenius_norm: float
     frobenius_error: float
     diagonal: Tensor | None
     diagonal_error: float
     fold_traces: Tensor | None
+
+    def _count_samples(self) -> int:
+        return len(self.samples)
 
 
 def hessian_trace(
@@ -242,10 +240,11 @@ def _without_decay(
 
 def _layers(space: ParamSpace) -> tuple[tuple[str, ...], Tensor]:
     """Names of the layers, and ``(P,)`` the number of each entry's."""
-    owners = [slot.layer or slot.name for slot in space]
-    names = tuple(dict.fromkeys(owners))
-    numbers = [torch.full((s.stop - s.start,), names.index(o)) for s, o in zip(space, owners, strict=True)]
-    return names, torch.cat(numbers)
+    indices = layer_indices(space)
+    groups = torch.empty(space.dim, dtype=torch.int64)
+    for i, index in enumerate(indices.values()):
+        groups[index] = i
+    return tuple(indices), groups
 
 
 def _result(

@@ -56,6 +56,7 @@ class SpectralDensity(Measurement):
     """
 
     measure: ClassVar[str] = "spectral_density"
+    quantity: ClassVar[str] = "mean eigenvalue"
 
     nodes: Tensor
     residuals: Tensor

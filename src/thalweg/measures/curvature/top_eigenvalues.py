@@ -2,8 +2,6 @@ r"""Extreme eigenvalues of the loss Hessian: :math:`\lambda_{\max}`, the paper's
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,7 +16,7 @@ from thalweg.linalg.wanted_pairs import Which
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.registry import operator_named
-from thalweg.solvers.bounded_eigenvalue import BoundedEigenvalue, at_least, at_most, ritz_pair
+from thalweg.solvers.bounded_eigenvalue import BoundedEigenvalue, not_above, not_below, ritz_pair
 from thalweg.solvers.multilevel import MultilevelSolution, checked_levels, multilevel_eigenpairs
 from thalweg.solvers.sampled_eigenvalue import SampledEigenvalue, sampled_eigenvalue
 from thalweg.solvers.sampling_design import SAMPLED
@@ -91,7 +89,10 @@ class TopEigenvalues(BoundedEigenvalue):
     def _parts(self) -> list[str]:
         if self.is_sampled:
             value = f"{self.value:.6g} ± {self.error.half_width(0.95):.2g} (95 %)"
-            limits = (at_least(self.lower_bound, self.confidence), at_most(self.upper_bound, self.confidence))
+            limits = (
+                not_below(self.lower_bound, self.confidence),
+                not_above(self.upper_bound, self.confidence),
+            )
             return [value, *limits, *super()._parts()[2:]]
         value, bound, *mode = super()._parts()
         if self.smallest_lower_bound is None:
@@ -101,7 +102,7 @@ class TopEigenvalues(BoundedEigenvalue):
             value,
             bound,
             f"smallest {smallest}",
-            at_least(self.smallest_lower_bound, self.confidence),
+            not_below(self.smallest_lower_bound, self.confidence),
             *mode,
         ]
 
@@ -276,17 +277,8 @@ def _result(
     solved: MultilevelSolution, operator: ObjectiveOperator, provenance: dict[str, Any]
 ) -> TopEigenvalues:
     solution = solved.solution
-    bottom = solution.bottom
-    if bottom is not None:
-        # What no eigenvalue can lie below needs no chance for that.
-        num_found = len(solution.eigenvalues)
-        ritz = solution.eigenvalues[min(_num_top(num_found, provenance["arguments"]), num_found - 1)]
-        if -math.inf < operator.least_eigenvalue >= bottom.lower:
-            lower = min(float(ritz), operator.least_eigenvalue)
-            bottom = dataclasses.replace(bottom, lower=lower, confidence=1.0)
-    first = solution.top or bottom
-    assert first is not None
-    smallest = bottom if solution.top else None
+    first = solution.bound
+    smallest = solution.bottom if solution.top else None
     return TopEigenvalues(
         value=float(solution.eigenvalues[0]),
         error=ErrorBudget(solver=float(solution.residuals[0])),

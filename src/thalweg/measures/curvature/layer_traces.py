@@ -1,0 +1,61 @@
+"""The trace layer by layer: what results that have it share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from thalweg.core.measurement import Measurement
+from thalweg.core.param_space import ParamSpace
+from thalweg.linalg.estimate import Estimate
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LayerTraces(Measurement):
+    """A trace with its parts.
+
+    Parameters
+    ----------
+    layers
+        Names of the ``L`` modules that own parameters, in flat order.
+    layer_traces, layer_trace_errors
+        ``(L,)`` float64: the trace of each layer's diagonal block, which sum to `value`, and their standard
+        errors over the probes, with one degree of freedom less than there are. They share the probes, so that
+        they are not independent.
+    """
+
+    per_part: ClassVar[tuple[str, ...]] = (
+        "layers",
+        "layer_traces",
+        "layer_trace_errors",
+        "layer_trace_estimate",
+    )
+
+    layers: tuple[str, ...]
+    layer_traces: Tensor
+    layer_trace_errors: Tensor
+
+    @property
+    def layer_trace_estimate(self) -> Estimate:
+        """``(L,)``: the layers' traces, with their intervals over the probes at any level."""
+        return Estimate(
+            self.layer_traces,
+            self.layer_trace_errors,
+            self._count_samples() - 1,
+            torch.zeros_like(self.layer_traces),
+        )
+
+    def _count_samples(self) -> int:
+        """Probes that the layers' standard errors were estimated on."""
+        raise NotImplementedError
+
+
+def layer_indices(space: ParamSpace) -> dict[str, Tensor]:
+    """Entries of the flat vector by the layer that owns them; a parameter of the root module is its own."""
+    parts: dict[str, list[Tensor]] = {}
+    for slot in space:
+        parts.setdefault(slot.layer or slot.name, []).append(torch.arange(slot.start, slot.stop))
+    return {name: torch.cat(found) for name, found in parts.items()}
