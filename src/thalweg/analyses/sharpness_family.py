@@ -81,7 +81,7 @@ FRUGAL = {"rtol": 5e-2, "certify_rtol": None, "trace_rtol": None}
 
 FAMILY: dict[str, Member] = {
     "top_eigenvalue": Member(top_eigenvalues, {"rtol": 1e-2}),
-    "trace": Member(hessian_trace),
+    "trace": Member(hessian_trace, {"sampled": True}),
     "sam_sharpness": Member(sam_sharpness),
     "sam_sharpness_linf": Member(sam_sharpness, {"norm": "linf", "radius": 1e-4}),
     "adaptive_sam_sharpness": Member(sam_sharpness, {"scaling": "element", "radius": 0.5}, _ELEMENTS),
@@ -97,13 +97,13 @@ FAMILY: dict[str, Member] = {
     ),
     "adaptive_pac_bayes_sigma": Member(
         pac_bayes_sigma,
-        {"scaling": "element", "num_samples": 3, "rtol": 0.05},
+        {"scaling": "element", "num_samples": 3, "rtol": 0.1},
         _ELEMENTS,
         larger_is_sharper=False,
     ),
     "basin_width": Member(
         basin_width,
-        {"num_directions": 3, "first_distance": 0.2, "rtol": 0.05},
+        {"num_directions": 3, "first_distance": 0.2, "rtol": 0.1},
         _FILTERS,
         larger_is_sharper=False,
     ),
