@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from thalweg.linalg.linear_operator import DenseOperator
 from thalweg.objective.objective import Objective
 
 NUM_CLASSES = 3
@@ -42,18 +41,3 @@ def hessian(objective: Objective) -> Tensor:
     w = torch.ones(len(x), dtype=torch.float64) if weights is None else weights
     A = torch.einsum("n,nab,ni,nj->aibj", w / len(x), inner, x, x)
     return A.reshape(objective.space.dim, -1)
-
-
-class KnownHessian(DenseOperator):
-    """The same matrix as `Hessian`, computed at once: what a count of thousands of samples needs."""
-
-    def __init__(self, objective: Objective) -> None:
-        self.objective, self.check = objective, None
-        matrix = hessian(objective)
-        super().__init__((matrix + matrix.T) / 2)
-
-    def over(self, objective: Objective) -> KnownHessian:
-        return KnownHessian(objective)
-
-    def counting(self, _on_examples: object) -> KnownHessian:
-        return self

@@ -9,16 +9,20 @@ Let :math:`\hat H_m`, m = 1 ... M, be the matrices of independent samples, unbia
 
 Each sample is started from the eigenvector of the one before, so that its first product gives the inner value
 and its last the outer one. To leading order both err by the same amount, for both come of the angle by which
-one sample turns the eigenvector: so the value stated is the mean of all of them, and half of the mean
-distance between inner and outer bounds its bias (``solver``, with what the iteration left).
+one sample turns the eigenvector: so the value stated is the mean of all of them. Half of the distance between
+their expectations bounds its bias; ``solver`` is the samples' estimate of that, with what the iteration left.
 
 The standard error (``data``) comes from the forms :math:`v^\top \hat H_g v` of the single groups of
-`thalweg.solvers.sampling_design`, within each sample. A first stage of samples fixes how many there must be,
-and its variance and degrees of freedom are those of the interval, though all are in the mean (Stein 1945):
-stopping once the running standard error is small enough would stop where it is too small.
+`thalweg.solvers.sampling_design`, within each sample. The variance of a first stage of samples fixes how many
+there must be, and it is that variance, with its degrees of freedom, that the interval is made from, though
+all samples are in the mean (Stein 1945): stopping once the running standard error is small enough would stop
+where it is too small. The target is relative to the value, so that their number can have to be raised again.
+The tests count what the intervals cover.
 
-The limits: a one-sided Student limit of the inner values, and on the other side one of the bounds that random
-vectors give on the outer ones (`thalweg.linalg.certificate`). For the bottom everything is mirrored.
+**What is known how.** ``interval`` is that of the eigenvalue whose direction was found. The limits are a
+one-sided Student limit of the inner values, and on the other side one of the bounds that random vectors give
+on the outer ones (`thalweg.linalg.certificate`), which counts what may have been missed. For the bottom
+everything is mirrored.
 
 References
 ----------
@@ -52,8 +56,10 @@ PILOT_GROUPS = 4
 GROUPS = 10
 FIRST_STAGE = 6
 
-# Residuals that samples are solved to, relative to the norm. The eigenvalue's own error is of their square.
+# Residuals that samples are solved to, relative to the norm: at most this, and so small that the eigenvalue's
+# own error, of the square of the residual over the gap, is this part of the tolerance.
 SAMPLE_RTOL = 2e-2
+ITERATION_SHARE = 1 / 8
 
 # Samples grow by this where they turn the eigenvector too far for the accuracy asked for.
 GROWTH = 4
@@ -66,7 +72,7 @@ class SampledEigenvalue:
     Parameters
     ----------
     value, error
-        The estimate; ``error.solver`` bounds its bias, ``error.data`` is its standard error.
+        The estimate; ``error.solver`` is an estimated bound on its bias, ``error.data`` its standard error.
     lower, upper
         Limits, each with probability `confidence`.
     vector
@@ -100,6 +106,23 @@ class SampledEigenvalue:
     proxy: str
 
 
+@dataclass(frozen=True)
+class AllExamples:
+    """The data themselves are to be taken, and what the samples so far are worth as a start.
+
+    Parameters
+    ----------
+    vector
+        ``(P, 1)``, the last sample's eigenvector; None if there was none.
+    num_columns, num_multiplied
+        As of a `SampledEigenvalue`.
+    """
+
+    vector: Tensor | None
+    num_columns: int
+    num_multiplied: int
+
+
 def sampled_eigenvalue(
     operator: ObjectiveOperator,
     *,
@@ -111,7 +134,7 @@ def sampled_eigenvalue(
     start: Tensor | None = None,
     seed: int,
     progress: Progress | None = None,
-) -> SampledEigenvalue | None:
+) -> SampledEigenvalue | AllExamples:
     """Estimate the eigenvalue at one end until the interval at `confidence` is within `rtol` times it.
 
     Parameters
@@ -133,8 +156,8 @@ def sampled_eigenvalue(
 
     Returns
     -------
-    The estimate, or None where samples good enough would together hold as many examples as the data: take
-    those then.
+    The estimate, or, where samples good enough would together hold as many examples as the data, the word
+    that these are to be taken.
 
     Raises
     ------
@@ -145,31 +168,31 @@ def sampled_eigenvalue(
     check_tolerances(operator.dtype, SAMPLE_RTOL, certify_rtol, confidence)
     num_examples, num_groups = operator.objective.num_examples, GROUPS
     operator.check  # noqa: B018 - proves the operator once, for all samples
-    if FIRST_STAGE * num_groups * group_size(operator.objective) >= num_examples:
-        return None
     work = PlannedWork(1, progress)
+    if FIRST_STAGE * num_groups * group_size(operator.objective) >= num_examples:
+        return AllExamples(None, 0, 0)
     work.expect(num_examples)
     design = SamplingDesign.of(operator.objective, on_examples=work.add)
     sampler = _Sampler(
         operator.counting(work.add), design, which, certify_rtol, confidence, max_matvecs, seed
     )
-    vector, gap = sampler.pilot(start)
+    vector, gap = sampler.pilot(start, rtol)
     while FIRST_STAGE * num_groups * design.group_size < num_examples:
         size = num_groups * design.group_size
         stage = _Stage(which, gap, confidence)
         wanted, columns = FIRST_STAGE, 3
         while stage.num_samples < wanted:
             work.expect(work.done + columns * size * (wanted - stage.num_samples))
-            vector, columns = sampler.extend(stage, vector, num_groups, wanted)
+            vector, columns = sampler.extend(stage, vector, num_groups)
             if stage.num_samples == wanted and stage.bias <= rtol * abs(stage.value) / 2:
                 wanted = max(wanted, stage.num_wanted(rtol))
                 if wanted * size >= num_examples:
-                    return None
+                    return AllExamples(vector, sampler.num_columns, work.done)
         if stage.bias <= rtol * abs(stage.value) / 2:
             work.finish()
             return stage.result(vector, size, sampler.num_columns, work.done, design.proxy)
         num_groups *= GROWTH
-    return None
+    return AllExamples(vector, sampler.num_columns, work.done)
 
 
 class _Sampler:
@@ -189,8 +212,9 @@ class _Sampler:
         self.which: Which = which
         self.certify_rtol, self.confidence = certify_rtol, confidence
         self.max_matvecs, self.seed, self.num_columns = max_matvecs, seed, 0
+        self.rtol = SAMPLE_RTOL
 
-    def pilot(self, start: Tensor | None) -> tuple[Tensor, float]:
+    def pilot(self, start: Tensor | None, rtol: float) -> tuple[Tensor, float]:
         """A first eigenvector ``(P, 1)``, and how far the second eigenvalue lies from the first."""
         matrix = self._sample(PILOT_GROUPS, "pilot")
         found = lanczos_eigenpairs(
@@ -204,19 +228,25 @@ class _Sampler:
             max_matvecs=self.max_matvecs,
         )
         self.num_columns += found.num_matvecs
-        return found.eigenvectors[:, :1], float((found.eigenvalues[0] - found.eigenvalues[-1]).abs())
+        gap = float((found.eigenvalues[0] - found.eigenvalues[-1]).abs())
+        # Kato and Temple: the eigenvalue's error is the residual's square over the gap, or the residual.
+        share, relative_gap = ITERATION_SHARE * rtol, gap / max(found.norm_estimate, 1e-300)
+        least = 64 * torch.finfo(matrix.dtype).eps
+        self.rtol = min(SAMPLE_RTOL, max(least, share, math.sqrt(share * relative_gap)))
+        return found.eigenvectors[:, :1], gap
 
-    def extend(self, stage: _Stage, start: Tensor, num_groups: int, wanted: int) -> tuple[Tensor, int]:
+    def extend(self, stage: _Stage, start: Tensor, num_groups: int) -> tuple[Tensor, int]:
         """Add a sample to the stage; its eigenvector ``(P, 1)``, and the columns it took."""
         number = stage.num_samples
         matrix = self._sample(num_groups, num_groups, number)
-        # The bounds of all samples hold together, half of what may fail being left for the limit: those of
-        # the first stage, whose number is known before, take one half of it, those of the second the other.
-        sharing = FIRST_STAGE if number < FIRST_STAGE else wanted - FIRST_STAGE
+        # The bounds of all samples are to hold together, half of what may fail being left for the limit.
+        # Those of the first stage take half of the rest; of later ones, whose number nobody knows, the m-th
+        # takes the part FIRST_STAGE / (m (m + 1)) of the other half, and all together no more than it.
+        sharing = FIRST_STAGE if number < FIRST_STAGE else number * (number + 1) / FIRST_STAGE
         found = lanczos_eigenpairs(
             matrix,
             which=self.which,
-            rtol=SAMPLE_RTOL,
+            rtol=self.rtol,
             start=start,
             min_steps=1,
             certify_rtol=self.certify_rtol,
@@ -293,9 +323,8 @@ class _Stage:
 
     @property
     def bias(self) -> float:
-        """Bound on what the value is off by in expectation: half the distance, and the solutions' errors."""
+        """What the value may be off by in expectation: half the distance, and the solutions' errors."""
         residuals = torch.tensor(self._residuals, dtype=torch.float64)
-        # Kato and Temple; a second eigenvalue that is close is as good as the first.
         left = torch.minimum(residuals, residuals.square() / max(self.gap, 1e-300))
         return abs(float((self.outer - self.inner).mean())) / 2 + float(left.mean())
 

@@ -93,8 +93,7 @@ def sampled_trace(
 
     Returns
     -------
-    The estimate, ``converged`` being False if the budget was spent first; or None where probes on all the
-    data cost no more.
+    The estimate, or None where probes on all the data cost no more, or samples more than the budget.
     """
     check_fraction("rtol", rtol, "0.05 asks for 5 % standard error")
     operator.check  # noqa: B018 - proves the operator once, for all groups

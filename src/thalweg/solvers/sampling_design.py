@@ -1,21 +1,23 @@
 r"""Which examples a sampled estimate draws, and with which probability: curvature sits in few of them.
 
-Most examples of a trained classifier are fitted with certainty and hardly curve the loss. The Gauss-Newton
-part of an example's Hessian is :math:`J^\top M J`, and for cross-entropy the trace of M, the curvature of the
-loss in the outputs, is :math:`1 - \sum_c p_c^2`: one forward pass tells it for every example. Drawing in
-proportion to it, and weighting by the inverse, cuts the variance several times.
+Most examples of a trained classifier are fitted with certainty and hardly curve the loss. An example's
+Hessian is :math:`J^\top M J + \sum_c g_c \nabla^2 f_c`, with M the curvature and g the slope of its loss in
+the outputs f. Of cross-entropy, :math:`\mathrm{tr}\, M = 1 - \sum_c p_c^2` and :math:`g = p - y`, which one
+forward pass tells for every example. Its score is :math:`\mathrm{tr}\, M + \|g\|`: drawing in proportion to
+it, and weighting by the inverse, cuts the variance several times. The slope is small where M is, but for an
+example that is fitted with certainty *to the wrong class*: there M is nought, and the Hessian anything but.
 
-The score does not see the other part, which comes with the residuals: an example fitted with certainty *to
-the wrong class* has a score of nearly nought and a Hessian that is anything but. So a floor is mixed in, a
-fixed part of the mean score, which bounds every weight.
+A floor is mixed in besides, a fixed part of the mean score, which bounds every weight.
 
 **Groups.** Examples are laid in order of the class predicted, of the runner-up and of the score, and their
 probabilities end to end on [0, 1], which is cut into as many equal strata as a group has examples; each
 stratum gives one, at a point drawn uniformly in it. What two examples share that hesitate between the same
 classes is the direction of their curvature: on the paper's network the order takes another two thirds off the
 variance. A group's weighted mean is unbiased, and groups are independent of each other, so that their spread
-is an honest standard error for the finite data set, without a formula for the design. A stratum may hold a
-single example, or an example several strata: it is then in every group, as often as its weight says.
+is a standard error for the finite data set, without a formula for the design. It is honest as far as the
+groups show what there is: a few examples of enormous curvature and an ordinary score that no group holds are
+in no standard error. A stratum may hold a single example, or an example several strata: it is then in every
+group, as often as its weight says.
 
 In ``"batch"`` mode an example has no loss of its own: units are the batches of the partition, whose scores
 are the sums of their examples', and a group is one batch.
@@ -41,16 +43,19 @@ from thalweg.objective.evaluation import independent_unit
 from thalweg.objective.losses import inputs_and_targets
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
+from thalweg.operators.jacobians import gradient
 from thalweg.operators.likelihood import likelihood_of
 
 # Matrices that are linear in the losses, so that examples can be weighted; squares of gradients are not.
 SAMPLED = ("hessian", "ggn")
 
+PROXY = "curvature and slope of the loss in the outputs"
+
 # Examples of a group: as many as one pass takes on a CPU. A fixed number, for it is part of the estimate.
 GROUP_SIZE = 128
 
-# What is added to every score, in parts of their mean. A tenth keeps every weight below eleven and costs an
-# eleventh of the draws; a hundredth let ten per cent of wrong labels make it worse than uniform sampling.
+# What is added to every score, in parts of their mean: it keeps every weight below eleven, and costs an
+# eleventh of the draws.
 FLOOR = 0.1
 
 
@@ -69,7 +74,7 @@ class SamplingDesign:
     unit_size
         Examples of a unit: one, or the batch size.
     proxy
-        What the probabilities are in proportion to: ``"curvature of the loss in the outputs"`` or
+        What the probabilities are in proportion to: ``"curvature and slope of the loss in the outputs"`` or
         ``"uniform"``.
     """
 
@@ -106,7 +111,7 @@ class SamplingDesign:
             return cls(objective, sizes / objective.num_examples, order, unit_size, "uniform")
         sums = torch.stack([part.sum() for part in scores.split(unit_size)])
         probabilities = (sums + floor * mean * sizes) / (objective.num_examples * (1 + floor) * mean)
-        return cls(objective, probabilities, order, unit_size, "curvature of the loss in the outputs")
+        return cls(objective, probabilities, order, unit_size, PROXY)
 
     @property
     def group_size(self) -> int:
@@ -146,9 +151,7 @@ def group_size(objective: Objective) -> int:
 
 
 def _scores(objective: Objective, on_examples: Callable[[int], None] | None) -> tuple[Tensor, Tensor]:
-    """1 - sum p^2 of each example ``(N,)`` float64, its mean over the positions that count; the two likeliest
-    classes ``(N, 2)``.
-    """
+    """tr M + ||g|| of each example ``(N,)`` float64; its two likeliest classes ``(N, 2)``."""
     likelihood = likelihood_of(objective)
     scores: list[Tensor] = []
     leaders: list[Tensor] = []
@@ -157,7 +160,9 @@ def _scores(objective: Objective, on_examples: Callable[[int], None] | None) -> 
         outputs = micro.outputs()
         known = likelihood.information(outputs, inputs_and_targets(micro.batch)[-1])
         p = known["p"]
-        scores.append((known["weights"] * p * (1 - p)).flatten(1).sum(1).double().cpu())
+        slope = gradient(lambda f: micro.losses_of(f["f"]).sum(), {"f": outputs})["f"].flatten(1)
+        curvature = (known["weights"] * p * (1 - p)).flatten(1).sum(1)
+        scores.append((curvature + torch.linalg.vector_norm(slope, dim=1)).double().cpu())
         leaders.append(p.reshape(*p.shape[:2], -1).mean(2).topk(2, dim=1).indices.cpu())
         if on_examples:
             on_examples(micro.size)

@@ -193,9 +193,13 @@ def hessian_trace(
             progress=progress,
         )
         if found is not None:
-            provenance["sampling"] = {"in_proportion_to": found.proxy, "num_multiplied": found.num_multiplied}
+            provenance["sampling"] = {
+                "taken": "samples",
+                "in_proportion_to": found.proxy,
+                "num_multiplied": found.num_multiplied,
+            }
             return _result(found.estimate, decay, layers, groups, provenance, found.data)
-        provenance["sampling"] = "no cheaper than all examples, so these were taken"
+        provenance["sampling"] = {"taken": "all examples"}
     work = PlannedWork(target.num_examples, progress)
     estimate = estimate_trace(
         _without_decay(operator, decay, random_folds(target, num_folds, seed) if population else [], work),

@@ -18,7 +18,7 @@ from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.registry import operator_named
 from thalweg.solvers.bounded_eigenvalue import BoundedEigenvalue, not_above, not_below, ritz_pair
 from thalweg.solvers.multilevel import MultilevelSolution, checked_levels, multilevel_eigenpairs
-from thalweg.solvers.sampled_eigenvalue import SampledEigenvalue, sampled_eigenvalue
+from thalweg.solvers.sampled_eigenvalue import AllExamples, SampledEigenvalue, sampled_eigenvalue
 from thalweg.solvers.sampling_design import SAMPLED
 
 Progress = Callable[[int, int], None]
@@ -36,8 +36,9 @@ class TopEigenvalues(BoundedEigenvalue):
     extreme one is a matter of `confidence`, and `interval` says what is known of that one.
 
     Of a sampled eigenvalue ``error.data`` is the standard error for the finite data set and ``error.solver``
-    bounds the bias; `interval` is made of these two, and the bounds below are one-sided limits, each with
-    probability `confidence`.
+    an estimated bound on the bias; `interval` is made of these two and is that of the eigenvalue whose
+    direction was found. The bounds below are then one-sided limits, each with probability `confidence`, and
+    count what may have been missed.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ class TopEigenvalues(BoundedEigenvalue):
 
     def _parts(self) -> list[str]:
         if self.is_sampled:
-            value = f"{self.value:.6g} ± {self.error.half_width(0.95):.2g} (95 %)"
+            value = f"{self.value:.6g} ± {self.error.half_width(0.95):.2g} (95 %, of the direction found)"
             limits = (
                 not_below(self.lower_bound, self.confidence),
                 not_above(self.upper_bound, self.confidence),
@@ -159,7 +160,7 @@ def top_eigenvalues(
     sampled
         Estimate one eigenvalue from independent samples of the examples, drawn by importance, until `rtol` is
         met: see `thalweg.solvers.sampled_eigenvalue`. All the data are taken where samples would come to as
-        many; the provenance says which it was.
+        many, `certify_rtol` then being at most `rtol`; the provenance says which it was.
     max_matvecs
         Most products with single vectors on the full data, or on each sample.
     levels
@@ -178,7 +179,7 @@ def top_eigenvalues(
     Raises
     ------
     ConvergenceError
-        If `max_matvecs` is spent first; carries the partial `TopEigenvalues`.
+        If `max_matvecs` is spent first; carries the partial `TopEigenvalues`, or None if a sample spent it.
     DerivativeError
         If no second derivative of this network can be trusted.
     NonFiniteLossError
@@ -223,8 +224,9 @@ def top_eigenvalues(
         },
         "objective": objective.describe(),
     }
+    num_sampled = 0
     if sampled:
-        found = sampled_eigenvalue(
+        found = _sampled(
             operator,
             which=which,
             rtol=rtol,
@@ -235,9 +237,12 @@ def top_eigenvalues(
             seed=seed,
             progress=progress,
         )
-        if found is not None:
+        if isinstance(found, SampledEigenvalue):
             return _sampled_result(found, operator, provenance)
-        provenance["sampling"] = "as many examples as there are, so all of them were taken"
+        # What was asked for is the accuracy of the whole interval.
+        certify_rtol = None if certify_rtol is None else min(certify_rtol, rtol)
+        start, num_sampled = (start if found.vector is None else found.vector), found.num_columns
+        provenance["sampling"] = {"taken": "all examples", "num_multiplied": found.num_multiplied}
     try:
         solved = multilevel_eigenpairs(
             operator,
@@ -253,9 +258,9 @@ def top_eigenvalues(
             progress=progress,
         )
     except ConvergenceError as error:
-        partial = _result(error.partial, operator, provenance)
+        partial = _result(error.partial, operator, provenance, num_sampled)
         raise ConvergenceError(f"{error} The result so far is in `partial`.", partial) from None
-    return _result(solved, operator, provenance)
+    return _result(solved, operator, provenance, num_sampled)
 
 
 def _refuse_unsampled(of: str, k: int, which: str, levels: Sequence[int] | None) -> None:
@@ -273,8 +278,16 @@ def _refuse_unsampled(of: str, k: int, which: str, levels: Sequence[int] | None)
         )
 
 
+def _sampled(operator: ObjectiveOperator, **arguments: Any) -> SampledEigenvalue | AllExamples:
+    try:
+        return sampled_eigenvalue(operator, **arguments)
+    except ConvergenceError as error:
+        # One sample's solution is no result for the data.
+        raise ConvergenceError(f"Of a sample: {error}") from None
+
+
 def _result(
-    solved: MultilevelSolution, operator: ObjectiveOperator, provenance: dict[str, Any]
+    solved: MultilevelSolution, operator: ObjectiveOperator, provenance: dict[str, Any], num_sampled: int
 ) -> TopEigenvalues:
     solution = solved.solution
     first = solution.bound
@@ -292,7 +305,7 @@ def _result(
         eigenvectors=solution.eigenvectors.cpu(),
         residuals=solution.residuals,
         num_matvecs=solution.num_matvecs,
-        num_subset_matvecs=solved.num_subset_matvecs,
+        num_subset_matvecs=solved.num_subset_matvecs + num_sampled,
         lower_bound=first.lower,
         upper_bound=first.upper,
         confidence=first.confidence,
@@ -311,6 +324,7 @@ def _sampled_result(
             **provenance,
             "operator": operator.check.to_dict(),
             "sampling": {
+                "taken": "samples",
                 "in_proportion_to": found.proxy,
                 "num_samples": len(found.inner),
                 "sample_size": found.sample_size,
