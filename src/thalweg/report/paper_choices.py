@@ -85,8 +85,7 @@ def choices(records: Sequence[Record]) -> list[Choice]:
             "Which matrix has the top eigenvalue?",
             "“Hessian”; neither whether it was exact nor the solver or its tolerance.",
             "The exact Hessian of the mean loss over those examples, by Lanczos with full "
-            "reorthogonalisation, stopped on the residual and reported with its bounds; of many examples on "
-            "independent samples of them, with limits for all.",
+            "reorthogonalisation, stopped on the residual and reported with its bounds.",
             (),
         ),
         Choice(
