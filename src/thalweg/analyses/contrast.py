@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,8 @@ from thalweg.analyses.run_files import Value, in_words
 from thalweg.analyses.runs import Run, Runs
 from thalweg.core.arguments import check_flag, check_fraction
 from thalweg.core.errors import ConvergenceError
+from thalweg.core.progress import Progress
 from thalweg.core.rng import stream_seed
-
-Progress = Callable[[int, int], None]
 
 
 def contrast(

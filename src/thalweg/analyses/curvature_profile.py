@@ -12,13 +12,13 @@ from torch import Tensor
 from thalweg.core.arguments import check_flag, check_fraction
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.precision import full_precision
+from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.certificate import RandomStartCertificate
 from thalweg.linalg.estimate import Estimate
 from thalweg.linalg.quadrature import ProbeProcess
 from thalweg.measures.curvature.layer_traces import LayerTraces, layer_indices
 from thalweg.measures.curvature.spectral_density import SpectralDensity, density_result
-from thalweg.measures.curvature.work import Progress, Work
 from thalweg.objective.objective import Objective
 from thalweg.operators.registry import operator_named
 
@@ -164,7 +164,7 @@ def curvature_profile(
     num_probes, num_steps = _split(max_matvecs)
     operator = operator_named(of, objective, params, seed=seed)
     target = operator.objective
-    work = Work(min(num_probes * num_steps, target.space.dim) * target.num_examples, progress)
+    work = Work(progress, min(num_probes * num_steps, target.space.dim) * target.num_examples)
     process = ProbeProcess(
         operator.counting(work.add), num_probes, num_steps, generator(seed, "probes"), max_memory_bytes
     )

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from thalweg.analyses.audit_result import NOT_MOVED, InvarianceAudit, verdict
-from thalweg.analyses.sharpness_family import FAMILY, Member, Progress, chosen_members
+from thalweg.analyses.sharpness_family import FAMILY, Member, chosen_members
 from thalweg.core.arguments import check_fraction, is_number
 from thalweg.core.errors import ThalwegError
 from thalweg.core.identity import code_identity
 from thalweg.core.measurement import ErrorBudget, Measurement
+from thalweg.core.progress import Progress
 from thalweg.core.rng import stream_seed
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,9 @@ from thalweg.analyses.runs import Run
 from thalweg.analyses.sharpness_family import Member
 from thalweg.core.errors import ThalwegError
 from thalweg.core.measurement import Measurement
+from thalweg.core.progress import Progress
 from thalweg.objective.batch_norm import MODES, BatchNormMode
 from thalweg.objective.objective import Objective
-
-Progress = Callable[[int, int], None]
 
 # Steps of the progress within one measure.
 STEPS = 1000

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from thalweg.core.progress import Progress as Callback
 from thalweg.study.runner import Task
 from thalweg.study.store import Record
 
@@ -41,7 +42,7 @@ def _bar() -> Progress:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str) -> Iterator[Callback]:
     """Yield a callback ``(done, total)``; a bar where standard error is a terminal, silence elsewhere."""
     if not errors.is_terminal:
         yield lambda done, total: None

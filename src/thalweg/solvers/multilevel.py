@@ -10,7 +10,7 @@ for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from thalweg.core.arguments import check_count
 from thalweg.core.errors import ConvergenceError, NonFiniteLossError
 from thalweg.core.measurement import hash_tensors
+from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.eigen_solution import EigenSolution
 from thalweg.linalg.lanczos import check_tolerances, lanczos_eigenpairs
@@ -75,7 +76,7 @@ def multilevel_eigenpairs(
     levels: Sequence[int] | None = None,
     start: Tensor | None = None,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> MultilevelSolution:
     """Solve over growing subsets, then over all the data; arguments as in `top_eigenvalues`.
 
@@ -94,7 +95,7 @@ def multilevel_eigenpairs(
     check_tolerances(operator.dtype, rtol, certify_rtol, confidence)
     sizes = checked_levels(levels, objective.num_examples)
     num_wanted = 2 * k if which == "both" else k
-    work = _Work(objective.num_examples, sizes, num_wanted, progress)
+    work = _LevelWork(objective.num_examples, sizes, num_wanted, progress)
     warm, used, num_subset_matvecs = start, [], 0
     # Vectors handed in may come from an earlier run with this seed; the random ones must not be its again.
     stream = ("cold",) if start is None else ("warm", hash_tensors(start))
@@ -123,7 +124,7 @@ def multilevel_eigenpairs(
             warm = solution.eigenvectors
             num_subset_matvecs += solution.num_matvecs
             used.append(size)
-        work.finished_level(level)
+        work.next_level()
     try:
         solution = lanczos_eigenpairs(
             operator.counting(work.add),
@@ -141,7 +142,7 @@ def multilevel_eigenpairs(
     except ConvergenceError as error:
         partial = MultilevelSolution(error.partial, tuple(used), num_subset_matvecs)
         raise ConvergenceError(str(error), partial) from None
-    work.finished()
+    work.finish()
     return MultilevelSolution(solution, tuple(used), num_subset_matvecs)
 
 
@@ -168,36 +169,29 @@ def checked_levels(levels: Sequence[int], num_examples: int) -> tuple[int, ...]:
     return sizes
 
 
-class _Work:
-    """Progress in example-products, against an estimate that moves when a level takes more."""
+class _LevelWork:
+    """Progress in examples times columns, against an estimate that moves when a level takes more."""
 
     def __init__(
-        self,
-        num_examples: int,
-        sizes: Sequence[int],
-        num_wanted: int,
-        report: Callable[[int, int], None] | None,
+        self, num_examples: int, sizes: Sequence[int], num_wanted: int, report: Progress | None
     ) -> None:
         # From experience: columns of a cold level and of a warm one.
         cold, warm = 5 + 4 * num_wanted, 5 * num_wanted
-        self.remaining = [n * (warm if i else cold) for i, n in enumerate((*sizes, num_examples))]
-        self.done_before, self.done_now, self.level, self.report = 0, 0, 0, report
+        self._expected = [n * (warm if i else cold) for i, n in enumerate((*sizes, num_examples))]
+        self._work, self._counts = Work(report), [0]
 
     def add(self, examples: int) -> None:
-        self.done_now += examples
-        if self.report:
-            total = (
-                self.done_before
-                + max(self.done_now, self.remaining[self.level])
-                + sum(self.remaining[self.level + 1 :])
-            )
-            self.report(self.done_before + self.done_now, total)
+        """Count a micro-batch's examples times columns, of the present level."""
+        self._counts[-1] += examples
+        level = len(self._counts)
+        present = max(self._counts[-1], self._expected[level - 1])
+        self._work.expect(sum(self._counts[:-1]) + present + sum(self._expected[level:]))
+        self._work.add(examples)
 
-    def finished_level(self, level: int) -> None:
-        self.done_before += self.done_now
-        self.done_now, self.level = 0, level + 1
+    def next_level(self) -> None:
+        """What this level took is known."""
+        self._counts.append(0)
 
-    def finished(self) -> None:
-        if self.report:
-            total = max(1, self.done_before + self.done_now)
-            self.report(total, total)
+    def finish(self) -> None:
+        """All is done."""
+        self._work.finish()

@@ -41,6 +41,7 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_fraction
 from thalweg.core.measurement import ErrorBudget, StandardError
+from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.eigen_solution import EigenSolution
 from thalweg.linalg.lanczos import check_tolerances, lanczos_eigenpairs
@@ -48,7 +49,6 @@ from thalweg.linalg.linear_operator import LinearOperator
 from thalweg.linalg.sum_operator import SumOperator
 from thalweg.linalg.wanted_pairs import Which
 from thalweg.operators.objective_operator import ObjectiveOperator
-from thalweg.solvers.planned_work import PlannedWork, Progress
 from thalweg.solvers.sampling_design import SamplingDesign, group_size
 
 # Groups of the pilot, of a sample, and samples of the first stage.
@@ -168,7 +168,7 @@ def sampled_eigenvalue(
     check_tolerances(operator.dtype, SAMPLE_RTOL, certify_rtol, confidence)
     num_examples, num_groups = operator.objective.num_examples, GROUPS
     operator.check  # noqa: B018 - proves the operator once, for all samples
-    work = PlannedWork(1, progress)
+    work = Work(progress)
     if FIRST_STAGE * num_groups * group_size(operator.objective) >= num_examples:
         return AllExamples(None, 0, 0)
     work.expect(num_examples)

@@ -26,12 +26,12 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_fraction
 from thalweg.core.measurement import StandardError
+from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.probing import signs
 from thalweg.linalg.sum_operator import column_products
 from thalweg.linalg.trace_estimate import DiagonalTally, TraceEstimate
 from thalweg.operators.objective_operator import ObjectiveOperator
-from thalweg.solvers.planned_work import PlannedWork, Progress
 from thalweg.solvers.sampling_design import SamplingDesign, group_size
 
 # Pairs of the first stage. Quadratic forms are skewed: with fewer the intervals cover less than they say.
@@ -101,7 +101,7 @@ def sampled_trace(
     most = num_examples * min(FEWEST_PRODUCTS, max_matvecs)
     if FIRST_STAGE * pair_size > most:
         return None
-    work = PlannedWork(1, progress)
+    work = Work(progress)
     work.expect(num_examples + FIRST_STAGE * pair_size)
     design = SamplingDesign.of(operator.objective, on_examples=work.add)
     operator, rng = operator.counting(work.add), generator(seed, "sampled_trace")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from thalweg.core.measurement import Measurement
+from thalweg.core.progress import Progress
 from thalweg.measures.connectivity.linear_path import linear_path
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
@@ -23,7 +24,7 @@ from thalweg.objective.batch_norm import MODES, BatchNormMode
 from thalweg.objective.examples import Examples
 from thalweg.objective.objective import Objective
 from thalweg.study.paper_settings import PaperSettings
-from thalweg.study.runner import Progress, Task, resolved
+from thalweg.study.runner import Task, resolved
 from thalweg.study.store import Store, run_id, versions
 from thalweg.training.checkpoint import load_weights
 from thalweg.training.trainer import WEIGHTS_FILE, TrainConfig, seconds_spent, train

@@ -10,9 +10,8 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from thalweg.core.measurement import Measurement
+from thalweg.core.progress import Progress
 from thalweg.study.store import Record, Store, host, num_threads, run_id, versions
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

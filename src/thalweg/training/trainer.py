@@ -24,6 +24,7 @@ from thalweg.core.arguments import check_count
 from thalweg.core.atomic import replacing, sweep_partials
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.lock import sole_writer
+from thalweg.core.progress import Progress
 from thalweg.core.rng import generator, preserved_global_rng, stream_seed
 from thalweg.objective.examples import Examples, read_examples
 from thalweg.objective.guards import unwrapped
@@ -118,7 +119,7 @@ def train(
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int | None = None,
     callbacks: Sequence[Callable[[TrainingState], None]] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> TrainingHistory:
     """Train `model` in place; its flags, its ``.grad`` and the global generators come back as they were.
 
@@ -192,7 +193,7 @@ def _train(
     folder: Path | None,
     checkpoint_every: int | None,
     callbacks: Iterable[Callable[[TrainingState], None]],
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> TrainingHistory:
     began = time.perf_counter()
     # Objectives first: they refuse what cannot be trained, and their description identifies the run. They

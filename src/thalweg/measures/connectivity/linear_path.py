@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from thalweg.core.arguments import check_count
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.progress import Progress
 from thalweg.measures.connectivity.comparable import check_comparable, check_same_losses
 from thalweg.objective.evaluation import Point, independent_unit, l2_term
 from thalweg.objective.objective import Objective
@@ -62,7 +62,7 @@ def linear_path(
     *,
     num_points: int = 21,
     population: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LinearPath:
     r"""Evaluate :math:`L((1 - \alpha)\,\theta_a + \alpha\,\theta_b)` on a grid; the barrier between the ends.
 

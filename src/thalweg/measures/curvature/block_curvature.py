@@ -12,13 +12,13 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_count
 from thalweg.core.measurement import Measurement
+from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.estimate import Estimate
 from thalweg.linalg.linear_operator import LinearOperator
 from thalweg.linalg.quadrature import ProbeProcess
 from thalweg.measures.curvature.layer_traces import layer_indices
 from thalweg.measures.curvature.spectral_density import SpectralDensity, density_result
-from thalweg.measures.curvature.work import Progress, Work
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.operators.registry import operator_named
@@ -143,7 +143,7 @@ def block_curvature(
     target, indices = _blocks_of(objective, blocks)
     operator = operator_named(of, target, seed=seed)
     columns = sum(min(num_probes * num_steps, len(index)) for index in indices.values())
-    work = Work(columns * target.num_examples, progress)
+    work = Work(progress, columns * target.num_examples)
     counting = operator.counting(work.add)
     densities, rows = [], []
     for name, index in indices.items():

@@ -13,6 +13,7 @@ from thalweg.core.arguments import check_count, check_flag
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, StandardError
 from thalweg.core.param_space import ParamSpace
+from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.sum_operator import SumOperator
 from thalweg.linalg.trace import estimate_trace
@@ -22,7 +23,6 @@ from thalweg.objective.folds import random_folds
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.registry import operator_named
-from thalweg.solvers.planned_work import PlannedWork, Progress
 from thalweg.solvers.sampled_trace import sampled_trace
 from thalweg.solvers.sampling_design import SAMPLED
 from thalweg.stats.crossed_means import fold_standard_error
@@ -200,7 +200,7 @@ def hessian_trace(
             }
             return _result(found.estimate, decay, layers, groups, provenance, found.data)
         provenance["sampling"] = {"taken": "all examples"}
-    work = PlannedWork(target.num_examples, progress)
+    work = Work(progress)
     estimate = estimate_trace(
         _without_decay(operator, decay, random_folds(target, num_folds, seed) if population else [], work),
         rng=generator(seed, "hessian_trace"),
@@ -209,7 +209,7 @@ def hessian_trace(
         method=method,
         groups=groups,
         max_matvecs=budget,
-        on_plan=work.expect,
+        on_plan=lambda products: work.expect(products * target.num_examples),
     )
     data = None
     if population:
@@ -228,7 +228,7 @@ def hessian_trace(
 
 
 def _without_decay(
-    operator: ObjectiveOperator, decay: float, folds: list[Objective], work: PlannedWork
+    operator: ObjectiveOperator, decay: float, folds: list[Objective], work: Work
 ) -> SumOperator:
     """The data's part of the matrix, as the mean over the folds if there are any; it proves itself first."""
     operator.check  # noqa: B018

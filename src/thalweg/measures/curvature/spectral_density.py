@@ -13,10 +13,10 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_count
 from thalweg.core.measurement import Measurement
+from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.estimate import Estimate
 from thalweg.linalg.quadrature import SpectralQuadrature, lanczos_quadrature
-from thalweg.measures.curvature.work import Progress, Work
 from thalweg.objective.objective import Objective
 from thalweg.operators.registry import operator_named
 
@@ -263,7 +263,7 @@ def spectral_density(
     check_count("num_probes", num_probes)
     check_count("num_steps", num_steps)
     operator = operator_named(of, objective, params, seed=seed)
-    work = Work(num_probes * num_steps * objective.num_examples, progress)
+    work = Work(progress, num_probes * num_steps * objective.num_examples)
     quadrature = lanczos_quadrature(
         operator.counting(work.add),
         num_probes,

@@ -2,7 +2,7 @@ r"""Extreme eigenvalues of the loss Hessian: :math:`\lambda_{\max}`, the paper's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from thalweg.core.arguments import check_count, check_flag
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement, hash_tensors
+from thalweg.core.progress import Progress
 from thalweg.linalg.wanted_pairs import Which
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
@@ -20,8 +21,6 @@ from thalweg.solvers.bounded_eigenvalue import BoundedEigenvalue, not_above, not
 from thalweg.solvers.multilevel import MultilevelSolution, checked_levels, multilevel_eigenpairs
 from thalweg.solvers.sampled_eigenvalue import AllExamples, SampledEigenvalue, sampled_eigenvalue
 from thalweg.solvers.sampling_design import SAMPLED
-
-Progress = Callable[[int, int], None]
 
 # Of `rtol`.
 RTOL = 1e-3

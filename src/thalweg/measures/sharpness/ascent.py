@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from thalweg.core.errors import NonFiniteLossError
+from thalweg.core.progress import Progress
 from thalweg.core.rng import generator
 from thalweg.measures.sharpness.ball import Ball
 from thalweg.objective.evaluation import l2_term
@@ -77,7 +78,7 @@ def climb(
     num_restarts: int,
     stream: str,
     seed: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> Climbs:
     """Climb `num_restarts` times: from the gradient at the centre, then from random points of the sphere.
 

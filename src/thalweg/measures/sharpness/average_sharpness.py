@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from thalweg.core.arguments import check_count, check_flag, check_fraction, check_positive, is_number
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.progress import Progress
 from thalweg.core.rng import stream_seed
 from thalweg.linalg.trace_plan import wanted_probes
 from thalweg.measures.sharpness.ball import scale_vector
@@ -95,7 +95,7 @@ def average_sharpness(
     max_samples: int = 200,
     population: bool = False,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> AverageSharpness:
     r"""Estimate the mean rise under Gaussian noise by antithetic pairs of perturbations.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from thalweg.core.arguments import check_count, check_fraction, check_positive, is_number
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError, hash_tensors
+from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import stream_seed
 from thalweg.measures.sharpness.crossings import Crossings, first_crossings
 from thalweg.measures.sharpness.rises import Rises
@@ -21,8 +21,6 @@ from thalweg.objective.objective import Objective
 from thalweg.operators.registry import operator_named
 from thalweg.solvers.directions import Ignored, Normalisation, check_choices, random_direction
 from thalweg.solvers.multilevel import multilevel_eigenpairs
-
-Progress = Callable[[int, int], None]
 
 # Residual of the eigenvectors over ||H||: the width along a vector near enough to one is the same.
 EIGENVECTOR_RTOL = 1e-2
@@ -185,14 +183,15 @@ def basin_width(
         raise ValueError("`num_directions` must be at least 1 where no others are asked for, got 0.")
     stream_seed(seed)
 
-    work = _Work(objective.num_examples, (1 + EVALUATIONS_A_RAY * num_rays), progress)
+    work, expected = Work(progress), 1 + EVALUATIONS_A_RAY * num_rays
     drawn = [
         random_direction(objective, j, normalisation=normalisation, ignore=ignore, seed=seed)
         for j in range(num_directions)
     ]
-    eigenvalues, eigenvectors, check = _top_eigenpairs(objective, num_eigenvectors, seed, work.solving)
+    solving = work.part(after=expected * objective.num_examples)
+    eigenvalues, eigenvectors, check = _top_eigenpairs(objective, num_eigenvectors, seed, solving)
     rays = [*drawn, *eigenvectors, *given]
-    rises = Rises(objective, work.evaluating, expected=1 + EVALUATIONS_A_RAY * num_rays)
+    rises = Rises(objective, work.part(unit=objective.num_examples), expected=expected)
 
     def along(points: list[tuple[int, float]]) -> Tensor:
         # Ray 2 j is direction j, ray 2 j + 1 its opposite.
@@ -303,21 +302,3 @@ def _columns(directions: Tensor | None, objective: Objective) -> list[Tensor]:
     if not all(bool(c.isfinite().all()) and bool(c.any()) for c in columns):
         raise ValueError("`directions` must be finite and not zero, got a column that is not.")
     return columns
-
-
-class _Work:
-    """Progress in examples, those of the eigenvectors' products first."""
-
-    def __init__(self, num_examples: int, expected: int, report: Progress | None) -> None:
-        self._num_examples, self._expected, self._report = num_examples, expected * num_examples, report
-        self._solved = 0
-
-    def solving(self, done: int, total: int) -> None:
-        self._solved = done
-        if self._report:
-            self._report(done, total + self._expected)
-
-    def evaluating(self, done: int, total: int) -> None:
-        if self._report:
-            n = self._num_examples
-            self._report(self._solved + n * done, self._solved + n * total)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from thalweg.core.arguments import check_fraction, check_positive
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement, hash_tensors
+from thalweg.core.progress import Progress
 from thalweg.measures.sharpness.ascent import Visit
 from thalweg.measures.sharpness.crossings import first_crossings
 from thalweg.measures.sharpness.rises import Rises
@@ -63,7 +63,7 @@ def critical_sharpness(
     first_step: float | None = None,
     max_step: float | None = None,
     rtol: float = 0.01,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> CriticalSharpness:
     r"""Find the smallest :math:`\eta > 0` with :math:`L(\theta + \eta u) > L(\theta)`; the value is 2 / eta.
 

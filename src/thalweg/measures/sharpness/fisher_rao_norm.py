@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from thalweg.core.measurement import Measurement
+from thalweg.core.progress import Progress, Work
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.operators.registry import operator_named
-from thalweg.solvers.planned_work import PlannedWork, Progress
 
 INFORMATIONS = ("fisher", "empirical_fisher")
 
@@ -83,8 +83,7 @@ def fisher_rao_norm(
     # Nothing is drawn for either matrix: the seed is for others of the registry.
     operator = operator_named(of, objective.frozen().without_decay(), seed=0)
     check = operator.check
-    work = PlannedWork(objective.num_examples, progress)
-    work.expect(1)
+    work = Work(progress, objective.num_examples)
     theta = operator.objective.params
     product = operator.counting(work.add) @ theta
     work.finish()

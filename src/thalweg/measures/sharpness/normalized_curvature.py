@@ -11,6 +11,7 @@ from torch import Tensor
 from thalweg.core.arguments import check_count, check_fraction
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import StandardError
+from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.trace import LEAST, estimate_trace
 from thalweg.linalg.trace_estimate import TraceEstimate
@@ -28,7 +29,6 @@ from thalweg.operators.congruent import CongruentOperator
 from thalweg.operators.registry import operator_named
 from thalweg.solvers.bounded_eigenvalue import BoundedEigenvalue, largest_of
 from thalweg.solvers.multilevel import MultilevelSolution, checked_levels, multilevel_eigenpairs
-from thalweg.solvers.planned_work import PlannedWork, Progress
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -208,15 +208,7 @@ def normalized_curvature(
             num_trace_matvecs=trace.num_matvecs if trace else 0,
         )
 
-    done = 0
-
-    def watched(now: int, total: int) -> None:
-        nonlocal done
-        done = now
-        if progress:
-            # What is to come after is not known yet; that something is, shows.
-            progress(now, total + (0 if trace_rtol is None else LEAST * matrix.objective.num_examples))
-
+    work, num_examples = Work(progress), matrix.objective.num_examples
     try:
         solved = multilevel_eigenpairs(
             operator,
@@ -227,20 +219,21 @@ def normalized_curvature(
             max_matvecs=max_matvecs,
             levels=sizes,
             seed=seed,
-            progress=watched,
+            # How much the trace will take is not known yet; that it takes something, shows.
+            progress=work.part(after=0 if trace_rtol is None else LEAST * num_examples),
         )
     except ConvergenceError as error:
         partial = result(error.partial)
         raise ConvergenceError(f"{error} The result so far is in `partial`.", partial) from None
     if trace_rtol is None:
         return result(solved)
-    work = PlannedWork(matrix.objective.num_examples, progress, done)
+    before = work.done
     trace = estimate_trace(
         operator.counting(work.add),
         rng=generator(seed, "normalized_curvature", "trace"),
         rtol=trace_rtol,
         max_matvecs=max_matvecs,
-        on_plan=work.expect,
+        on_plan=lambda products: work.expect(before + products * num_examples),
     )
     found = result(solved, trace)
     if not trace.converged:

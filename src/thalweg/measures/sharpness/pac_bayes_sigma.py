@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from thalweg.core.arguments import check_count, check_fraction, check_positive
 from thalweg.core.errors import ConvergenceError, NonFiniteLossError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.progress import Progress
 from thalweg.core.rng import stream_seed
 from thalweg.measures.sharpness.ball import scale_vector
 from thalweg.measures.sharpness.crossings import first_crossings
@@ -79,7 +79,7 @@ def pac_bayes_sigma(
     rtol: float = 0.02,
     max_sigma: float = 10.0,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> PacBayesSigma:
     r"""Find sigma with :math:`\mathrm{E}\, L(\theta + \sigma T z) - L(\theta) = \Delta`, z standard normal.
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from thalweg.core.arguments import is_number
 from thalweg.core.errors import ConvergenceError
+from thalweg.core.progress import Progress
 from thalweg.linalg.congruence import Diagonal
 from thalweg.measures.sharpness.optimizer_step import OptimizerStep, optimizer_step
 from thalweg.objective.check_objective import check_objective
@@ -21,7 +22,6 @@ from thalweg.operators.congruent import CongruentOperator
 from thalweg.operators.hessian import Hessian
 from thalweg.solvers.bounded_eigenvalue import BoundedEigenvalue, largest_of
 from thalweg.solvers.multilevel import MultilevelSolution, checked_levels, multilevel_eigenpairs
-from thalweg.solvers.planned_work import Progress
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -11,6 +11,7 @@ from torch import Tensor
 from thalweg.core.arguments import check_count, check_flag, check_fraction
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement
+from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.congruence import Columns, Congruence, Diagonal, RowFactor
 from thalweg.linalg.eigen_solution import EigenSolution
@@ -21,7 +22,6 @@ from thalweg.measures.sharpness.weights import feature_spread, named_weight
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.operators.hessian import Hessian
-from thalweg.solvers.planned_work import PlannedWork, Progress
 
 Variant = Literal["trace", "eigenvalue"]
 
@@ -142,7 +142,7 @@ def relative_flatness(
     matrix = Hessian(target)
     check = matrix.check
     rows = target.params.cpu().double().view(slot.shape[0], -1)  # W (d, m)
-    work = PlannedWork(objective.num_examples, progress)
+    work = Work(progress)
     operator: LinearOperator = matrix.counting(work.add)
     if normalize_features:
         spread = feature_spread(held, slot)  # (m,)
@@ -165,7 +165,7 @@ def relative_flatness(
     }
     if variant == "eigenvalue":
         check_tolerances(matrix.dtype, rtol, None, 0.99)
-        work.expect(len(rows) * min(rows.shape[1], 8))
+        work.expect(len(rows) * min(rows.shape[1], 8) * objective.num_examples)
         solutions = [_largest(operator, i, rows, rtol, max_matvecs, seed) for i in range(len(rows))]
         weights = rows.square().sum(1)
         work.finish()
@@ -191,7 +191,7 @@ def relative_flatness(
         rng=generator(seed, "relative_flatness"),
         rtol=rtol,
         max_matvecs=max_matvecs,
-        on_plan=work.expect,
+        on_plan=lambda products: work.expect(products * objective.num_examples),
     )
     result = RelativeFlatness(
         value=estimate.value,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
+from thalweg.core.progress import Progress
 from thalweg.objective.evaluation import Point, PointEvaluations, l2_term
 from thalweg.objective.objective import Objective
 
@@ -34,9 +35,7 @@ class Rises:
         Points evaluated so far, the centre among them: as many passes over the data.
     """
 
-    def __init__(
-        self, objective: Objective, progress: Callable[[int, int], None] | None = None, expected: int = 1
-    ) -> None:
+    def __init__(self, objective: Objective, progress: Progress | None = None, expected: int = 1) -> None:
         self.objective, self._progress, self._expected, self.num_evaluations = (
             objective,
             progress,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_count
 from thalweg.core.measurement import Measurement
+from thalweg.core.progress import Progress
 from thalweg.core.rng import stream_seed
 from thalweg.measures.sharpness.ascent import climb
 from thalweg.measures.sharpness.ball import Ball, Norm
@@ -68,7 +68,7 @@ def sam_sharpness(
     num_steps: int = 1,
     num_restarts: int = 1,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> SamSharpness:
     r"""Lower bound on the largest rise of the loss in a ball around the parameters.
 

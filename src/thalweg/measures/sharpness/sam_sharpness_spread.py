@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_count
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.progress import Progress
 from thalweg.core.rng import generator
 from thalweg.measures.sharpness.ascent import Visit, ascend
 from thalweg.measures.sharpness.ball import Ball, Norm
@@ -61,7 +61,7 @@ def sam_sharpness_spread(
     scaling: Scaling = "none",
     num_steps: int = 1,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> SamSharpnessSpread:
     r"""m-sharpness: the mean of `sam_sharpness` over disjoint random batches of m examples.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_count
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.progress import Progress
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.evaluation import independent_unit, l2_term
 from thalweg.objective.objective import Objective
@@ -77,7 +78,7 @@ def line_slice(
     ignore: Ignored = "bias_and_norm",
     population: bool = False,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LineSlice:
     r"""Evaluate :math:`L(\theta + \alpha d_j)` on a symmetric grid, for D random directions.
 

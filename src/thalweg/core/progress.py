@@ -1,0 +1,56 @@
+"""Progress of work whose extent is known, or settled on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+# Called with what is done and the whole, as far as that is known.
+Progress = Callable[[int, int], None]
+
+
+class Work:
+    """What is done of a whole, in whatever unit the caller counts: mostly examples times columns.
+
+    Parameters
+    ----------
+    report
+        Called as ``report(done, whole)``; nobody is if ``None``.
+    whole
+        Expected in all; `expect` says it anew. Work that goes beyond it moves it.
+
+    Attributes
+    ----------
+    done
+        Counted so far.
+    """
+
+    def __init__(self, report: Progress | None, whole: int = 0) -> None:
+        self._report, self._whole, self.done = report, whole, 0
+
+    def expect(self, whole: int) -> None:
+        """So much is to be done in all, with what is done already."""
+        self._whole = whole
+
+    def add(self, count: int) -> None:
+        """Count so much more."""
+        self.done += count
+        self._tell(max(self.done, self._whole))
+
+    def finish(self) -> None:
+        """All is done, even where less than expected was to do."""
+        self.done = max(1, self.done)
+        self._tell(self.done)
+
+    def part(self, unit: int = 1, after: int = 0) -> Progress:
+        """The progress of what reports by itself, in multiples of `unit`; `after` it so much is to come."""
+        before = self.done
+
+        def report(done: int, whole: int) -> None:
+            self.expect(before + unit * whole + after)
+            self.add(before + unit * done - self.done)
+
+        return report
+
+    def _tell(self, whole: int) -> None:
+        if self._report:
+            self._report(self.done, whole)
