@@ -18,6 +18,7 @@ from thalweg.analyses import sharpness_family
 from thalweg.analyses.orderings import Ordering, change_with_mode, change_with_normalisation, changes, remarks
 from thalweg.analyses.sharpness_family import Member
 from thalweg.core.measurement import ErrorBudget, Measurement
+from thalweg.report.order_tables import order_table
 
 
 def relu_network(seed: int) -> nn.Sequential:
@@ -281,3 +282,19 @@ def test_changes_are_of_sharpness_not_of_numbers():
         "Marked rows decide the other way than the first one decided (curvature, batch norm batch).",
     ]
     assert remarks(rows[:1], "x", "y") == ["No row decides between x and y."]
+
+
+def test_bounds_too_wide_to_decide_are_said_to_be():
+    data = vectors()
+    pair = [tw.Objective(relu_network(s), data) for s in (0, 1)]
+    names = ["fisher_rao_norm", "trace", "sam_sharpness"]
+    found = tw.compare(*pair, measures=names, seed=0)
+    values = torch.tensor([[1.0, 1.5], [1.0, 1.5], [1.0, 9.0]], dtype=torch.float64)
+    above = torch.tensor([[5.0, 5.0], [0.6, 0.6], [5.0, 5.0]], dtype=torch.float64)
+    found = replace(found, values=values, lows=values, highs=values + above)
+    assert [row.larger for row in found.orderings] == ["undecided", "undecided", "b"]
+    assert [row.is_wide for row in found.orderings] == [True, False, False]
+    assert "Bounds too wide" in found.remarks[-1]
+    assert "fisher_rao_norm." in found.remarks[-1]
+    assert "trace" not in found.remarks[-1]
+    assert [row.answer for row in order_table(found).rows] == ["bound too wide", "undecided", "b"]

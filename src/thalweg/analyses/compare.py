@@ -96,7 +96,7 @@ class Comparison(Measurement):
     def orderings(self) -> list[Ordering]:
         """Which of the two is the larger, row by row."""
         return [
-            Ordering(name, mode, flat, self._larger(i), sharper)
+            Ordering(name, mode, flat, order := self._larger(i), sharper, self._is_wide(i, order))
             for i, (name, mode, flat, sharper) in enumerate(
                 zip(self.measures, self.modes, self.is_normalised, self.larger_is_sharper, strict=True)
             )
@@ -129,6 +129,10 @@ class Comparison(Measurement):
             return "undecided"
         return "a" if low_a > high_b else "b" if low_b > high_a else "undecided"
 
+    def _is_wide(self, i: int, order: Order) -> bool:
+        ends = zip(*self._numbers(i), strict=True)
+        return order == "undecided" and any(max(x - low, high - x) > abs(x) for x, low, high in ends)
+
     def _ratio(self, i: int) -> tuple[float, float, float]:
         (a, b), (low_a, low_b), (high_a, high_b) = self._numbers(i)
         if not (0 < a < math.inf and 0 < b < math.inf):
@@ -159,9 +163,10 @@ def compare(
     """Measure two networks on the same data in every way, and mark where their order changes.
 
     Each measure is of one network alone, so that the two may be of different architectures. Two values are in
-    an order if their intervals do not overlap: a rule that holds at `level` however the errors of the two
-    hang together, and is careful where they do not. It is about these two networks; what holds for others
-    trained alike takes several of each, see `thalweg.contrast`.
+    an order if their intervals do not overlap. A wrong order of unequal values is then no likelier than
+    1 - `level`, however the errors of the two hang together; some order of equal ones no likelier than twice
+    that. This is for one row: nothing is corrected for their number. It is about these two networks; what
+    holds for others trained alike takes several of each, see `thalweg.contrast`.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -164,14 +165,16 @@ class Contrast(Measurement):
         rows = []
         for i, sample in enumerate(samples):
             low, high = self._interval(i, sample)
+            order = _order(low, high, float(corrected[i]), self.level)
             rows.append(
                 ContrastRow(
                     ordering=Ordering(
                         self.measures[i],
                         self.modes[i],
                         self.is_normalised[i],
-                        _order(low, high, float(corrected[i]), self.level),
+                        order,
                         self.larger_is_sharper[i],
+                        order == "undecided" and self._is_wide(i),
                     ),
                     sample=sample,
                     low=low,
@@ -229,6 +232,16 @@ class Contrast(Measurement):
                     above = np.log1p(above / values)
             down[side], up[side] = float(below.mean()), float(above.mean())
         return sample.low - down["a"] - up["b"], sample.high + up["a"] + down["b"]
+
+    def _is_wide(self, i: int) -> bool:
+        """Whether what the solvers may have left is more than the values, in either group."""
+        return any(
+            float(torch.maximum(below[i], above[i]).mean()) > float(values[i].abs().mean())
+            for values, below, above in (
+                (self.values_a, self.below_a, self.above_a),
+                (self.values_b, self.below_b, self.above_b),
+            )
+        )
 
     def __repr__(self) -> str:
         a, b = self.names

@@ -23,6 +23,9 @@ class Ordering:
         Whose value is the larger, as far as that is decided.
     larger_is_sharper
         False for radii and widths.
+    is_wide
+        Whether nothing was decided, and the bounds of a value lie further off than the value is large: hardly
+        any two networks would then be told apart.
     """
 
     measure: str
@@ -30,6 +33,7 @@ class Ordering:
     is_normalised: bool
     larger: Order
     larger_is_sharper: bool = True
+    is_wide: bool = False
 
     @property
     def sharper(self) -> Order:
@@ -77,7 +81,7 @@ def remarks(rows: Sequence[Ordering], a: str, b: str) -> list[str]:
     names = {"a": a, "b": b}
     first = reference(rows)
     if first is None:
-        return [f"No row decides between {a} and {b}."]
+        return [f"No row decides between {a} and {b}.", *_wide(rows)]
     counts = {side: sum(row.sharper == side for row in rows) for side in names}
     num_decided = sum(counts.values())
     found = " and ".join(f"{names[side]} by {number}" for side, number in counts.items() if number)
@@ -93,7 +97,17 @@ def remarks(rows: Sequence[Ordering], a: str, b: str) -> list[str]:
             f"Raw and normalised measures contradict each other{_in(mode)}: sharper is {names[raw]} by the "
             f"raw ones, {names[normalised]} by those that do not see rescaled weights."
         )
-    return lines
+    return [*lines, *_wide(rows)]
+
+
+def _wide(rows: Sequence[Ordering]) -> list[str]:
+    names = dict.fromkeys(row.measure for row in rows if row.is_wide)
+    if not names:
+        return []
+    return [
+        f"Bounds too wide to tell any but the most different networks apart: {', '.join(names)}. That they "
+        "are undecided says nothing; tighter arguments may decide them."
+    ]
 
 
 def _in(mode: str | None) -> str:

@@ -166,12 +166,6 @@ def _arguments(function: Any, name: str, settings: list[str], seed: int) -> dict
     return arguments
 
 
-def _whole_number(name: str, text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError(f"`{name}` must be auto or a whole number of at least 1, got {text!r}.")
-    return int(text)
-
-
 def _text(result: Measurement) -> str:
     low, high = result.interval(0.95)
     lines = [repr(result), f"interval at 95 % or more: {at_least(low)} to {at_most(high)}"]

@@ -100,7 +100,7 @@ def _row(
         mode=ordering.mode or "",
         kind=kind if ordering.larger_is_sharper else f"{kind}, larger is flatter",
         cells=cells,
-        answer=words.get(ordering.larger, ordering.larger),
+        answer="bound too wide" if ordering.is_wide else words.get(ordering.larger, ordering.larger),
         larger=ordering.larger,
         changes=row.changes,
         reason=row.reason,

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import integrate, special, stats
 
 from thalweg.core.arguments import check_fraction
 from thalweg.stats.permutation import Relabelled, relabelled
@@ -53,8 +53,11 @@ class TwoSample:
         By relabelling, two-sided; what it cannot go below with so few runs; whether all relabellings were
         gone through.
     effect_size, effect_low, effect_high
-        Hedges' g, the difference in standard deviations (root of the mean of both variances) with its
-        small-sample factor (NaN for two pairs), and Bonett's interval for its true value; NaN without spread.
+        Hedges' g, the difference in standard deviations (root of the mean of both variances), and Bonett's
+        interval for its true value; NaN without spread. For normal values g has no bias, however unequal the
+        spreads; with a group of two, or two of three, only for equal ones, and of pairs about (within 2 %
+        from five pairs on; up to 4 % and 11 % small for four and three that do not hang together; NaN for
+        two).
     superiority
         Share of the pairs of runs, one of each group, in which a's is the larger, ties half; of pairs, share
         of the pairs.
@@ -225,12 +228,46 @@ def _effect(
         product = float(((x - x.mean()) * (y - y.mean())).sum()) / free_x / unit
         spread = d**2 * (share_x**2 + share_y**2 + 2 * product**2) / (8 * free_x)
         spread += (share_x + share_y - 2 * product) / free_x
-        dof = free_x
+        factor = _paired_factor((share_x**2 + share_y**2 + 2 * product**2) / 4, free_x)
     else:
         spread = d**2 * (share_x**2 / free_x + share_y**2 / free_y) / 8 + share_x / free_x + share_y / free_y
-        dof = free_x + free_y
+        factor = _factor(share_x, free_x, share_y, free_y)
     half = float(stats.norm.ppf(0.5 + level / 2)) * math.sqrt(spread)
-    if dof < 2:  # two pairs: no factor makes that unbiased
-        return math.nan, d - half, d + half
-    factor = math.exp(special.gammaln(dof / 2) - special.gammaln((dof - 1) / 2)) * math.sqrt(2 / dof)
     return d * factor, d - half, d + half
+
+
+def _factor(share_x: float, free_x: int, share_y: float, free_y: int) -> float:
+    r"""What makes the difference over the root of the mean variance unbiased; the shares sum to two.
+
+    No degrees of freedom do so where the variances are not known to be equal. But
+    :math:`\Gamma(f / 2) / \Gamma(f / 2 + k)\, (S / 2)^k`, S being a sum of squares, has the mean
+    :math:`\sigma^{2k}`. So :math:`{}_0F_1(f / 2; -t S / 2)` has :math:`e^{-t \sigma^2}`, and
+
+    .. math:: \frac{1}{\sqrt\pi} \int_0^\infty t^{-1/2}\, {}_0F_1(f_x / 2; -t S_x / 2)\,
+              {}_0F_1(f_y / 2; -t S_y / 2)\, dt
+
+    :math:`(\sigma_x^2 + \sigma_y^2)^{-1/2}`: the integral of Weber and Schafheitlin (DLMF 10.22.56).
+    """
+    if min(free_x, free_y) < 2 or free_x + free_y < 5:
+        # The integral diverges or is nought by chance; this is right where both groups spread alike.
+        def transform(root: float) -> float:
+            return (1 + root**2 / free_x) ** (-free_x / 2) * (1 + root**2 / free_y) ** (-free_y / 2)
+
+        return math.sqrt(math.pi) / 2 / float(integrate.quad(transform, 0, math.inf)[0])
+    (less, f), (more, g) = sorted([(share_x * free_x, free_x), (share_y * free_y, free_y)])
+    gammas = math.exp(special.gammaln(g / 2) - special.gammaln((g - 1) / 2))
+    return 2 * gammas / math.sqrt(more) * float(special.hyp2f1(0.5, (3 - g) / 2, f / 2, less / more))
+
+
+def _paired_factor(concentration: float, free: int) -> float:
+    """The same for pairs, on the degrees of freedom that the mean of two correlated variances has about.
+
+    Between those of one variance and of two, by the concentration tr(S^2) / tr(S)^2 of their covariance, both
+    traces with their biases taken out.
+    """
+    if free < 2:  # two pairs: no factor makes that unbiased
+        return math.nan
+    squares = free**2 / ((free + 2) * (free - 1)) * (concentration - 1 / free)
+    square = 1 - 2 / free * squares
+    dof = min(max(free, free * square / squares), 2 * free) if squares > 0 else 2 * free
+    return math.exp(special.gammaln(dof / 2) - special.gammaln((dof - 1) / 2)) * math.sqrt(2 / dof)

@@ -85,3 +85,10 @@ def test_the_limit_is_visited_itself() -> None:
 def test_a_jump_at_the_point_itself_is_an_error() -> None:
     with pytest.raises(ConvergenceError, match=r"risen by more than 0.1 at a distance of .* already"):
         first_crossings(counted([lambda t: 1.0])[0], 1, **SCAN)
+
+
+def test_small_steps_look_inwards_as_far_as_large_ones() -> None:
+    """To 2^-40 of the first distance, not for forty steps: 1.05^40 is a mere 7."""
+    scan = {"level": 0.1, "first": 8.0, "growth": 1.05, "limit": 8.0, "rtol": 1e-4}
+    found = first_crossings(counted([parabola(0, 2 * 0.1 / 1e-6)])[0], 1, **scan)  # crosses at 1e-3
+    assert float(found.distances[0]) == pytest.approx(1e-3, rel=1e-3)

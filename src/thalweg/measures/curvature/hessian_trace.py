@@ -2,6 +2,7 @@ r"""Trace of the loss Hessian, :math:`\mathrm{tr}(H) = \sum_i \lambda_i`: total 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -51,7 +52,8 @@ class HessianTrace(LayerTraces):
     layers, layer_traces, layer_trace_errors
         See `LayerTraces`; `layer_trace_estimate` has their intervals.
     frobenius_norm, frobenius_error
-        ||H||_F and its standard error, from the lengths of the same products.
+        ||H||_F and its standard error, from the lengths of the same products; over probes and examples
+        together where the trace was sampled.
     diagonal
         ``(P,)`` estimate of H's diagonal, in the objective's dtype. Single entries are far less certain than
         their sum: `diagonal_error` is the root mean square of their standard errors. Average over entries,
@@ -260,8 +262,10 @@ def _result(
     data: StandardError | None,
 ) -> HessianTrace:
     dim = len(groups)
-    # ||D + d I||^2 = ||D||^2 + 2 d tr(D) + d^2 P; the errors of the first two may go together.
-    probe = estimate.error.value if estimate.error else 0.0
+    # ||D + d I||^2 = ||D||^2 + 2 d tr(D) + d^2 P; the errors of the first two may go together. That of the
+    # first holds the data's part where the trace was sampled, and no data's part elsewhere.
+    parts = [estimate.error, data if estimate.method == "sampled" else None]
+    trace_error = math.hypot(*(part.value for part in parts if part))
     square = estimate.square + decay * (2 * estimate.value + decay * dim)
     norm = max(0.0, square) ** 0.5
     return HessianTrace(
@@ -275,7 +279,7 @@ def _result(
         layer_traces=estimate.parts + decay * torch.bincount(groups, minlength=len(layers)),
         layer_trace_errors=estimate.part_errors,
         frobenius_norm=norm,
-        frobenius_error=(estimate.square_error + 2 * decay * probe) / (2 * norm) if norm else 0.0,
+        frobenius_error=(estimate.square_error + 2 * decay * trace_error) / (2 * norm) if norm else 0.0,
         diagonal=(estimate.diagonal + decay).cpu(),
         diagonal_error=estimate.diagonal_error,
         fold_traces=estimate.forms.mean(1) + decay * dim if len(estimate.forms) > 1 else None,

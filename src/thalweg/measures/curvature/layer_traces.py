@@ -23,8 +23,9 @@ class LayerTraces(Measurement):
         Names of the ``L`` modules that own parameters, in flat order.
     layer_traces, layer_trace_errors
         ``(L,)`` float64: the trace of each layer's diagonal block, which sum to `value`, and their standard
-        errors over the probes, with one degree of freedom less than there are. They share the probes, so that
-        they are not independent.
+        errors over the samples, with one degree of freedom less than there are: over the probes, or, where a
+        sample is a probe on examples of its own, over both. They share the samples, so that they are not
+        independent.
     """
 
     per_part: ClassVar[tuple[str, ...]] = (
@@ -40,7 +41,7 @@ class LayerTraces(Measurement):
 
     @property
     def layer_trace_estimate(self) -> Estimate:
-        """``(L,)``: the layers' traces, with their intervals over the probes at any level."""
+        """``(L,)``: the layers' traces, with their intervals over the samples at any level."""
         return Estimate(
             self.layer_traces,
             self.layer_trace_errors,
@@ -49,7 +50,7 @@ class LayerTraces(Measurement):
         )
 
     def _count_samples(self) -> int:
-        """Probes that the layers' standard errors were estimated on."""
+        """Samples that the layers' standard errors were estimated on."""
         raise NotImplementedError
 
 

@@ -15,6 +15,7 @@ from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.progress import Progress
 from thalweg.core.rng import stream_seed
+from thalweg.core.rounding import at_least, at_most
 from thalweg.linalg.trace_plan import wanted_probes
 from thalweg.measures.sharpness.ball import scale_vector
 from thalweg.measures.sharpness.gaussian_pairs import GaussianPairs
@@ -81,7 +82,9 @@ class AverageSharpness(Measurement):
     def __repr__(self) -> str:
         low, high = self.interval(0.95)
         mode = f", batch norm {self.batch_norm}" if self.batch_norm else ""
-        return f"{type(self).__name__}({self.value:.6g}, {low:.3g} to {high:.3g} (95 %){mode})"
+        return (
+            f"{type(self).__name__}({self.value:.6g}, {at_least(low, 3)} to {at_most(high, 3)} (95 %){mode})"
+        )
 
 
 def average_sharpness(

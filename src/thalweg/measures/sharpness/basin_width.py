@@ -14,6 +14,7 @@ from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError, hash_tensors
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import stream_seed
+from thalweg.core.rounding import at_least
 from thalweg.measures.sharpness.crossings import Crossings, first_crossings
 from thalweg.measures.sharpness.rises import Rises
 from thalweg.objective.check_objective import check_objective
@@ -87,8 +88,8 @@ class BasinWidth(Measurement):
             return super().__repr__()
         mode = f", batch norm {self.batch_norm}" if self.batch_norm else ""
         return (
-            f"{type(self).__name__}(at least {self.interval(0.95)[0]:.6g} (95 %), {self.num_censored} sides "
-            f"beyond {self.max_distance:g}{mode})"
+            f"{type(self).__name__}(at least {at_least(self.interval(0.95)[0])} (95 %), "
+            f"{self.num_censored} sides beyond {self.max_distance:g}{mode})"
         )
 
 
@@ -159,8 +160,10 @@ def basin_width(
     NonFiniteLossError
         If the loss is not finite at the centre.
 
-    References ---------- Li, Xu, Taylor, Studer and Goldstein (2018), Visualizing the Loss Landscape of
-    Neural Nets, NeurIPS: filter normalisation.
+    References
+    ----------
+    Li, Xu, Taylor, Studer and Goldstein (2018), Visualizing the Loss Landscape of Neural Nets, NeurIPS:
+    filter normalisation.
     """
     check_objective("objective", objective)
     check_positive("loss_rise", loss_rise, "0.1, in the unit of the loss, is customary")

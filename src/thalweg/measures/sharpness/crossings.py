@@ -18,8 +18,8 @@ from thalweg.core.errors import ConvergenceError
 # Rays and distances of n points to their rises (n,): a number that is not finite counts as risen.
 RisesAlong = Callable[[list[tuple[int, float]]], Tensor]
 
-# Halvings, or whatever the growth makes of them, before the rise is taken to begin at the centre itself.
-MOST_INWARD = 40
+# How far inwards of the first distance the scan looks before the rise is taken to begin at the centre itself.
+MOST_INWARD = 2.0**40
 
 # Stands for a rise that is not finite, in units of the level: far enough for the root to be sought elsewhere.
 WALL = 1e6
@@ -103,7 +103,7 @@ def first_crossings(
     lower, upper = np.zeros(num_rays), np.full(num_rays, np.inf)
     here = np.full(num_rays, min(first, limit))
     active = np.arange(num_rays)
-    for _ in range(MOST_INWARD + _steps(first, growth, limit)):
+    for _ in range(_steps(first / MOST_INWARD, growth, limit)):
         above = heights(active, here[active]) > 0
         upper[active[above]] = here[active[above]]
         lower[active[~above]] = here[active[~above]]
@@ -135,5 +135,5 @@ def first_crossings(
 
 
 def _steps(first: float, growth: float, limit: float) -> int:
-    """Distances of the scan from the first to the limit, and one to end it."""
+    """Distances of a scan from the first to the limit, and one to end it."""
     return 2 + max(0, int(np.ceil(np.log(limit / first) / np.log(growth))))

@@ -127,10 +127,11 @@ def pac_bayes_sigma(
     NonFiniteLossError
         If the loss is not finite at the centre, or stops being finite before it has risen so far.
 
-    References ---------- Neyshabur, Bhojanapalli, McAllester and Srebro (2017), Exploring Generalization in
-    Deep Learning, NeurIPS. Dziugaite et al. (2020), In Search of Robust Measures of Generalization, NeurIPS.
-    Jiang, Neyshabur, Mobahi, Krishnan and Bengio (2020), Fantastic Generalization Measures and Where to Find
-    Them, ICLR.
+    References
+    ----------
+    Neyshabur, Bhojanapalli, McAllester and Srebro (2017), Exploring Generalization in Deep Learning, NeurIPS;
+    Dziugaite et al. (2020), In Search of Robust Measures of Generalization, NeurIPS; Jiang, Neyshabur,
+    Mobahi, Krishnan and Bengio (2020), Fantastic Generalization Measures and Where to Find Them, ICLR.
     """
     check_objective("objective", objective)
     check_positive("target_rise", target_rise, "0.1, in the unit of the loss, is customary")
