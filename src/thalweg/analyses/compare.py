@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,17 +12,16 @@ from torch import Tensor
 
 from thalweg.analyses.measure_choice import Choice, chosen_measures
 from thalweg.analyses.orderings import Order, Ordering, changes, remarks
-from thalweg.analyses.readings import Network, Reading, checked_modes, part_of
+from thalweg.analyses.readings import Network, Reading, checked_modes
 from thalweg.analyses.runs import Run
 from thalweg.core.arguments import check_fraction
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import Measurement
+from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import stream_seed
 from thalweg.measures.connectivity.comparable import check_same_setting
 from thalweg.objective.batch_norm import BatchNormMode
 from thalweg.objective.objective import Objective
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thalweg.core.measurement import Measurement
+from thalweg.core.progress import Progress
 from thalweg.measures.curvature.hessian_trace import hessian_trace
 from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
 from thalweg.measures.sharpness.average_sharpness import average_sharpness
@@ -27,8 +28,6 @@ from thalweg.measures.sharpness.sam_sharpness_spread import sam_sharpness_spread
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.solvers.symmetries.places import TRANSFORMATIONS as TRANSFORMATIONS
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
