@@ -215,10 +215,11 @@ def test_thresholds_and_bounds_are_recorded():
     single = tw.Objective(CASES["relu"].model().float(), (x.float(), y))
     calm = tw.invariance_audit(single, members={"loss": tw.Objective.value}, seed=0)
     assert calm.thresholds.tolist() == [1e-3] * 2
-    # Large scales lose digits of the point.
+    # Weights far from nought cancel and lose digits.
     rough = tw.invariance_audit(
         single.at(single.params + 1e3), members={"loss": tw.Objective.value}, strength=4, seed=0
     )
+    assert float(rough.thresholds.max()) > 1e-3
     assert rough.thresholds.tolist() == [max(1e-3, 10 * change) for change in rough.rounded_changes.tolist()]
     largest = tw.invariance_audit(objective("relu"), members=["top_eigenvalue"], seed=0)
     assert bool((largest.bounds[0, :, 0] <= largest.bounds[0, :, 1]).all())
