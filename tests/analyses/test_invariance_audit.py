@@ -14,7 +14,7 @@ from tests.symmetric_networks import CASES, NORM, ORDER, QK, RELU, VO
 from torch import nn
 
 import thalweg as tw
-from thalweg.analyses.audit_result import verdict
+from thalweg.analyses.audit_result import Measured, verdict
 from thalweg.analyses.sharpness_family import FAMILY, TRANSFORMATIONS, Member
 from thalweg.solvers.symmetries.transformations import find_symmetries
 
@@ -154,12 +154,16 @@ def test_what_a_member_claims_holds(member, transformation):
 # -- verdicts --------------------------------------------------------------------------------------------
 
 
-def exact(value: float) -> tuple[float, tw.ErrorBudget]:
-    return value, tw.ErrorBudget()
+def exact(value: float) -> Measured:
+    return Measured(value, tw.ErrorBudget())
 
 
-def noisy(value: float, error: float, dof: float = 20) -> tuple[float, tw.ErrorBudget]:
-    return value, tw.ErrorBudget(probe=tw.StandardError(error, dof))
+def noisy(value: float, error: float, dof: float = 20) -> Measured:
+    return Measured(value, tw.ErrorBudget(probe=tw.StandardError(error, dof)))
+
+
+def solved(value: float, error: float, *bounds: float) -> Measured:
+    return Measured(value, tw.ErrorBudget(solver=error), *bounds)
 
 
 @pytest.mark.parametrize(
@@ -179,13 +183,47 @@ def noisy(value: float, error: float, dof: float = 20) -> tuple[float, tw.ErrorB
         (noisy(1, 0.9), noisy(1.0005, 0.9), "not moved"),  # the same draws
         (noisy(1, 0.3), noisy(1.2, 0.3), "undecided"),
         (noisy(1, 0.03, dof=1), noisy(1.05, 0.03, dof=1), "undecided"),
-        ((1, tw.ErrorBudget(solver=0.05)), (1.08, tw.ErrorBudget(solver=0.05)), "not moved"),
-        ((1, tw.ErrorBudget(solver=0.02)), (1.08, tw.ErrorBudget(solver=0.02)), "moved"),
-        ((1, tw.ErrorBudget(probe=tw.StandardError(math.nan, 0))), exact(5), "undecided"),
+        (solved(1, 0.05), solved(1.08, 0.05), "not moved"),
+        (solved(1, 0.02), solved(1.08, 0.02), "moved"),
+        (noisy(1, math.nan, 0), exact(5), "undecided"),
+        # Extreme eigenvalues: the found ones differ, but the first run may have missed the largest.
+        (solved(1, 0.01, 0.99, 5.0), solved(3, 0.01, 2.99, 15.0), "undecided"),
+        (solved(3, 0.01, 2.99, 15.0), solved(1, 0.01, 0.99, 5.0), "undecided"),
+        (solved(1, 0.01, 0.99, 1.1), solved(1.2, 0.01, 1.05, 1.3), "undecided"),  # not "not moved"
+        (solved(1, 0.01, 0.99, 5.0), solved(9, 0.01, 8.99, 45.0), "moved"),
+        (solved(1, 0.01, 0.99, 5.0), solved(1.0005, 0.01, 0.99, 5.0), "not moved"),
     ],
 )
 def test_verdicts(before, after, expected):
     assert verdict(before, after, resolution=0.25, rounding=1e-3) == expected
+
+
+def test_what_rounding_the_point_did_is_no_move():
+    # The outputs themselves moved by half a per cent when the point was rounded.
+    def told(after: Measured, resolution: float = 0.25) -> str:
+        return verdict(exact(1), after, resolution=resolution, rounding=1e-3, threshold=0.05)
+
+    assert told(exact(1.04)) == "not moved"
+    assert told(exact(1.06)) == "moved"
+    assert told(exact(1.04), resolution=0.02) == "undecided"
+    # Agreement to the threshold is no sign of equal draws.
+    assert told(noisy(1.04, 0.3)) == "undecided"
+
+
+def test_thresholds_and_bounds_are_recorded():
+    x, y = vectors(21)
+    single = tw.Objective(CASES["relu"].model().float(), (x.float(), y))
+    calm = tw.invariance_audit(single, members={"loss": tw.Objective.value}, seed=0)
+    assert calm.thresholds.tolist() == [1e-3] * 2
+    # Weights far from nought cancel and lose digits.
+    rough = tw.invariance_audit(
+        single.at(single.params + 1e3), members={"loss": tw.Objective.value}, strength=4, seed=0
+    )
+    assert float(rough.thresholds.max()) > 1e-3
+    assert rough.thresholds.tolist() == [max(1e-3, 10 * change) for change in rough.rounded_changes.tolist()]
+    largest = tw.invariance_audit(objective("relu"), members=["top_eigenvalue"], seed=0)
+    assert bool((largest.bounds[0, :, 0] <= largest.bounds[0, :, 1]).all())
+    assert bool(calm.bounds.isnan().all())
 
 
 def test_bounds_add_and_standard_errors_add_in_quadrature():
@@ -193,10 +231,10 @@ def test_bounds_add_and_standard_errors_add_in_quadrature():
     new = tw.ErrorBudget(solver=0.2, data=tw.StandardError(0.4))
     limit = 0.1 + 0.2 + 0.5 * 3.2905267314919255  # the normal quantile at 0.9995
     for change, expected in ((limit + 1e-9, "moved"), (limit - 1e-9, "undecided")):
-        assert verdict((0.0, old), (change, new), resolution=0.25, rounding=0.0) == expected
+        assert verdict(Measured(0.0, old), Measured(change, new), resolution=0.25, rounding=0.0) == expected
     limit = 0.25 * 100 - 0.3 - 0.5 * 1.959963984540054
     for change, expected in ((1e-9, "undecided"), (-1e-9, "not moved")):
-        drop = (100.0, old), (100.0 - limit - change, new)
+        drop = Measured(100.0, old), Measured(100.0 - limit - change, new)
         assert verdict(*drop, resolution=0.25, rounding=0.23) == expected
 
 
@@ -269,9 +307,9 @@ def test_scales_beyond_rounding():
         tw.invariance_audit(single, members=["sam_sharpness"], strength=1e60, seed=0)
 
 
-@pytest.mark.parametrize("strength", [1, 0.5, math.inf, math.nan, "4", True])
+@pytest.mark.parametrize("strength", [1, 1.001, 0.5, math.inf, math.nan, "4", True])
 def test_bad_strengths(strength):
-    with pytest.raises(ValueError, match="`strength` must be a finite number above 1"):
+    with pytest.raises(ValueError, match="`strength` must be a finite number of at least 2"):
         tw.invariance_audit(objective("relu"), strength=strength, seed=0)
 
 

@@ -91,7 +91,7 @@ def test_the_figure(folder, tmp_path):
     [
         (("--members", "flatness"), "`members` must be some of top_eigenvalue"),
         (("--members", ","), "`members` must be some of"),
-        (("--strength", "1"), "`strength` must be a finite number above 1, got 1.0"),
+        (("--strength", "1"), "`strength` must be a finite number of at least 2, got 1.0"),
         (("--plot", "audit.txt"), "`plot` must end in one of .png, .svg, .pdf, got 'audit.txt'"),
         (("--model", "mine:linear"), "`objective` must have a symmetry to audit"),
         (("--weight-decay", "-1"), "`weight_decay` must be a finite number >= 0"),

@@ -26,6 +26,7 @@ def audit() -> InvarianceAudit:
         transformations=("relu_rescaling", "permutation"),
         places={"relu_rescaling": ("0.weight: 6 units",), "permutation": ("0.weight: 6 units",)},
         refused={"query_key": "no attention"},
+        dropped={},
         output_changes=torch.zeros(2, dtype=torch.float64),
         loss_changes=torch.zeros(2, dtype=torch.float64),
         proof_dtype="float64",
@@ -34,11 +35,13 @@ def audit() -> InvarianceAudit:
         before=torch.tensor([2.0, 0.1, torch.nan], dtype=torch.float64),
         after=torch.tensor([[1.0, 2.1], [0.3, 0.1], [torch.nan] * 2], dtype=torch.float64),
         errors=((budget(), budget(), budget(0.4)), (budget(),) * 3, (budget(),) * 3),
+        bounds=torch.full((3, 3, 2), torch.nan, dtype=torch.float64),
         verdicts=(("moved", "undecided"), ("moved", "not moved"), ("failed", "failed")),
         claims=((True, False), (False, True), (False, False)),
         failures={"width": "the loss never rises"},
         resolution=0.25,
         rounding=1e-3,
+        thresholds=torch.full((2,), 1e-3, dtype=torch.float64),
     )
 
 

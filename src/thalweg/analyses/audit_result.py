@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -15,6 +15,15 @@ MOVED, NOT_MOVED, UNDECIDED, FAILED = "moved", "not moved", "undecided", "failed
 
 # Confidence with which a change must differ from nought to count, and with which a larger one is excluded.
 MOVED_LEVEL, EXCLUDED_LEVEL = 0.999, 0.95
+
+
+class Measured(NamedTuple):
+    """A number, its error budget, and of an extreme eigenvalue the bounds between which that lies."""
+
+    value: float
+    error: ErrorBudget
+    low: float = math.nan
+    high: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,8 @@ class InvarianceAudit(Measurement):
         Transformation to where it was made: the tensors moved together, and how many units they have.
     refused
         The other transformations, and why the network does not allow them.
+    dropped
+        Transformation to the places that were left out, for they change some example's outputs.
     output_changes, loss_changes
         The proof: ``(T,)``, float64. Largest change of an output and of an example's loss over all of the
         objective's examples, relative to the largest of them; computed in `proof_dtype`. Outputs are NaN
@@ -84,6 +95,9 @@ class InvarianceAudit(Measurement):
         ``(K,)`` and ``(K, T)`` values, float64, NaN where a measure failed.
     errors
         Error budgets as dictionaries: for each member that before, and those after.
+    bounds
+        ``(K, 1 + T, 2)``, float64: of an extreme eigenvalue, before and after, the bounds between which it
+        lies, see `BoundedEigenvalue`; NaN for other measures.
     verdicts
         For each member one for each transformation.
     claims
@@ -94,6 +108,9 @@ class InvarianceAudit(Measurement):
         As asked.
     rounding
         The relative change that was taken to be none.
+    thresholds
+        ``(T,)``, float64: the relative change that had to be exceeded for a measure to have moved:
+        `rounding`, or ten times `rounded_changes` where that is more.
     """
 
     measure: ClassVar[str] = "invariance_audit"
@@ -102,6 +119,7 @@ class InvarianceAudit(Measurement):
     transformations: tuple[str, ...]
     places: Mapping[str, tuple[str, ...]]
     refused: Mapping[str, str]
+    dropped: Mapping[str, tuple[str, ...]]
     output_changes: Tensor
     loss_changes: Tensor
     proof_dtype: str
@@ -110,11 +128,13 @@ class InvarianceAudit(Measurement):
     before: Tensor
     after: Tensor
     errors: tuple[tuple[Mapping[str, Any], ...], ...]
+    bounds: Tensor
     verdicts: tuple[tuple[str, ...], ...]
     claims: tuple[tuple[bool, ...], ...]
     failures: Mapping[str, str]
     resolution: float
     rounding: float
+    thresholds: Tensor
 
     def cell(self, member: str, transformation: str) -> AuditCell:
         """One cell of the table."""
@@ -157,10 +177,11 @@ class InvarianceAudit(Measurement):
 
 
 def verdict(
-    before: tuple[float, ErrorBudget], after: tuple[float, ErrorBudget], resolution: float, rounding: float
+    before: Measured, after: Measured, resolution: float, rounding: float, threshold: float | None = None
 ) -> str:
     """Whether a measure moved, by its values and error budgets; see `invariance_audit`."""
-    (old, old_error), (new, new_error) = before, after
+    (old, old_error, *_), (new, new_error, *_) = before, after
+    threshold = rounding if threshold is None else threshold
     if math.isnan(old) or math.isnan(new):
         return FAILED
     if old == new and math.isinf(old):
@@ -169,8 +190,10 @@ def verdict(
     if math.isfinite(change) and change <= rounding * scale:
         # Estimates that agree to rounding have drawn the same, so that the change has no chance in it.
         return NOT_MOVED
-    if math.isinf(change) or change > rounding * scale + _half_width(old_error, new_error, MOVED_LEVEL):
-        return MOVED
+    if math.isinf(change) or change > threshold * scale + _half_width(old_error, new_error, MOVED_LEVEL):
+        # The error of an eigenvalue is the distance to some eigenvalue, and one of the two points may have
+        # missed the extreme one: only bounds that have nothing in common tell that it moved.
+        return UNDECIDED if before.low <= after.high and after.low <= before.high else MOVED
     excluded = change + _half_width(old_error, new_error, EXCLUDED_LEVEL)
     return NOT_MOVED if excluded <= resolution * scale else UNDECIDED
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from thalweg.analyses.measure_choice import Choice, chosen_measures
 from thalweg.analyses.orderings import Order, Ordering, changes, remarks
-from thalweg.analyses.readings import Network, Reading, checked_modes, part_of
+from thalweg.analyses.readings import Network, Reading, checked_modes
 from thalweg.analyses.runs import Run
 from thalweg.core.arguments import check_fraction
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import Measurement
-from thalweg.core.progress import Progress
+from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import stream_seed
 from thalweg.measures.connectivity.comparable import check_same_setting
 from thalweg.objective.batch_norm import BatchNormMode

@@ -11,12 +11,12 @@ import torch
 
 from thalweg.analyses.contrast_result import CORRECTIONS, Contrast
 from thalweg.analyses.measure_choice import Choice, chosen_measures
-from thalweg.analyses.readings import Network, Reading, checked_modes, part_of
+from thalweg.analyses.readings import Network, Reading, checked_modes
 from thalweg.analyses.run_files import Value, in_words
 from thalweg.analyses.runs import Run, Runs
 from thalweg.core.arguments import check_flag, check_fraction
 from thalweg.core.errors import ConvergenceError
-from thalweg.core.progress import Progress
+from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import stream_seed
 
 

@@ -9,23 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.analyses.audit_result import NOT_MOVED, InvarianceAudit, verdict
+from thalweg.analyses.audit_result import NOT_MOVED, InvarianceAudit, Measured, verdict
+from thalweg.analyses.measured import Outcome, Take, measured
 from thalweg.analyses.sharpness_family import FAMILY, Member, chosen_members
 from thalweg.core.arguments import check_fraction, is_number
-from thalweg.core.errors import ThalwegError
 from thalweg.core.identity import code_identity
 from thalweg.core.measurement import ErrorBudget, Measurement
 from thalweg.core.progress import Progress
 from thalweg.core.rng import stream_seed
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
+from thalweg.solvers.bounded_eigenvalue import BoundedEigenvalue
 from thalweg.solvers.symmetries.places import TRANSFORMATIONS
 from thalweg.solvers.symmetries.transformations import agreement, find_symmetries
 
 Measure = Callable[..., Any]
 
-# A measured number and its error.
-_Value = tuple[float, ErrorBudget]
+# Scales below this leave a network so much as it is that nothing would seem to move.
+LEAST_STRENGTH = 2
 
 # A relative change below this is rounding, of the measure or of the point, in float64 and in other dtypes.
 ROUNDING, ROUNDING_SINGLE = 1e-6, 1e-3
@@ -33,8 +34,8 @@ ROUNDING, ROUNDING_SINGLE = 1e-6, 1e-3
 # How far rounding the changed point to the objective's own dtype may take the outputs from the first point's.
 MOST_ROUNDED = 1e-2
 
-# Steps of the progress bar for each measurement.
-STEPS = 100
+# How many times as far as the outputs that may take a measure, which differentiates them.
+ROUNDING_FACTOR = 10
 
 
 def invariance_audit(
@@ -54,11 +55,17 @@ def invariance_audit(
     changed point, in the objective's own dtype, with the same seed.
 
     A measure *moved* if its change differs from nought, at 99.9 %, by more than rounding, which is taken to
-    be a thousandth of it, and in float64 a millionth. It has *not moved* if its values agree to that, or if a
-    change does not show and one by more than `resolution` is excluded, at 95 %; else it is *undecided*: its
-    error bars are too wide to tell. It *failed* where it raised an error or gave no number, which `failures`
-    holds. A measure that draws random directions does not draw the same ones in permuted coordinates, so that
-    equal values are not expected there and error bars decide.
+    be a thousandth of it, in float64 a millionth, and at least ten times what rounding the changed point did
+    to the outputs. It has *not moved* if its values agree to that thousandth or millionth, or if a change
+    does not show and one by more than `resolution` is excluded, at 95 %; else it is *undecided*: its error
+    bars are too wide to tell. It *failed* where it raised an error or gave no number, which `failures` holds.
+    A measure that draws random directions does not draw the same ones in permuted coordinates, so that equal
+    values are not expected there and error bars decide.
+
+    The error of an extreme eigenvalue is the distance to *some* eigenvalue, and one of the two points may
+    have missed the extreme one. It moved only if its bounds before and after, each at its own confidence,
+    have nothing in common; a change that shows but that they do not exclude is undecided. That it has not
+    moved is said of the eigenvalue found.
 
     Parameters
     ----------
@@ -69,7 +76,7 @@ def invariance_audit(
         names to measures, the family's or your own: a function of an objective that returns a `Measurement`
         or a number.
     strength
-        Scales are log-uniform in ``[1 / strength, strength]``; above 1. Permutations have none.
+        Scales are log-uniform in ``[1 / strength, strength]``; at least 2. Permutations have none.
     resolution
         The relative change that a measure said not to have moved must exclude, in (0, 1).
     seed
@@ -80,8 +87,8 @@ def invariance_audit(
     Raises
     ------
     ValueError
-        If the network has no symmetry to audit; if rounding in the objective's dtype does not survive scales
-        of this strength; for a member there is not.
+        If the network has no symmetry to audit, or runs in half precision only; if
+        rounding in the objective's dtype does not survive scales of this strength; for a member there is not.
     ThalwegError
         Any that the first measure raises, where all measures fail.
 
@@ -91,8 +98,11 @@ def invariance_audit(
     """
     check_objective("objective", objective)
     stream_seed(seed)
-    if not is_number(strength) or not 1 < strength < math.inf:
-        raise ValueError(f"`strength` must be a finite number above 1, got {strength!r}; 4 is customary.")
+    if not is_number(strength) or not LEAST_STRENGTH <= strength < math.inf:
+        raise ValueError(
+            f"`strength` must be a finite number of at least {LEAST_STRENGTH}, got {strength!r}; scales "
+            "closer to 1 move nothing far enough to be seen, and 4 is customary."
+        )
     check_fraction("resolution", resolution, "0.25 excludes changes by a quarter")
     chosen = dict(members) if isinstance(members, Mapping) else chosen_members(members)
     if not chosen:
@@ -101,11 +111,13 @@ def invariance_audit(
     symmetries = find_symmetries(objective)
     refused = dict(symmetries.refused)
     points: dict[str, Objective] = {}
+    places: dict[str, tuple[str, ...]] = {}
+    dropped: dict[str, tuple[str, ...]] = {}
     proofs, roundings = [], []
     for name in (t for t in TRANSFORMATIONS if t in symmetries.places):
-        moved = symmetries.transformed(name, strength=float(strength), seed=seed)
-        proof = agreement(symmetries.objective, moved)
-        own = objective.at(moved.params, moved.buffers)
+        change = symmetries.proved(name, strength=float(strength), seed=seed)
+        proof = change.agreement
+        own = objective.at(change.point.params, change.point.buffers)
         rounded = agreement(objective, own)
         if math.isfinite(proof.worst) and not proof.holds:
             refused[name] = f"on all the examples it changes the outputs, by {proof.worst:.1g} of the largest"
@@ -117,6 +129,9 @@ def invariance_audit(
                 "objective.to_dtype(torch.float64)."
             )
         points[name] = own
+        places[name] = tuple(map(str, change.places))
+        if change.dropped:
+            dropped[name] = tuple(map(str, change.dropped))
         proofs.append(proof)
         roundings.append(rounded.worst)
     if not points:
@@ -126,13 +141,25 @@ def invariance_audit(
             f"not its function. {reasons}."
         )
 
-    results, failures = _measured(chosen, {"": objective, **points}, seed, progress)
+    takes = {
+        name: member if isinstance(member, Member) else _taken(member) for name, member in chosen.items()
+    }
+    outcomes = measured(takes, {"": objective, **points}, seed=seed, progress=progress, first_decides=True)
+    failures = _failures(outcomes)
+    if all(member in failures for member in chosen):
+        for outcome in outcomes.values():
+            if outcome.error:
+                raise outcome.error
     names = list(points)
-    table = [[results[m, t] for t in ("", *names)] for m in chosen]
+    table = [[_number(outcomes[m, t]) for t in ("", *names)] for m in chosen]
     claims = [_claims(member) for member in chosen.values()]
     rounding = ROUNDING if objective.dtype == torch.float64 else ROUNDING_SINGLE
-    verdicts = tuple(tuple(verdict(row[0], r, resolution, rounding) for r in row[1:]) for row in table)
-    values = torch.tensor([[value for value, _ in row] for row in table], dtype=torch.float64)
+    thresholds = [max(rounding, ROUNDING_FACTOR * change) for change in roundings]
+    verdicts = tuple(
+        tuple(verdict(row[0], r, resolution, rounding, t) for r, t in zip(row[1:], thresholds, strict=True))
+        for row in table
+    )
+    values = torch.tensor([[cell.value for cell in row] for row in table], dtype=torch.float64)
     return InvarianceAudit(
         value=float(sum(set(row) == {NOT_MOVED} for row in verdicts)),
         provenance={
@@ -147,8 +174,9 @@ def invariance_audit(
         },
         members=tuple(chosen),
         transformations=tuple(names),
-        places={name: tuple(map(str, symmetries.places[name])) for name in names},
+        places=places,
         refused=refused,
+        dropped=dropped,
         output_changes=_column([math.nan if p.outputs is None else p.outputs for p in proofs]),
         loss_changes=_column([p.losses for p in proofs]),
         proof_dtype=_dtype(symmetries.objective),
@@ -156,63 +184,50 @@ def invariance_audit(
         rounded_changes=_column(roundings),
         before=values[:, 0].clone(),
         after=values[:, 1:].clone(),
-        errors=tuple(tuple(error.to_dict() for _, error in row) for row in table),
+        errors=tuple(tuple(cell.error.to_dict() for cell in row) for row in table),
+        bounds=torch.tensor([[[c.low, c.high] for c in row] for row in table], dtype=torch.float64),
         verdicts=verdicts,
         claims=tuple(tuple(name in claim for name in names) for claim in claims),
         failures=failures,
         resolution=float(resolution),
         rounding=rounding,
+        thresholds=_column(thresholds),
     )
 
 
-def _measured(
-    members: Mapping[str, Member | Measure],
-    points: Mapping[str, Objective],
-    seed: int,
-    progress: Progress | None,
-) -> tuple[dict[tuple[str, str], _Value], dict[str, str]]:
-    """Each measure at each point, and what went wrong."""
-    results: dict[tuple[str, str], _Value] = {}
+def _failures(outcomes: Mapping[tuple[str, str], Outcome]) -> dict[str, str]:
+    """What went wrong: at the point itself once, whatever it spoilt at the others."""
     failures: dict[str, str] = {}
-    first_error: Exception | None = None
-    total, done = STEPS * len(members) * len(points), 0
-    for member, measure in members.items():
-        for name, point in points.items():
-
-            def within(part: int, whole: int, before: int = done) -> None:
-                if progress:
-                    progress(before + min(STEPS, STEPS * part // max(whole, 1)), total)
-
-            key = f"{member}, {name}" if name else member
-            found = (math.nan, ErrorBudget())
-            if member not in failures:
-                try:
-                    found = _value(measure, point, seed, within)
-                except (ValueError, ThalwegError) as error:
-                    first_error = first_error or error
-                    failures[key] = str(error)
-                else:
-                    if math.isnan(found[0]):
-                        failures[key] = "the value is not a number"
-            results[member, name] = found
-            done += STEPS
-            if progress:
-                progress(done, total)
-    if first_error and all(member in failures for member in members):
-        raise first_error
-    return results, failures
+    for (member, name), outcome in outcomes.items():
+        if outcome.reason and member not in failures:
+            failures[f"{member}, {name}" if name else member] = outcome.reason
+    return failures
 
 
-def _value(measure: Member | Measure, point: Objective, seed: int, progress: Progress) -> _Value:
-    result = measure(point, seed=seed, progress=progress) if isinstance(measure, Member) else measure(point)
-    if isinstance(result, Measurement):
-        return result.value, result.error
-    if not is_number(result):
-        raise TypeError(
-            "`members` must hold functions that return a Measurement or a number, got "
-            f"{type(result).__name__} from {getattr(measure, '__qualname__', measure)}."
-        )
-    return float(result), ErrorBudget()
+def _number(outcome: Outcome) -> Measured:
+    result = outcome.result
+    if result is None:
+        return Measured(math.nan, ErrorBudget())
+    if isinstance(result, BoundedEigenvalue):
+        return Measured(result.value, result.error, result.lower_bound, result.upper_bound)
+    return Measured(result.value, result.error)
+
+
+def _taken(measure: Measure) -> Take:
+    """The caller's own function as a measure; a number is taken as exact."""
+
+    def take(objective: Objective, *, seed: int, progress: Progress | None = None) -> Measurement:
+        result = measure(objective)
+        if isinstance(result, Measurement):
+            return result
+        if not is_number(result):
+            raise TypeError(
+                "`members` must hold functions that return a Measurement or a number, got "
+                f"{type(result).__name__} from {getattr(measure, '__qualname__', measure)}."
+            )
+        return Measurement(value=float(result))
+
+    return take
 
 
 def _claims(member: Member | Measure) -> frozenset[str]:

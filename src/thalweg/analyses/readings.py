@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from thalweg.analyses.measured import Outcome, measured
 from thalweg.analyses.runs import Run
 from thalweg.analyses.sharpness_family import Member
 from thalweg.core.errors import ThalwegError
@@ -14,9 +15,6 @@ from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress
 from thalweg.objective.batch_norm import MODES, BatchNormMode
 from thalweg.objective.objective import Objective
-
-# Steps of the progress within one measure.
-STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -141,15 +139,9 @@ class Network:
             Called with steps done and the steps of this network.
         """
         chosen = list(self.objectives) if self.has_batch_norm else list(self.objectives)[:1]
-        total, place = len(members) * len(chosen) * STEPS, 0
-        readings: dict[tuple[str, str], Reading] = {}
-        for mode in chosen:
-            for name, member in members.items():
-                inner = _within(progress, place, total)
-                readings[name, mode] = _read(self.objectives[mode], member, level, seed, inner)
-                place += STEPS
-                if progress:
-                    progress(place, total)
+        points = {mode: self.objectives[mode] for mode in chosen}
+        outcomes = measured(members, points, seed=seed, progress=progress)
+        readings = {key: _reading(outcome, level) for key, outcome in outcomes.items()}
         for name in members:
             for mode in modes:
                 if mode not in chosen:
@@ -171,34 +163,5 @@ def checked_modes(modes: str | Iterable[str] | None) -> tuple[BatchNormMode, ...
     return tuple(mode for mode in MODES if mode in asked)
 
 
-def _read(
-    objective: Objective, member: Member, level: float, seed: int, progress: Progress | None
-) -> Reading:
-    try:
-        return Reading.of(member(objective, seed=seed, progress=progress), level)
-    except (ThalwegError, ValueError) as error:
-        return Reading.missing(str(error))
-
-
-def _within(progress: Progress | None, place: int, total: int) -> Progress | None:
-    """A measure's own progress as a part of the whole."""
-    if progress is None:
-        return None
-    return lambda done, of: progress(place + STEPS * min(done, of) // max(of, 1), total)
-
-
-def part_of(progress: Progress | None, part: int, num_parts: int) -> Progress | None:
-    """The progress of one of several networks as a part of the whole; no two need take the same time.
-
-    It never falls back, though a measure may find on its way that it has more to do.
-    """
-    if progress is None:
-        return None
-    highest = 0
-
-    def report(done: int, of: int) -> None:
-        nonlocal highest
-        highest = max(highest, part * STEPS + STEPS * done // of)
-        progress(highest, num_parts * STEPS)
-
-    return report
+def _reading(outcome: Outcome, level: float) -> Reading:
+    return Reading.of(outcome.result, level) if outcome.result else Reading.missing(outcome.reason)

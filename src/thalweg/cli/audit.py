@@ -56,7 +56,7 @@ def audit(
         typer.Option(metavar="A,B", help=f"Measures to audit, by default all: {', '.join(FAMILY)}."),
     ] = None,
     strength: Annotated[
-        float, typer.Option(metavar="X", help="Scales are drawn between 1 / X and X; above 1.")
+        float, typer.Option(metavar="X", help="Scales are drawn between 1 / X and X; at least 2.")
     ] = 4.0,
     resolution: Annotated[
         float,

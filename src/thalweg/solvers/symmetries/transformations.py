@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,12 @@ NUM_TRIAL_EXAMPLES = 8
 
 # Largest scale in those trials.
 TRIAL_STRENGTH = 2.0
+
+# What rounding may make of exact agreement, by the dtype computed in. A coarser one proves nothing.
+TOLERANCES = {torch.float64: 2e-10, torch.float32: 5e-5}
+
+# An epsilon of batch norm below this changes nothing that single precision could show.
+NEGLIGIBLE_EPSILON = torch.finfo(torch.float32).eps ** 2
 
 
 @dataclass(frozen=True)
@@ -44,18 +51,41 @@ class Agreement:
 
     @property
     def worst(self) -> float:
-        """The larger of both."""
-        return max(self.outputs or 0.0, self.losses)
+        """The larger of both; NaN if either is."""
+        both = [self.losses] if self.outputs is None else [self.outputs, self.losses]
+        return math.nan if any(map(math.isnan, both)) else max(both)
 
     @property
     def tolerance(self) -> float:
-        """What rounding may make of exact agreement: in float64 2e-10, and in float32 0.002."""
-        return 2e-10 if self.dtype == torch.float64 else 2e4 * torch.finfo(self.dtype).eps
+        """What rounding may make of exact agreement: 2e-10 in float64, 5e-5 in float32, nought in others."""
+        return TOLERANCES.get(self.dtype, 0.0)
 
     @property
     def holds(self) -> bool:
-        """Whether the two are the same function on these examples, up to rounding."""
+        """Whether the two are the same function on these examples, up to rounding; never if one is NaN."""
         return self.worst <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A changed point, held against the first one on every example.
+
+    Parameters
+    ----------
+    point
+        The objective there.
+    places
+        Those that were changed.
+    dropped
+        Those that were not, for they change the function on some example.
+    agreement
+        Of both points.
+    """
+
+    point: Objective
+    places: tuple[Place, ...]
+    dropped: tuple[Place, ...]
+    agreement: Agreement
 
 
 @dataclass(frozen=True)
@@ -89,8 +119,29 @@ class Symmetries:
         seed
             Of scales, orders and matrices; each transformation has its own stream.
         """
+        return self._at(self.places[transformation], transformation, strength, seed)
+
+    def proved(self, transformation: str, *, strength: float, seed: int) -> Proof:
+        """`transformed`, compared on every example, without the places that fail there one by one.
+
+        Where rounding leaves nothing finite, or no place holds alone, all are kept and the agreement says so.
+        """
+        own = self.places[transformation]
+
+        def tried(places: tuple[Place, ...]) -> Proof:
+            point = self._at(places, transformation, strength, seed)
+            dropped = tuple(place for place in own if place not in places)
+            return Proof(point, places, dropped, agreement(self.objective, point))
+
+        together = tried(own)
+        if together.agreement.holds or len(own) == 1 or not math.isfinite(together.agreement.worst):
+            return together
+        kept = tuple(place for place in own if tried((place,)).agreement.holds)
+        return tried(kept) if kept else together
+
+    def _at(self, places: Sequence[Place], transformation: str, strength: float, seed: int) -> Objective:
         rng = generator(seed, "symmetries", transformation)
-        return _moved(self.objective, self.roots, self.places[transformation], strength, rng)
+        return _moved(self.objective, self.roots, places, strength, rng)
 
 
 def find_symmetries(objective: Objective) -> Symmetries:
@@ -109,7 +160,8 @@ def find_symmetries(objective: Objective) -> Symmetries:
         :math:`\sigma'^2 = a^2 (\sigma^2 + \epsilon) - \epsilon`, a being large enough to keep it positive; in
         ``"recalibrated"`` mode the norm's weight times
         :math:`\sqrt{a^2 \sigma^2 + \epsilon} / (a \sqrt{\sigma^2 + \epsilon})`, exact at the new point. In
-        ``"batch"`` mode nothing makes up for epsilon, so that the trial rejects it unless that is nought.
+        ``"batch"`` mode nothing makes up for epsilon, so that the trial in float64 rejects it unless that is
+        next to nothing; a trial in float32 could not tell, so that epsilon itself decides there.
     ``permutation``
         The units of a layer, or of all layers that a residual stream joins, reordered with all that belongs
         to them, running statistics too; heads of attention and the features in them are units as well.
@@ -122,8 +174,19 @@ def find_symmetries(objective: Objective) -> Symmetries:
     behind operations without a rule, are taken to be told apart; a batch norm on channels that a convolution
     takes in groups absorbs no scale, nor does a layer of a single unit.
     With an L2 term, which sees the length of the weights, only permutations leave the objective as it is.
+
+    Raises
+    ------
+    ValueError
+        If the network can only be computed in less than single precision, which proves nothing.
     """
     wide = in_float64(objective)
+    if wide.dtype not in TOLERANCES:
+        raise ValueError(
+            "`objective` must be computed in float32 or float64 for a proof that its function stays, got "
+            f"{str(wide.dtype).removeprefix('torch.')}, and the model does not run in float64; take out what "
+            "fixes the dtype inside the model, or use objective.to_dtype(torch.float32)."
+        )
     probe = _probe(wide)
     flow = trace(probe)
     mode = wide.batch_norm if wide.has_batch_norm else "running"
@@ -136,6 +199,14 @@ def find_symmetries(objective: Objective) -> Symmetries:
                 f"the L2 term (weight_decay={wide.weight_decay:g}) changes with the length of the weights"
             )
             continue
+        if name == "batch_norm_scaling" and mode == "batch" and wide.dtype != torch.float64:
+            own = tuple(p for p in own if all(site.eps <= NEGLIGIBLE_EPSILON for site in p.norms))
+            if not own:
+                refused[name] = (
+                    "not exact in 'batch' mode, where each batch computes its variance and epsilon is not "
+                    "scaled with it, which single precision cannot tell; the model does not run in float64"
+                )
+                continue
         kept, change = _kept(probe, flow.roots, own)
         if kept:
             places[name] = kept

@@ -1,0 +1,84 @@
+"""Many measures at many points, where one that fails costs no other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from thalweg.core.errors import ThalwegError
+from thalweg.core.measurement import Measurement
+from thalweg.core.progress import Progress, part_of
+from thalweg.objective.objective import Objective
+
+
+class Take(Protocol):
+    """A measure with all its arguments, such as a `Member`."""
+
+    def __call__(
+        self, objective: Objective, *, seed: int, progress: Progress | None = None
+    ) -> Measurement: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a measure said of a point: a result with a number, or why there is none.
+
+    Parameters
+    ----------
+    result
+        None where there is no number.
+    reason
+        Why; empty where there is one.
+    error
+        What was raised, if anything.
+    """
+
+    result: Measurement | None
+    reason: str = ""
+    error: Exception | None = None
+
+
+def measured(
+    members: Mapping[str, Take],
+    points: Mapping[str, Objective],
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    first_decides: bool = False,
+) -> dict[tuple[str, str], Outcome]:
+    """Each measure at each point, by both names.
+
+    Parameters
+    ----------
+    members, points
+        By name.
+    seed
+        Of each measurement.
+    progress
+        Called with steps done and all steps.
+    first_decides
+        Do not try a measure at other points that has failed at the first; it gets that outcome there too.
+    """
+    outcomes: dict[tuple[str, str], Outcome] = {}
+    num_parts, part = len(members) * len(points), 0
+    for member, take in members.items():
+        failed: Outcome | None = None
+        for i, (name, point) in enumerate(points.items()):
+            report = part_of(progress, part, num_parts)
+            outcomes[member, name] = outcome = failed or _outcome(take, point, seed, report)
+            if first_decides and not i and outcome.result is None:
+                failed = outcome
+            part += 1
+            if report:
+                report(1, 1)
+    return outcomes
+
+
+def _outcome(take: Take, point: Objective, seed: int, progress: Progress | None) -> Outcome:
+    try:
+        result = take(point, seed=seed, progress=progress)
+    except (ValueError, ThalwegError) as error:
+        return Outcome(None, str(error), error)
+    return Outcome(None, "the value is not a number") if math.isnan(result.value) else Outcome(result)
