@@ -8,12 +8,14 @@ import math
 import pytest
 import torch
 from tests.operators.cases import CASES, ggn_of, hessian_of
+from tests.solvers.planted import planted, scattered
 from torch import Tensor
 
 from thalweg.analyses.curvature_profile import CurvatureProfile, curvature_profile
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import Measurement
 from thalweg.measures.curvature.layer_traces import layer_indices
+from thalweg.objective.folds import random_folds
 from thalweg.objective.objective import Objective
 
 
@@ -144,3 +146,89 @@ def test_bad_tolerance_and_memory() -> None:
         curvature_profile(CASES["tied"].objective(), rtol=2, seed=0)
     with pytest.raises(ValueError, match="`max_memory_bytes` must hold 20 steps of 2 probes, got 100"):
         curvature_profile(CASES["tied"].objective(), max_matvecs=40, max_memory_bytes=100, seed=0)
+
+
+# -- the data's error -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["residual-running", "residual-batch", "attention"])
+@pytest.mark.parametrize("of", ["hessian", "ggn"])
+def test_folds_change_nothing_but_what_is_said_of_the_data(name: str, of: str) -> None:
+    objective = CASES[name].objective(weight_decay=0.5)
+    whole = curvature_profile(objective, max_matvecs=80, of=of, seed=0)
+    found = curvature_profile(objective, max_matvecs=80, of=of, population=True, num_folds=3, seed=0)
+    assert whole.error.data is None
+    assert whole.fold_traces is None
+    assert found.error.data is not None
+    assert found.error.data.dof == 2
+    assert found.error.data.value > 0
+    assert found.fold_traces is not None
+    assert found.num_matvecs == whole.num_matvecs
+    for key in ("value", "lambda_max", "lambda_min", "lambda_max_upper", "lambda_min_lower"):
+        assert getattr(found, key) == pytest.approx(getattr(whole, key), rel=1e-7, abs=1e-9)
+    assert found.error.probe is not None
+    assert whole.error.probe is not None
+    assert found.error.probe.value == pytest.approx(whole.error.probe.value, rel=1e-6)
+    sizes = [fold.num_examples for fold in random_folds(objective, 3, 0)]
+    mean = sum(n * t for n, t in zip(sizes, found.fold_traces.tolist(), strict=True)) / sum(sizes)
+    assert mean == pytest.approx(found.value, rel=1e-9)
+
+
+def test_folds_of_a_spanned_space_are_exact() -> None:
+    curvatures = scattered(torch.linspace(0, 1, 10).double(), 40)
+    found = curvature_profile(planted(curvatures), population=True, num_folds=40, seed=0)
+    # One example a fold: the textbook standard error of the mean.
+    assert found.error.data is not None
+    assert found.error.data.value == pytest.approx(float(curvatures.sum(1).std()) / math.sqrt(40), rel=1e-9)
+    assert found.fold_traces is not None
+    torch.testing.assert_close(
+        found.fold_traces.sort().values, curvatures.sum(1).sort().values, rtol=0, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_repeats", "spread"),
+    [(60, 0.3), *(pytest.param(1000, s, marks=pytest.mark.slow) for s in (0.03, 0.3, 1.0))],
+)
+def test_probe_and_data_error_apart(num_repeats: int, spread: float) -> None:
+    """The true trace of each sample is known, so that both errors are seen alone."""
+    dim, n = 100, 40
+    outliers = torch.tensor([60.0, 40, 25]).double()
+    probes, data, stated_probes, stated_data, hits = [], [], [], [], 0
+    for seed in range(num_repeats):
+        rng = torch.Generator().manual_seed(seed)
+        common = torch.randn(n, 1, generator=rng, dtype=torch.float64)
+        own = torch.randn(n, dim, generator=rng, dtype=torch.float64)
+        eigenvalues = torch.cat([outliers, torch.linspace(-1, 4, dim - 3).double()])
+        curvatures = eigenvalues + spread * (common + own)
+        found = curvature_profile(
+            planted(curvatures, micro_batch=n), max_matvecs=64, population=True, num_folds=8, seed=seed
+        )
+        assert found.error.probe is not None
+        assert found.error.data is not None
+        sample, true = float(curvatures.sum(1).mean()), float(eigenvalues.sum())
+        probes.append(found.value - sample)
+        data.append(sample - true)
+        stated_probes.append(found.error.probe.value)
+        stated_data.append(found.error.data.value)
+        low, high = found.interval(0.95)
+        hits += low <= true <= high
+
+    def rms(values: list[float]) -> float:
+        return math.sqrt(sum(v * v for v in values) / len(values))
+
+    # Four standard deviations of a standard deviation.
+    tolerance = 4 / math.sqrt(2 * num_repeats)
+    assert rms(stated_probes) == pytest.approx(rms(probes), rel=tolerance)
+    # Var of sum_i (common + own_i) over n examples.
+    true_error = spread * math.sqrt((dim**2 + dim) / n)
+    assert rms(data) == pytest.approx(true_error, rel=tolerance)
+    assert rms(stated_data) == pytest.approx(true_error, rel=max(tolerance, 0.15))
+    assert hits / num_repeats >= (0.935 if num_repeats > 100 else 0.88)
+
+
+def test_matrices_that_are_no_means_have_no_folds() -> None:
+    with pytest.raises(ValueError, match="`population` takes a mean over examples"):
+        curvature_profile(CASES["mlp-mse"].objective(), of="gradient_covariance", population=True, seed=0)
+    with pytest.raises(ValueError, match="`num_folds` must lie between 2 and the 21 examples"):
+        curvature_profile(CASES["mlp-mse"].objective(), population=True, num_folds=22, seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,18 +10,24 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thalweg.core.arguments import check_flag, check_fraction
+from thalweg.core.arguments import check_count, check_flag, check_fraction
 from thalweg.core.errors import ConvergenceError
+from thalweg.core.measurement import StandardError
 from thalweg.core.precision import full_precision
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.certificate import RandomStartCertificate
 from thalweg.linalg.estimate import Estimate
+from thalweg.linalg.fold_forms import FoldForms
 from thalweg.linalg.quadrature import ProbeProcess
+from thalweg.measures.curvature.hessian_trace import MEANS
 from thalweg.measures.curvature.layer_traces import LayerTraces, layer_indices
 from thalweg.measures.curvature.spectral_density import SpectralDensity, density_result
+from thalweg.objective.folds import random_folds
 from thalweg.objective.objective import Objective
+from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.registry import operator_named
+from thalweg.stats.crossed_means import fold_standard_error
 
 # How a budget is split: no more probes than these, and no fewer steps for each than those while it lasts.
 MOST_PROBES = 8
@@ -50,6 +57,8 @@ class CurvatureProfile(LayerTraces):
         Whether both ends have a residual within `rtol` of the largest absolute Ritz value.
     num_probes, num_steps
         How the budget was split.
+    fold_traces
+        ``(F,)`` float64, one estimate of the trace a fold of the data; ``None`` without `population`.
     """
 
     measure: ClassVar[str] = "curvature_profile"
@@ -62,6 +71,7 @@ class CurvatureProfile(LayerTraces):
     converged: bool
     num_probes: int
     num_steps: int
+    fold_traces: Tensor | None
 
     def _count_samples(self) -> int:
         return self.num_probes
@@ -119,6 +129,8 @@ def curvature_profile(
     rtol: float = 1e-3,
     require_convergence: bool = False,
     max_memory_bytes: int = 2 << 30,
+    population: bool = False,
+    num_folds: int = 10,
     seed: int,
     progress: Progress | None = None,
 ) -> CurvatureProfile:
@@ -126,6 +138,11 @@ def curvature_profile(
 
     R random vectors take M steps together, R M products in all: R is a twentieth of the budget, between 2
     and 8, and M what that leaves. All numbers are then read off the basis; nothing is multiplied twice.
+
+    With `population` the trace meant is that for the distribution that the examples were drawn from, at this
+    point, as in `thalweg.measures.curvature.hessian_trace`: the same vectors are multiplied over F disjoint
+    folds of the data, which costs what the whole does, and ``error.data`` is what the folds' differences add.
+    All else is of these examples.
 
     Parameters
     ----------
@@ -143,8 +160,12 @@ def curvature_profile(
         Raise if they are not, instead of saying so in the result.
     max_memory_bytes
         Bound on the basis, R (M + 3) vectors of length P; the layers take 3 R more in its stead.
+    population
+        Whether the trace is about the distribution behind the examples.
+    num_folds
+        F, with `population`: random folds, of whole batches in ``"batch"`` mode.
     seed
-        Of the random vectors.
+        Of the random vectors and the folds.
     progress
         Called with work done and the whole.
 
@@ -161,14 +182,21 @@ def curvature_profile(
     """
     check_fraction("rtol", rtol, "1e-3 is customary")
     check_flag("require_convergence", require_convergence)
+    check_flag("population", population)
+    check_count("num_folds", num_folds)
+    if population and of not in MEANS:
+        raise ValueError(f"`population` takes a mean over examples, of={' or '.join(MEANS)}, got {of!r}.")
     num_probes, num_steps = _split(max_matvecs)
     operator = operator_named(of, objective, params, seed=seed)
     target = operator.objective
     work = Work(progress, min(num_probes * num_steps, target.space.dim) * target.num_examples)
-    process = ProbeProcess(
-        operator.counting(work.add), num_probes, num_steps, generator(seed, "probes"), max_memory_bytes
-    )
+    counting = operator.counting(work.add)
+    folds = _over_folds(counting, num_folds, seed) if population else None
+    rng = generator(seed, "probes")
+    process = ProbeProcess(folds or counting, num_probes, num_steps, rng, max_memory_bytes)
     krylov = process.krylov
+    if folds:
+        folds.basis = krylov.basis
     certificate = RandomStartCertificate(0, krylov.directions, operator.dim, CONFIDENCE, num_ends=2)
     while not process.finished:
         process.step()
@@ -183,6 +211,8 @@ def curvature_profile(
             "rtol": rtol,
             "require_convergence": require_convergence,
             "max_memory_bytes": max_memory_bytes,
+            "population": population,
+            "num_folds": num_folds,
             "seed": seed,
         },
         "objective": objective.describe(),
@@ -193,10 +223,14 @@ def curvature_profile(
     indices = layer_indices(target.space)
     by_layer = Estimate.of(_layer_trace_samples(process, indices))
     trace = Estimate.of(density.quadrature.samples(lambda nodes: operator.dim * nodes))
+    data, by_fold = None, None
+    if folds:
+        by_fold = _fold_traces(process, folds)
+        data = StandardError(*fold_standard_error(by_fold.numpy(), folds.weights.numpy()))
     worst = float(density.residuals[[0, -1]].max())
     result = CurvatureProfile(
         value=float(trace),
-        error=trace.budget,
+        error=dataclasses.replace(trace.budget, data=data),
         provenance=provenance,
         density=density,
         lambda_max_upper=top.upper,
@@ -208,6 +242,7 @@ def curvature_profile(
         converged=worst <= rtol * krylov.norm or krylov.complete,
         num_probes=num_probes,
         num_steps=krylov.num_steps,
+        fold_traces=None if by_fold is None else by_fold.mean(1),
     )
     work.finish()
     if require_convergence and not result.converged:
@@ -243,23 +278,30 @@ def _layer_trace_samples(process: ProbeProcess, indices: dict[str, Tensor]) -> T
     read off the projected matrix.
     """
     krylov = process.krylov
-    values, vectors, residuals = krylov.ritz()
-    is_counted = process.counted(values, residuals)
-    num_probes, num_counted = process.starts.shape[1], int(is_counted.sum())
+    values, vectors, y = process.counted_and_beside()
+    num_probes = y.shape[1]
     samples = torch.zeros(num_probes, len(indices), dtype=torch.float64)
     with full_precision():
         # A few at a time: all of them would be a second basis.
-        for part in is_counted.nonzero()[:, 0].split(num_probes):
+        for part in torch.arange(len(values)).split(num_probes):
             rows = krylov.basis.combine(vectors[:, part])
             samples += (_by_layer(rows.square(), indices) * values[part, None]).sum(0)
-        if num_counted == krylov.operator.dim:
-            return samples
-        y = vectors.new_zeros(len(values), num_probes)
-        y[: process.first_block] = process.starts
-        y -= vectors[:, is_counted] @ (vectors[:, is_counted].T @ y)
-        y /= torch.linalg.vector_norm(y, dim=0)
         product = krylov.basis.combine(y) * krylov.basis.combine(krylov.H @ y)
-    return samples + (krylov.operator.dim - num_counted) * _by_layer(product, indices)
+    return samples + (krylov.operator.dim - len(values)) * _by_layer(product, indices)
+
+
+def _over_folds(operator: ObjectiveOperator, num_folds: int, seed: int) -> FoldForms:
+    objective = operator.objective
+    folds = random_folds(objective, num_folds, seed)
+    weights = [fold.num_examples / objective.num_examples for fold in folds]
+    return FoldForms([operator.over(fold) for fold in folds], weights)
+
+
+def _fold_traces(process: ProbeProcess, operator: FoldForms) -> Tensor:
+    """``(F, R)``: what each probe says of the trace over each fold; alike in all where all is counted."""
+    values, vectors, y = process.counted_and_beside()
+    known = operator.forms(vectors, vectors).sum(1, keepdim=True)
+    return known + (operator.dim - len(values)) * operator.forms(y, y)
 
 
 def _by_layer(rows: Tensor, indices: dict[str, Tensor]) -> Tensor:

@@ -211,6 +211,22 @@ class ProbeProcess:
             counted[start:stop] = apart and stop - start < self.starts.shape[1]
         return counted
 
+    def counted_and_beside(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Counted eigenvalues ``(c,)``, their vectors ``(n, c)``, and the probes beside them ``(n, R)``.
+
+        In the basis, of the vectors multiplied. What is beside is uniform there, of unit length, and nought
+        where nothing is.
+        """
+        values, vectors, residuals = self.krylov.ritz()
+        is_counted = self.counted(values, residuals)
+        known = vectors[:, is_counted]
+        y = vectors.new_zeros(len(values), self.starts.shape[1])
+        if not bool(is_counted.all()):
+            y[: self.first_block] = self.starts
+            y -= known @ (known.T @ y)
+            y /= torch.linalg.vector_norm(y, dim=0)
+        return values[is_counted], known, y
+
     def quadrature(self) -> SpectralQuadrature:
         """Nodes and weights after the steps made so far."""
         krylov = self.krylov

@@ -39,6 +39,14 @@ class SumOperator(LinearOperator):
         self.summands, self.shift = tuple(summands), shift
         self.weights = torch.tensor(list(weights), dtype=torch.float64)
 
+    @property
+    def least_eigenvalue(self) -> float:
+        least = [
+            weight * s.least_eigenvalue
+            for s, weight in zip(self.summands, self.weights.tolist(), strict=True)
+        ]
+        return sum(least) + self.shift
+
     def matmat(self, V: Tensor) -> Tensor:
         return self.with_forms(V)[0]
 
