@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
 from scipy import stats
+from tests.known_matrix import Known, use
 from tests.solvers.planted import Vector, orthogonal, planted
 from torch import Tensor, nn
 
 import thalweg as tw
 from thalweg.core.measurement import Measurement, StandardError
 from thalweg.linalg.estimate import Estimate
-from thalweg.linalg.linear_operator import DenseOperator
 from thalweg.objective.objective import Objective
 
 SIZES = (60, 40, 20)
@@ -34,32 +33,6 @@ SPECTRUM = torch.tensor(OUTLIERS + BULK, dtype=torch.float64)
 DAMPING = 3.0
 
 
-MODULES = [
-    "thalweg.analyses.curvature_profile",
-    *(
-        f"thalweg.measures.curvature.{name}"
-        for name in ("block_curvature", "hessian_trace", "spectral_density", "top_eigenvalues")
-    ),
-    "thalweg.measures.sharpness.normalized_curvature",
-]
-
-
-class Known(DenseOperator):
-    """A matrix in memory in the place of an objective's derivatives."""
-
-    has_weight_decay: ClassVar[bool] = False
-
-    def __init__(self, objective: Objective, matrix: Tensor) -> None:
-        super().__init__((matrix + matrix.T) / 2)
-        self.objective, self.check = objective, SimpleNamespace(to_dict=dict)
-
-    def over(self, _objective: Objective) -> Known:
-        return self
-
-    def counting(self, _on_examples: object) -> Known:
-        return self
-
-
 def objective() -> Objective:
     """Three layers of parameters that are all one, so that a matrix relative to them is the matrix itself."""
     model = nn.Sequential(*(Vector(torch.ones(size, dtype=torch.float64)) for size in SIZES))
@@ -70,15 +43,10 @@ def objective() -> Objective:
     return Objective(model, (torch.ones(4, dtype=torch.float64),), loss=loss)
 
 
-def use(spectrum: Tensor, monkeypatch: pytest.MonkeyPatch) -> Known:
+def known(spectrum: Tensor, monkeypatch: pytest.MonkeyPatch) -> Known:
     """A matrix of these eigenvalues, whatever matrix a measure asks for."""
     Q = orthogonal(P, 1)
-    operator = Known(objective(), Q * spectrum @ Q.T)
-    for module in MODULES:
-        monkeypatch.setattr(importlib.import_module(module), "operator_named", lambda *_, **__: operator)
-    preconditioned = importlib.import_module("thalweg.measures.sharpness.preconditioned_sharpness")
-    monkeypatch.setattr(preconditioned, "Hessian", lambda _: operator)
-    return operator
+    return use(Known(objective(), Q * spectrum @ Q.T), monkeypatch)
 
 
 # -- what is counted ------------------------------------------------------------------------------------
@@ -88,11 +56,20 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Count:
-    """A measure at some arguments, and readings of its result: an interval and a truth each."""
+    """A measure at some arguments, and readings of its result: an interval and a truth each.
+
+    `stated` is what `docs/error_budgets.md` and the docstrings say of readings, by the beginning of the name,
+    that do not cover 93.5 to 96.5 per cent.
+    """
 
     measure: Callable[..., Any]
     arguments: dict[str, Any]
     readings: Callable[[Any, Known], dict[str, tuple[Interval, float]]]
+    stated: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def limits(self, reading: str) -> tuple[float, float]:
+        """Least and largest part of the intervals that should hold the truth."""
+        return next((v for k, v in self.stated.items() if reading.startswith(k)), (0.935, 0.965))
 
 
 def student(value: float, error: float, dof: float) -> Interval:
@@ -165,26 +142,36 @@ def of_blocks(found: Any, known: Known) -> dict[str, tuple[Interval, float]]:
     }
 
 
+# Samples that are squares of few normal numbers are skewed; of a dozen, Student intervals cover less.
+SKEWED = {"trace of layer": (0.915, 0.965), "norm": (0.87, 0.955)}
+
+# What is between the nodes is added to the interval of a share.
+SHARES = {"mass": (0.935, 1.0), "negative mass": (0.935, 1.0)}
+
 COUNTS = {
     "hessian_trace, hutchinson": Count(
-        tw.hessian_trace, {"method": "hutchinson", "rtol": 0.2}, of_trace
+        tw.hessian_trace, {"method": "hutchinson", "rtol": 0.2}, of_trace, SKEWED
     ),
-    "hessian_trace, hutch++": Count(tw.hessian_trace, {"method": "hutch++", "rtol": 0.1}, of_trace),
-    "hessian_trace, auto": Count(tw.hessian_trace, {"rtol": 0.1}, of_trace),
-    "spectral_density": Count(
-        tw.spectral_density, {"num_probes": 5, "num_steps": 10}, of_density
-    ),
+    "hessian_trace, hutch++": Count(tw.hessian_trace, {"method": "hutch++", "rtol": 0.1}, of_trace, SKEWED),
+    "hessian_trace, auto": Count(tw.hessian_trace, {"rtol": 0.1}, of_trace, SKEWED),
+    "spectral_density": Count(tw.spectral_density, {"num_probes": 5, "num_steps": 10}, of_density, SHARES),
     "curvature_profile": Count(tw.curvature_profile, {"max_matvecs": 60}, of_profile),
-    "block_curvature": Count(tw.block_curvature, {"num_probes": 8, "num_steps": 2}, of_blocks),
+    # Two steps, so that no eigenvalue is counted: the worst case.
+    "block_curvature": Count(
+        tw.block_curvature,
+        {"num_probes": 8, "num_steps": 2},
+        of_blocks,
+        {"share": (0.905, 0.96), "norm": (0.865, 0.945), "trace": (0.905, 0.96)},
+    ),
 }
 
 
-def repeated(count: Count, known: Known, num_repeats: int) -> dict[str, int]:
+def repeated(count: Count, operator: Known, num_repeats: int) -> dict[str, int]:
     """How many intervals hold the truth."""
     held: dict[str, int] = {}
     for seed in range(num_repeats):
-        found: Measurement = count.measure(known.objective, **count.arguments, seed=seed)
-        for name, ((low, high), true) in count.readings(found, known).items():
+        found: Measurement = count.measure(operator.objective, **count.arguments, seed=seed)
+        for name, ((low, high), true) in count.readings(found, operator).items():
             held[name] = held.get(name, 0) + (low <= true <= high)
     return held
 
@@ -192,16 +179,20 @@ def repeated(count: Count, known: Known, num_repeats: int) -> dict[str, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_intervals_cover_in_two_thousand_repetitions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = repeated(COUNTS[name], use(SPECTRUM, monkeypatch), 2000)
+    held = repeated(COUNTS[name], known(SPECTRUM, monkeypatch), 2000)
     print(name, held)
-    assert all(0.935 <= h / 2000 <= 0.965 for h in held.values()), held
+    for reading, h in held.items():
+        least, most = COUNTS[name].limits(reading)
+        assert least <= h / 2000 <= most, (reading, h)
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_intervals_cover(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = repeated(COUNTS[name], use(SPECTRUM, monkeypatch), 60)
-    # Once in a thousand a count of 95 per cent is lower.
-    assert all(h >= stats.binom.ppf(0.001, 60, 0.95) for h in held.values()), held
+    held = repeated(COUNTS[name], known(SPECTRUM, monkeypatch), 60)
+    for reading, h in held.items():
+        # Once in a thousand the count is lower, or higher.
+        (least, _), (_, most) = (stats.binom.ppf((0.001, 0.999), 60, p) for p in COUNTS[name].limits(reading))
+        assert least <= h <= most, (reading, h)
 
 
 # -- probes and data together -----------------------------------------------------------------------------
@@ -248,8 +239,6 @@ def test_both_errors_of_a_trace_cover(
 # A second eigenvalue near the first at either end, a lure for what is solved roughly.
 LURE = torch.cat([torch.tensor([100.0, 90.0, -55.0, -60.0]), torch.linspace(-1, 1, P - 4)]).double()
 
-Bounded = Callable[[Known, int], list[bool]]
-
 
 def top(known: Known, seed: int, **arguments: Any) -> Any:
     return tw.top_eigenvalues(
@@ -265,9 +254,7 @@ def both(known: Known, seed: int) -> bool:
 
 def other(measure: Callable[..., Any], **arguments: Any) -> Callable[[Known, int], bool]:
     def holds(known: Known, seed: int) -> bool:
-        found = measure(
-            known.objective, rtol=0.1, certify_rtol=0.3, confidence=0.95, seed=seed, **arguments
-        )
+        found = measure(known.objective, rtol=0.1, certify_rtol=0.3, confidence=0.95, seed=seed, **arguments)
         return found.upper_bound >= 100 * (1 - 1e-12)
 
     return holds
@@ -291,7 +278,7 @@ BOUNDS: dict[str, Callable[[Known, int], bool]] = {
 @pytest.mark.parametrize("num_repeats", [60, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", BOUNDS)
 def test_bounds_hold(name: str, num_repeats: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = use(LURE, monkeypatch)
-    held = sum(BOUNDS[name](known, seed) for seed in range(num_repeats))
+    lured = known(LURE, monkeypatch)
+    held = sum(BOUNDS[name](lured, seed) for seed in range(num_repeats))
     print(name, held)
     assert held >= stats.binom.ppf(0.001, num_repeats, 0.95), held

@@ -51,7 +51,8 @@ class HessianTrace(LayerTraces):
     layers, layer_traces, layer_trace_errors
         See `LayerTraces`; `layer_trace_estimate` has their intervals.
     frobenius_norm, frobenius_error
-        ||H||_F and its standard error, from the lengths of the same products.
+        ||H||_F and its standard error, from the lengths of the same products. These are skewed: of a dozen,
+        a Student interval made of both holds the norm in 88 to 94 % where 95 are meant.
     diagonal
         ``(P,)`` estimate of H's diagonal, in the objective's dtype. Single entries are far less certain than
         their sum: `diagonal_error` is the root mean square of their standard errors. Average over entries,
