@@ -41,7 +41,9 @@ class BlockCurvature(Measurement):
         ``(B, B)`` symmetric, ||H_ij||_F, in loss / parameter^2.
     block_norm_errors
         ``(B, B)`` their standard errors over the probes, with R - 1 degrees of freedom; nought where a block
-        has no more parameters than probes, whose norms are exact.
+        has no more parameters than probes, whose norms are exact. Squared lengths of products are skewed
+        where few directions have most of the curvature: Student intervals from eight probes then cover 88 to
+        92 % where they say 95, those of the share 92, of traces after two steps 92 to 94.
     num_matvecs
         Products with single vectors.
     """

@@ -53,7 +53,8 @@ class HessianTrace(LayerTraces):
         See `LayerTraces`; `layer_trace_estimate` has their intervals.
     frobenius_norm, frobenius_error
         ||H||_F and its standard error, from the lengths of the same products; over probes and examples
-        together where the trace was sampled.
+        together where the trace was sampled. These are skewed: of a dozen, a Student interval made of both
+        holds the norm in 88 to 94 % where 95 are meant.
     diagonal
         ``(P,)`` estimate of H's diagonal, in the objective's dtype. Single entries are far less certain than
         their sum: `diagonal_error` is the root mean square of their standard errors. Average over entries,

