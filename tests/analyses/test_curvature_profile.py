@@ -186,47 +186,6 @@ def test_folds_of_a_spanned_space_are_exact() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("num_repeats", "spread"),
-    [(60, 0.3), *(pytest.param(1000, s, marks=pytest.mark.slow) for s in (0.03, 0.3, 1.0))],
-)
-def test_probe_and_data_error_apart(num_repeats: int, spread: float) -> None:
-    """The true trace of each sample is known, so that both errors are seen alone."""
-    dim, n = 100, 40
-    outliers = torch.tensor([60.0, 40, 25]).double()
-    probes, data, stated_probes, stated_data, hits = [], [], [], [], 0
-    for seed in range(num_repeats):
-        rng = torch.Generator().manual_seed(seed)
-        common = torch.randn(n, 1, generator=rng, dtype=torch.float64)
-        own = torch.randn(n, dim, generator=rng, dtype=torch.float64)
-        eigenvalues = torch.cat([outliers, torch.linspace(-1, 4, dim - 3).double()])
-        curvatures = eigenvalues + spread * (common + own)
-        found = curvature_profile(
-            planted(curvatures, micro_batch=n), max_matvecs=64, population=True, num_folds=8, seed=seed
-        )
-        assert found.error.probe is not None
-        assert found.error.data is not None
-        sample, true = float(curvatures.sum(1).mean()), float(eigenvalues.sum())
-        probes.append(found.value - sample)
-        data.append(sample - true)
-        stated_probes.append(found.error.probe.value)
-        stated_data.append(found.error.data.value)
-        low, high = found.interval(0.95)
-        hits += low <= true <= high
-
-    def rms(values: list[float]) -> float:
-        return math.sqrt(sum(v * v for v in values) / len(values))
-
-    # Four standard deviations of a standard deviation.
-    tolerance = 4 / math.sqrt(2 * num_repeats)
-    assert rms(stated_probes) == pytest.approx(rms(probes), rel=tolerance)
-    # Var of sum_i (common + own_i) over n examples.
-    true_error = spread * math.sqrt((dim**2 + dim) / n)
-    assert rms(data) == pytest.approx(true_error, rel=tolerance)
-    assert rms(stated_data) == pytest.approx(true_error, rel=max(tolerance, 0.15))
-    assert hits / num_repeats >= (0.935 if num_repeats > 100 else 0.88)
-
-
 def test_matrices_that_are_no_means_have_no_folds() -> None:
     with pytest.raises(ValueError, match="`population` takes a mean over examples"):
         curvature_profile(CASES["mlp-mse"].objective(), of="gradient_covariance", population=True, seed=0)

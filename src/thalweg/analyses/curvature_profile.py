@@ -225,7 +225,7 @@ def curvature_profile(
     trace = Estimate.of(density.quadrature.samples(lambda nodes: operator.dim * nodes))
     data, by_fold = None, None
     if folds:
-        by_fold = _fold_traces(process, folds)
+        by_fold = folds.traces(process)
         data = StandardError(*fold_standard_error(by_fold.numpy(), folds.weights.numpy()))
     worst = float(density.residuals[[0, -1]].max())
     result = CurvatureProfile(
@@ -295,13 +295,6 @@ def _over_folds(operator: ObjectiveOperator, num_folds: int, seed: int) -> FoldF
     folds = random_folds(objective, num_folds, seed)
     weights = [fold.num_examples / objective.num_examples for fold in folds]
     return FoldForms([operator.over(fold) for fold in folds], weights)
-
-
-def _fold_traces(process: ProbeProcess, operator: FoldForms) -> Tensor:
-    """``(F, R)``: what each probe says of the trace over each fold; alike in all where all is counted."""
-    values, vectors, y = process.counted_and_beside()
-    known = operator.forms(vectors, vectors).sum(1, keepdim=True)
-    return known + (operator.dim - len(values)) * operator.forms(y, y)
 
 
 def _by_layer(rows: Tensor, indices: dict[str, Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from thalweg.core.precision import full_precision
 from thalweg.linalg.krylov_basis import KrylovBasis
 from thalweg.linalg.linear_operator import LinearOperator
+from thalweg.linalg.quadrature import ProbeProcess
 from thalweg.linalg.sum_operator import SumOperator
 
 
@@ -46,6 +47,16 @@ class FoldForms(SumOperator):
     def forms(self, X: Tensor, Y: Tensor) -> Tensor:
         r""":math:`x_k^\top A_f y_k` ``(F, K)`` of combinations ``(n, K)`` of the vectors multiplied."""
         return torch.stack([(X * (_symmetric(columns) @ Y)).sum(0) for columns in self._columns])
+
+    def traces(self, process: ProbeProcess) -> Tensor:
+        """``(F, R)``: what each probe says of each summand's trace; alike in all where all is counted.
+
+        Eigenvectors of the sum that are counted for it are counted for each summand, too: whatever
+        orthonormal vectors are taken out, the probes beside them are uniform on what is left.
+        """
+        values, vectors, y = process.counted_and_beside()
+        known = self.forms(vectors, vectors).sum(1, keepdim=True)
+        return known + (self.dim - len(values)) * self.forms(y, y)
 
 
 def _symmetric(columns: list[Tensor]) -> Tensor:
