@@ -18,6 +18,7 @@ from torch import Tensor
 
 from thalweg.core.arguments import check_fraction
 from thalweg.core.atomic import replacing
+from thalweg.core.rounding import at_least
 
 # Arrays up to this many entries stay in the JSON text; larger ones go to a safetensors file beside it.
 INLINE_ENTRIES = 4096
@@ -119,6 +120,9 @@ class Measurement:
     # What the value is, in words, where the name of the class does not say it.
     quantity: ClassVar[str] = ""
 
+    # Whether the value bounds the quantity from below, however exact it is as a number.
+    is_lower_bound: ClassVar[bool] = False
+
     # Attributes with one entry for each part, a layer say, the parts' names first: what a table shows.
     per_part: ClassVar[tuple[str, ...]] = ()
 
@@ -152,7 +156,10 @@ class Measurement:
         spread = "exact" if is_exact else f"± {half:.2g} (95 %)"
         mode = f", batch norm {self.batch_norm}" if self.batch_norm else ""
         quantity = f"{self.quantity} " if self.quantity else ""
-        return f"{type(self).__name__}({quantity}{self.value:.6g} {spread}{mode})"
+        number = f"{self.value:.6g} {spread}"
+        if self.is_lower_bound and is_exact:
+            number = f"at least {at_least(self.value)}"
+        return f"{type(self).__name__}({quantity}{number}{mode})"
 
     @property
     def batch_norm(self) -> str | None:

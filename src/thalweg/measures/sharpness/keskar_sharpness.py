@@ -38,6 +38,7 @@ class KeskarSharpness(Measurement):
     """
 
     measure: ClassVar[str] = "keskar_sharpness"
+    is_lower_bound = True
 
     epsilon: float
     num_steps: int

@@ -47,6 +47,7 @@ class SamSharpness(Measurement):
     """
 
     measure: ClassVar[str] = "sam_sharpness"
+    is_lower_bound = True
 
     radius: float
     num_steps: int
