@@ -245,8 +245,8 @@ def exact_trace(options: Result) -> Result:
     model = setting.model.double()
     params = {k: p.detach() for k, p in model.named_parameters()}
 
-    def log_p(params: dict[str, Tensor], x: Tensor, c: Tensor) -> Tensor:
-        return torch.func.functional_call(model, params, (x[None],)).log_softmax(1)[0, c]
+    def log_p(params: dict[str, Tensor], x: Tensor, label: Tensor) -> Tensor:
+        return torch.func.functional_call(model, params, (x[None],)).log_softmax(1)[0] @ label
 
     gradients = torch.func.vmap(torch.func.grad(log_p), in_dims=(None, 0, 0))
     total = 0.0
@@ -255,7 +255,8 @@ def exact_trace(options: Result) -> Result:
         with torch.no_grad():
             p = model(x).softmax(1)
         for c in range(p.shape[1]):
-            g = gradients(params, x, torch.full((len(x),), c))
+            label = nn.functional.one_hot(torch.full((len(x),), c), p.shape[1]).to(x)
+            g = gradients(params, x, label)
             total += float(p[:, c] @ sum(t.square().flatten(1).sum(1) for t in g.values()))
     return {"trace": total / len(setting.y)}
 

@@ -12,8 +12,8 @@ Pairs are independent, so their spread is the error of the whole; what of it is 
 How many there are, and the interval, follow from the variance of a first stage (Stein 1945). Quadratic forms
 are skewed, so that their variance is known less well than of as many normal samples; its degrees of freedom
 are those that their kurtosis leaves (O'Neill 2014). Where the forms are those of a matrix of two or three
-directions the intervals cover 94 to 95 % where they say 95 (`docs/error_budgets.md`); with half as many pairs
-and Student's degrees of freedom it was 93.
+directions the intervals cover 94 to 95 % where they say 95; with half as many pairs and Student's degrees of
+freedom it was 93.
 
 References
 ----------

@@ -58,7 +58,7 @@ Interval = tuple[float, float]
 class Count:
     """A measure at some arguments, and readings of its result: an interval and a truth each.
 
-    `stated` is what `docs/error_budgets.md` and the docstrings say of readings, by the beginning of the name,
+    `stated` is what the docstrings say of readings, by the beginning of the name,
     that do not cover 93.5 to 96.5 per cent.
     """
 
