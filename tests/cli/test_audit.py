@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tests.cli.test_measure import thalweg
 
 import thalweg as tw
@@ -77,6 +77,27 @@ def test_json_is_the_result(folder):
         "seed": 7,
     }
     assert result.provenance["objective"]["dtype"] == "float32"
+
+
+def test_arguments_of_single_measures_and_measures_beyond_the_family(folder):
+    chosen = ("--members", "sam_sharpness,top_eigenvalues", "--set", "sam_sharpness.radius=0.2")
+    done = audit(folder, "--checkpoint", "w.safetensors", *chosen, "--json")
+    assert done.returncode == 0, done.stderr
+    result = tw.Measurement.from_dict(json.loads(done.stdout))
+    assert isinstance(result, tw.InvarianceAudit)
+    sam, top = (result.provenance["arguments"]["members"][name] for name in result.members)
+    assert sam["arguments"] == {"radius": 0.2}
+    assert top["arguments"] == {}
+    (objective,) = (tw.Objective(m, d) for m, d in [weights_and_data(folder)])
+    assert float(result.before[0]) == tw.sam_sharpness(objective, radius=0.2, seed=0).value
+
+
+def weights_and_data(folder):
+    namespace: dict = {}
+    exec(MODULE, namespace)
+    model = namespace["build"]()
+    model.load_state_dict(load_file(folder / "w.safetensors"))
+    return model, namespace["data"]()
 
 
 def test_the_figure(folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from tests.cli.test_measure import thalweg
 from torch import nn
 
 import thalweg as tw
+from thalweg.cli.order_text import print_order
 
 MODULE = """
 import torch
@@ -101,6 +104,53 @@ def test_the_table_is_legible_at_100_columns_and_the_page_is_written(folder: Pat
     assert all(remark in lines for remark in row["remarks"])
     assert (folder / "page" / "index.html").read_text().startswith("<!DOCTYPE html>")
     assert done.stderr == "page: page/index.html\n"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_no_name_is_broken_however_narrow_the_terminal(folder: Path, columns: int) -> None:
+    arguments = ("--measures", "filter_sam_sharpness", "--modes", "batch")
+    done = compare(folder, *PAIR, *arguments, "--json")
+    out = io.StringIO()
+    console = Console(file=out, width=columns, highlight=False, emoji=False, markup=False)
+    print_order(tw.Measurement.from_dict(json.loads(done.stdout)), console)  # type: ignore[arg-type]
+    table = out.getvalue().split("of 1 rows")[0].splitlines()
+    assert any("filter_sam_sharpness" in line for line in table)
+    assert max(map(len, table[:-1])) <= columns
+
+
+def test_arguments_of_single_measures(folder: Path) -> None:
+    settings = ("--set", "sam_sharpness.radius=0.2", "--set", "sam_sharpness.num_steps=2")
+    done = compare(folder, *PAIR, "--measures", "sam_sharpness", "--modes", "batch", *settings, "--json")
+    assert done.returncode == 0, done.stderr
+    runs = (user_run(folder, "bn", 0), user_run(folder, "plain", 0))
+    chosen = {"sam_sharpness": {"radius": 0.2, "num_steps": 2}}
+    expected = tw.compare(*runs, measures=chosen, modes="batch", seed=0)
+    assert json.loads(done.stdout)["values"]["tensor"] == expected.values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("radius=0.2", "`set` must be measure.argument=value with a measure among sam_sharpness, got"),
+        ("trace.rtol=0.2", "with a measure among sam_sharpness"),
+        ("sam_sharpness.width=2", "gives sam_sharpness 'width'; it takes radius"),
+        ("sam_sharpness.radius=wide", "`radius` in --set must be a number, got 'wide'"),
+    ],
+)
+def test_a_wrong_setting_is_told_before_anything_is_loaded(
+    folder: Path, setting: str, complaint: str
+) -> None:
+    done = compare(folder, "none.pt", "neither.pt", "--model", "nets:build", "--measures", "sam_sharpness",
+                   "--set", setting)  # fmt: skip
+    assert done.returncode == 2
+    assert complaint in done.stderr
+
+
+def test_weights_of_another_model_point_to_its_option(folder: Path) -> None:
+    done = compare(folder, *PAIR[:4], "--measures", "sam_sharpness")
+    assert done.returncode == 2
+    assert "ckpt/plain/seed0.pt" in done.stderr
+    assert "--model-b" in done.stderr
 
 
 def test_groups_by_a_pattern(folder: Path) -> None:

@@ -244,6 +244,10 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(folder: Path, case: str) ->
         (("measure", "line_slice", "--model", "own:nothing", "--data", "own:data"), "own:nothing"),
         (("measure", "line_slice", "--model", "own:build", "--data", "nowhere:data"), "nowhere"),
         (("measure", "line_slice", "--model", "own:build"), "--data"),
+        (
+            ("measure", "fisher_rao_norm", "--model", "own:no", "--data", "own:data", "--plot", "x.png"),
+            "`plot`",
+        ),
         (("fly",), "fly"),
     ],
 )

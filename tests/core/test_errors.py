@@ -16,4 +16,7 @@ def test_convergence_error_carries_the_partial_result():
     error = errors.ConvergenceError("spent 10 products", partial={"value": 3.0})
     assert str(error) == "spent 10 products"
     assert error.partial == {"value": 3.0}
-    assert errors.ConvergenceError("spent").partial is None
+    assert "`partial`" in error.__notes__[0]
+    without = errors.ConvergenceError("spent")
+    assert without.partial is None
+    assert not hasattr(without, "__notes__")

@@ -172,7 +172,7 @@ def test_the_page_of_groups_says_what_was_found_and_by_which_rule(tmp_path):
     for wanted in (
         "recipe: sam against sgd",
         "6 runs against 5",
-        "sam, n = 6 sgd, n = 5 sam less sgd p p, joint size, g Larger",
+        "sam, n = 6 sgd, n = 5 sam less sgd p p, joint size, g Sharper",
         "Westfall and Young",
         "Welch’s, which asks for no equal spreads",
         f"measuring {100 * row.measurement_share:.2g} % of the variance",
@@ -181,7 +181,9 @@ def test_the_page_of_groups_says_what_was_found_and_by_which_rule(tmp_path):
         "its corrected p-value is at most 0.05",
     ):
         assert wanted in text, wanted
-    assert [row.count("larger-a") for row in rows_of(path)] == [1, 1, 0, 1]
+    assert [row.count("sharper-a") for row in rows_of(path)] == [1, 1, 0, 0]
+    # The last one's a is larger, a width.
+    assert [row.count("sharper-b") for row in rows_of(path)] == [0, 0, 0, 1]
     assert "Holm" in text_of(write_order_page(contrast(correction="holm"), tmp_path))
     pairs = text_of(write_order_page(RESULTS["pairs"](), tmp_path))
     assert "5 pairs" in pairs
@@ -198,6 +200,13 @@ def test_numbers_of_the_table_are_the_rows_own():
     assert high * 0.98 <= math.exp(row.high) <= high
     assert cells[3].main == format_p(row.sample.p_value)
     assert cells[4].main == format_p(row.p_joint)
+
+
+def test_means_have_three_digits_however_wide_the_spread():
+    wide = contrast()
+    noisy = contrast(values_a=wide.values_a * torch.linspace(0.1, 2, 6, dtype=torch.float64))
+    for row, shown in zip(noisy.rows, order_table(noisy).rows, strict=True):
+        assert float(shown.cells[0].main) == pytest.approx(row.sample.mean_a, rel=0.005)
     pair = order_table(comparison())
     assert [cell.main for cell in pair.rows[0].cells] == ["90.0", "41.0", "2.20"]
     assert pair.rows[4].cells == ()

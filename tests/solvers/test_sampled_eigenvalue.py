@@ -55,6 +55,7 @@ def coverage(
 
 def check(counted: dict[str, float], num_repeats: int) -> None:
     """Within three standard errors of a count of at least 93.5 and 95 per cent; no bias worth the name."""
+    print("top_eigenvalues, sampled", num_repeats, counted)
     slack = 3 * (0.05 * 0.95 / num_repeats) ** 0.5
     assert counted["interval"] >= 0.935 - slack, counted
     assert counted["lower"] >= 0.95 - slack, counted

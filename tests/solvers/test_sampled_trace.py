@@ -49,6 +49,7 @@ def budget(result: SampledTrace) -> ErrorBudget:
 def check_coverage(operator: KnownHessian, found: list[SampledTrace], slack: float) -> None:
     true = float(operator.matrix.trace())
     covered = sum(abs(r.estimate.value - true) <= budget(r).half_width(0.95) for r in found) / len(found)
+    print("hessian_trace, sampled", len(found), covered)
     assert 0.935 - slack <= covered <= 0.975 + slack, covered
     values = torch.tensor([r.estimate.value for r in found])
     assert abs(float(values.mean()) - true) < 4 * float(values.std()) / len(found) ** 0.5

@@ -178,7 +178,7 @@ def _unpaired(runs: Runs, by: str, names: tuple[Value, Value]) -> tuple[list[Run
         if len(group) < 2:
             raise ValueError(
                 f"`runs` must hold at least two runs of each group, but {by}={name} has one "
-                f"({group[0].label}): one run shows no spread. For one against one see thalweg.compare."
+                f"({group[0].label}): one run shows no spread. `compare` sets one against one."
             )
     return chosen[0], chosen[1]
 

@@ -248,8 +248,7 @@ def curvature_profile(
     if require_convergence and not result.converged:
         raise ConvergenceError(
             f"{max_matvecs} products were spent before both ends converged: the larger relative residual is "
-            f"{worst / krylov.norm:.2g}, `rtol` asks for {rtol:.2g}. Raise `max_matvecs` or `rtol`; the "
-            "result is in `partial`.",
+            f"{worst / krylov.norm:.2g}, `rtol` asks for {rtol:.2g}. Raise `max_matvecs` or `rtol`.",
             result,
         )
     return result

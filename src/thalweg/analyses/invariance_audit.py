@@ -235,15 +235,20 @@ def _claims(member: Member | Measure) -> frozenset[str]:
 
 
 def _described(members: Any) -> Any:
-    """What the provenance holds: names, and the code of the caller's own measures."""
+    """What the provenance holds: names, arguments that are not the family's, the code of the caller's own."""
     if members is None or isinstance(members, str):
         return members
     if not isinstance(members, Mapping):
         return list(members)
-    return {
-        name: name if FAMILY.get(name) == member else code_identity(getattr(member, "measure", member))
-        for name, member in members.items()
-    }
+    found: dict[str, Any] = {}
+    for name, member in members.items():
+        if not isinstance(member, Member):
+            found[name] = code_identity(member)
+        elif FAMILY.get(name) == member:
+            found[name] = name
+        else:
+            found[name] = {"measure": code_identity(member.measure), "arguments": dict(member.arguments)}
+    return list(found) if all(found[name] == name for name in found) else found
 
 
 def _dtype(objective: Objective) -> str:

@@ -14,8 +14,10 @@ from rich.table import Table
 
 from thalweg.analyses.audit_result import FAILED, InvarianceAudit
 from thalweg.analyses.invariance_audit import invariance_audit
+from thalweg.analyses.measure_choice import chosen_measures
 from thalweg.analyses.sharpness_family import FAMILY
 from thalweg.cli.console import errors, progress_bar
+from thalweg.cli.declared_types import by_measure
 from thalweg.cli.objectives import build_objectives
 from thalweg.cli.options import (
     BatchNorm,
@@ -30,6 +32,7 @@ from thalweg.cli.options import (
     MicroBatch,
     Model,
     Plot,
+    SetOfMeasure,
     WeightDecay,
     check_figure,
 )
@@ -53,8 +56,13 @@ def audit(
     ] = None,
     members: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help=f"Measures to audit, by default all: {', '.join(FAMILY)}."),
+        typer.Option(
+            metavar="A,B",
+            help=f"Measures to audit, by default the family: {', '.join(FAMILY)}. Or any that "
+            "`thalweg measure` has, by its own name and defaults.",
+        ),
     ] = None,
+    set_: SetOfMeasure = None,
     strength: Annotated[
         float, typer.Option(metavar="X", help="Scales are drawn between 1 / X and X; at least 2.")
     ] = 4.0,
@@ -91,6 +99,8 @@ def audit(
     --data fashion-mnist:train:2048 --members top_eigenvalue,trace --plot audit.png`
     """
     check_figure(plot)
+    names = None if members is None else [name.strip() for name in members.split(",") if name.strip()]
+    chosen = chosen_measures(by_measure(set_ or [], list(chosen_measures(names))))
     (objective,) = build_objectives(
         model,
         [checkpoint],
@@ -106,10 +116,9 @@ def audit(
         device=device,
         data_root=data_root,
     )
-    names = None if members is None else [name.strip() for name in members.split(",") if name.strip()]
     with progress_bar("audit") as progress:
         result = invariance_audit(
-            objective, members=names, strength=strength, resolution=resolution, seed=seed, progress=progress
+            objective, members=chosen, strength=strength, resolution=resolution, seed=seed, progress=progress
         )
     if as_json:
         print(json.dumps(result.to_dict(), allow_nan=False))
@@ -132,6 +141,8 @@ def _print(result: InvarianceAudit) -> None:
     out.print(table)
     out.print(LEGEND, soft_wrap=True)
     out.print(_proof(result), soft_wrap=True)
+    for name, places in result.dropped.items():
+        out.print(f"{name}, left alone as the outputs moved: {'; '.join(places)}", soft_wrap=True)
     for name, reason in (*result.refused.items(), *result.failures.items()):
         out.print(f"{name}: {reason}", soft_wrap=True)
 

@@ -21,6 +21,7 @@ from thalweg.analyses.readings import checked_modes
 from thalweg.analyses.runs import Run, Runs
 from thalweg.analyses.sharpness_family import FAMILY
 from thalweg.cli.console import errors, progress_bar
+from thalweg.cli.declared_types import by_measure
 from thalweg.cli.objective_options import objective_options
 from thalweg.cli.options import (
     DTYPES,
@@ -34,6 +35,7 @@ from thalweg.cli.options import (
     LossName,
     MicroBatch,
     Model,
+    SetOfMeasure,
     WeightDecay,
     resolve_device,
 )
@@ -97,6 +99,7 @@ def compare(
             metavar="NAMES", help=f"Of batch norm, with commas: {', '.join(MODES)}. Default: all of them."
         ),
     ] = None,
+    set_: SetOfMeasure = None,
     level: Annotated[float, typer.Option(metavar="X", help="Of the intervals.")] = 0.95,
     loss: LossName = "cross_entropy",
     batch_size: BatchSize = None,
@@ -125,8 +128,8 @@ def compare(
     --model pkg.mod:build --data fashion-mnist:train`
     """
     wanted = checked_modes(_names(modes))
-    chosen = _names(measures)
-    chosen_measures(chosen)  # before data and networks are loaded
+    # Before data and networks are loaded.
+    chosen = by_measure(set_ or [], list(chosen_measures(_names(measures))))
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
     _check_form(checkpoints, by, {"groups": groups, "paired_by": paired_by, "log": log or None}, model_b)
@@ -150,7 +153,12 @@ def compare(
             for build, path in zip([builders[0], builders[-1]], paths, strict=True)
         )
         with progress_bar("compare") as progress:
-            result = compare_networks(a, b, names=_told_apart(*paths), progress=progress, **shared)
+            try:
+                result = compare_networks(a, b, names=_told_apart(*paths), progress=progress, **shared)
+            except ValueError as error:
+                if model_b is None and str(paths[1]) in str(error):
+                    raise ValueError(f"{error} A model of its own is named by --model-b.") from error
+                raise
     else:
         runs = Runs.from_checkpoints(checkpoints[0], builders[0], **options)
         with progress_bar("compare") as progress:

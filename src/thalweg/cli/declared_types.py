@@ -9,6 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from thalweg.analyses.measure_choice import chosen_measures
+
 # One of a kind, and several.
 WORDS: Mapping[Any, tuple[str, str]] = {
     bool: ("True or False", "True or False"),
@@ -17,6 +19,36 @@ WORDS: Mapping[Any, tuple[str, str]] = {
     str: ("a text", "texts"),
     type(None): ("None", "None"),
 }
+
+
+def by_measure(settings: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Arguments to each of several measures, from texts such as ``"trace.rtol=0.02"``.
+
+    Parameters
+    ----------
+    settings
+        Each ``measure.argument=value``.
+    names
+        The measures, all of which the result has.
+
+    Raises
+    ------
+    ValueError
+        If a text has another form, or names another measure, or an argument or value that it does not take.
+    """
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    chosen = chosen_measures(names)
+    for setting in settings:
+        place, separator, text = setting.partition("=")
+        name, dot, key = place.partition(".")
+        if not (separator and dot) or name not in found:
+            raise ValueError(
+                f"`set` must be measure.argument=value with a measure among {', '.join(found)}, got "
+                f"{setting!r}."
+            )
+        chosen_measures({name: {key: None}})  # whether it takes such an argument
+        found[name][key] = as_declared(chosen[name].measure, key, text)
+    return found
 
 
 def as_declared(function: Any, key: str, text: str) -> Any:

@@ -37,6 +37,7 @@ from thalweg.core.rounding import at_least, at_most
 from thalweg.linalg.estimate import Estimate
 from thalweg.measures import MEASURES as SINGLE_MEASURES
 from thalweg.measures.curvature.spectral_density import SpectralDensity
+from thalweg.report.plot import pictured
 from thalweg.report.plot import plot as plot_result
 
 MEASURES = {**SINGLE_MEASURES, **ANALYSES}
@@ -121,6 +122,10 @@ def measure(
     num_networks = 2 if list(inspect.signature(function).parameters)[:2] == ["a", "b"] else 1
     checkpoints = checkpoint or []
     check_figure(plot)
+    if plot and name not in pictured():
+        raise ValueError(
+            f"`plot` is for measures that have something to see, {', '.join(pictured())}; {name} is a number."
+        )
     if len(checkpoints) not in ({2} if num_networks == 2 else {0, 1}):
         times = "twice, for the two ends," if num_networks == 2 else "at most once"
         raise ValueError(f"`checkpoint` must be given {times} for {name}, got {len(checkpoints)}.")

@@ -87,6 +87,15 @@ Device = Annotated[
         help="auto, cpu, cuda or mps; auto takes an accelerator if there is one, else the CPU.",
     ),
 ]
+SetOfMeasure = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="MEASURE.ARGUMENT=VALUE",
+        help="An argument of one of the measures, such as trace.rtol=0.02; repeatable. `thalweg measure "
+        "--help` lists what each takes.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -14,17 +14,18 @@ from thalweg.report.order_tables import OrderTable, order_table
 # Columns where there is no terminal to ask.
 WIDTH = 100
 
-# As many of the numbers as fit; the page has all.
+# Most columns of numbers; where they do not fit there are fewer: broken words are worse. The page has all.
 MOST_CELLS = 5
 
 
-def print_order(result: Comparison | Contrast) -> None:
-    """Print the rows, what they add up to, and why some were not measured."""
-    console = Console(highlight=False, emoji=False, markup=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+def print_order(result: Comparison | Contrast, console: Console | None = None) -> None:
+    """Print the rows, what they add up to, and why some were not measured; by default to standard output."""
+    if console is None:
+        console = Console(highlight=False, emoji=False, markup=False)
+        if not console.is_terminal:
+            console.width = WIDTH
     table = order_table(result)
-    console.print(_rich_table(table))
+    console.print(_widest(table, console))
     for row in table.rows:
         if row.reason:
             mode = f", {row.mode}" if row.mode else ""
@@ -33,13 +34,23 @@ def print_order(result: Comparison | Contrast) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _rich_table(table: OrderTable) -> Table:
+def _widest(table: OrderTable, console: Console) -> Table:
+    """With as many of the numbers as fit."""
+    for num_cells in range(min(MOST_CELLS, len(table.columns)), 2, -1):
+        grid = _rich_table(table, num_cells)
+        if console.measure(grid).minimum <= console.width:
+            return grid
+    return _rich_table(table, 2)
+
+
+def _rich_table(table: OrderTable, num_cells: int) -> Table:
     has_modes = any(row.mode for row in table.rows)
     kinds = {row.kind for row in table.rows}
-    shown = table.columns[:MOST_CELLS]
+    shown = table.columns[:num_cells]
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("", "measure", *(["mode"] if has_modes else []), *shown, "larger"):
-        grid.add_column(name, no_wrap=name == "mode" or name in shown[2:], overflow="fold")
+    whole = ("measure", "mode", *shown[2:])
+    for name in ("", "measure", *(["mode"] if has_modes else []), *shown, "sharper"):
+        grid.add_column(name, no_wrap=name in whole, overflow="fold")
     previous = ""
     for row in table.rows:
         name = row.measure if row.measure != previous else ""

@@ -21,6 +21,8 @@ class ConvergenceError(ThalwegError):
     def __init__(self, message: str, partial: Any = None) -> None:
         super().__init__(message)
         self.partial = partial
+        if partial is not None:  # shown under a traceback; whoever has but the message has no `partial`
+            self.add_note("The result so far is in `partial` of this exception.")
 
 
 class NonFiniteLossError(ThalwegError):

@@ -154,12 +154,17 @@ class Measurement:
         half = self.error.half_width(0.95)
         is_exact = math.isfinite(self.value) and half <= ROUNDING * abs(self.value)
         spread = "exact" if is_exact else f"± {half:.2g} (95 %)"
-        mode = f", batch norm {self.batch_norm}" if self.batch_norm else ""
         quantity = f"{self.quantity} " if self.quantity else ""
         number = f"{self.value:.6g} {spread}"
         if self.is_lower_bound and is_exact:
             number = f"at least {at_least(self.value)}"
-        return f"{type(self).__name__}({quantity}{number}{mode})"
+        return f"{type(self).__name__}({', '.join([quantity + number, *self._circumstances()])})"
+
+    def _circumstances(self) -> list[str]:
+        """What the one line says after the numbers: of which function, of which data."""
+        mode = [f"batch norm {self.batch_norm}"] if self.batch_norm else []
+        all_taken = self.provenance.get("sampling", {}).get("taken") == "all examples"
+        return [*(["all examples, as samples would be as many"] if all_taken else []), *mode]
 
     @property
     def batch_norm(self) -> str | None:

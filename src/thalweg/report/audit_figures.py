@@ -31,9 +31,9 @@ def draw_audit(axes: Axes, result: InvarianceAudit) -> None:
                 box = {"fill": False, "edgecolor": INK, "linewidth": 1.6}
                 axes.add_patch(Rectangle((j - 0.47, i - 0.44), 0.94, 0.88, **box))
             mark = BROKEN_CLAIM if cell.is_violated else CLAIM if cell.is_claimed else ""
-            axes.text(j - 0.4, i, SIGNS[cell.verdict], ha="left", va="center", fontsize=11, color=INK)
-            axes.text(j + 0.05, i, change_text(cell), ha="center", va="center", fontsize=8, color=INK)
-            axes.text(j + 0.41, i, mark, ha="right", va="center", fontsize=10, color=INK, weight="bold")
+            axes.text(j - 0.45, i, SIGNS[cell.verdict], ha="left", va="center", fontsize=11, color=INK)
+            axes.text(j + 0.01, i, change_text(cell), ha="center", va="center", fontsize=7.5, color=INK)
+            axes.text(j + 0.45, i, mark, ha="right", va="center", fontsize=10, color=INK, weight="bold")
     axes.set_xlim(-0.5, len(result.transformations) - 0.5)
     axes.set_ylim(len(result.members) - 0.5, -0.5)
     axes.set_xticks(range(len(result.transformations)), [t.replace("_", " ") for t in result.transformations])

@@ -1,4 +1,4 @@
-"""Which of two is the larger, row by row: the ratio of two networks, the contrast of two groups."""
+"""Which of two is the sharper, row by row: the ratio of two networks, the contrast of two groups."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _draw(
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         for side, words in zip("ab", names, strict=True):
-            axes.plot([], [], MARKERS[side], color=COLOURS[side], markersize=5, label=f"{words} larger")
+            axes.plot([], [], MARKERS[side], color=COLOURS[side], markersize=5, label=f"{words} sharper")
         axes.plot([], [], "o", color=draw.GREY, markerfacecolor="white", markersize=5, label="undecided")
         figure.legend(loc="outside upper right", ncols=1 if narrow else 3)
     return figure, axes
@@ -118,15 +118,15 @@ def _draw_line(axes: Axes, line: _Line, row: float, neutral: float) -> None:
             color=draw.GREY,
         )
         return
-    larger = line.ordering.larger
+    sharper = line.ordering.sharper
     ends = [end if math.isfinite(end) else line.value for end in (line.low, line.high)]
-    axes.plot(ends, [row, row], color=COLOURS[larger], linewidth=2.2, alpha=0.6, solid_capstyle="butt")
+    axes.plot(ends, [row, row], color=COLOURS[sharper], linewidth=2.2, alpha=0.6, solid_capstyle="butt")
     axes.plot(
         [line.value],
         [row],
-        MARKERS[larger],
-        color=COLOURS[larger],
-        markerfacecolor="white" if larger == "undecided" else COLOURS[larger],
+        MARKERS[sharper],
+        color=COLOURS[sharper],
+        markerfacecolor="white" if sharper == "undecided" else COLOURS[sharper],
         markersize=5,
     )
 

@@ -38,7 +38,7 @@ def page(result: Comparison | Contrast, folder: str | Path) -> Path:
     if not isinstance(result, Comparison | Contrast):
         raise TypeError(
             f"`result` must be a result of compare or contrast, got {type(result).__name__}; for a figure of "
-            "another see thalweg.plot."
+            "another there is `plot`."
         )
     is_pair = isinstance(result, Comparison)
     wide, narrow = (

@@ -34,8 +34,8 @@ class OrderRow:
         ``"raw"`` or ``"normalised"``, and whether it grows as the minimum becomes flatter.
     cells
         Numbers, in the order of the table's columns.
-    answer, larger
-        Who is the larger, in words, and as a word of `Ordering`.
+    answer, sharper
+        Who is the sharper, in words, and as a word of `Ordering`.
     changes
         Whether the row is marked.
     reason
@@ -47,7 +47,7 @@ class OrderRow:
     kind: str
     cells: tuple[OrderCell, ...]
     answer: str
-    larger: str
+    sharper: str
     changes: bool
     reason: str = ""
 
@@ -100,8 +100,8 @@ def _row(
         mode=ordering.mode or "",
         kind=kind if ordering.larger_is_sharper else f"{kind}, larger is flatter",
         cells=cells,
-        answer="bound too wide" if ordering.is_wide else words.get(ordering.larger, ordering.larger),
-        larger=ordering.larger,
+        answer="bound too wide" if ordering.is_wide else words.get(ordering.sharper, ordering.sharper),
+        sharper=ordering.sharper,
         changes=row.changes,
         reason=row.reason,
     )
@@ -134,9 +134,12 @@ def _contrast_cells(row: ContrastRow, result: Contrast) -> tuple[OrderCell, ...]
         small += f", measuring {100 * row.measurement_share:.2g} % of the variance"
     effect = "–" if math.isnan(sample.effect_size) else format_number(sample.effect_size, 0.1)
     size = "" if math.isnan(sample.effect_low) else _interval(sample.effect_low, sample.effect_high)
-    # A mean of logarithms is known to a part of itself.
+    # A mean of logarithms is known to a part of itself. However wide the spread, three digits tell the means
+    # apart.
     means = [
-        OrderCell(format_number(mean, mean * _half(row.low, row.high) if result.log else half))
+        OrderCell(
+            format_number(mean, min(mean * _half(row.low, row.high) if result.log else half, abs(mean) / 10))
+        )
         for mean in (to_ratio(sample.mean_a), to_ratio(sample.mean_b))
     ]
     return (

@@ -44,7 +44,7 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
     if drawer is None:
         raise TypeError(
             f"`result` must be a result that has something to see, got {type(result).__name__}; results of "
-            f"{', '.join(sorted(_DRAWERS))} have."
+            f"{', '.join(pictured())} have."
         )
     if path is not None and Path(path).suffix.lower() not in draw.FORMATS:
         raise ValueError(
@@ -56,6 +56,11 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
     if path is not None:
         draw.save_figure(figure, path)
     return figure
+
+
+def pictured() -> list[str]:
+    """Names of the measures whose results have something to see."""
+    return sorted(_DRAWERS)
 
 
 def _subject(result: Measurement) -> str:

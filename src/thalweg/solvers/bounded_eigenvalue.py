@@ -51,8 +51,7 @@ class BoundedEigenvalue(Measurement):
         bound = not_below(self.lower_bound, self.confidence)
         if not self.is_bottom:
             bound = not_above(self.upper_bound, self.confidence)
-        mode = [f"batch norm {self.batch_norm}"] if self.batch_norm else []
-        return [ritz_pair(self.value, self.error.solver or 0.0), bound, *mode]
+        return [ritz_pair(self.value, self.error.solver or 0.0), bound, *self._circumstances()]
 
 
 def largest_of(solution: EigenSolution) -> dict[str, Any]:

@@ -191,7 +191,8 @@ def _read_weights(path: Path) -> Mapping[str, Any]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no torch file fail in as many ways as there are bytes
         raise ValueError(
-            f"`checkpoint` {path} cannot be read as a torch file of weights alone: {_reason(error)}."
+            f"`checkpoint` {path} cannot be read as a torch file of weights alone, such as "
+            f"torch.save(model.state_dict(), ...) writes: {type(error).__name__}, {_reason(error)}."
         ) from error
     if not isinstance(weights, Mapping):
         raise ValueError(

@@ -227,6 +227,7 @@ def test_intervals_cover_the_populations_barrier(toys, repeats) -> None:
         )
         z.append((found.barrier - 1) / found.error.data.value)
     covered = np.mean(np.abs(z) < stats.t.ppf(0.975, 24))
+    print("linear_path, population", repeats, covered)
     assert abs(covered - 0.95) < (0.015 if repeats == 2000 else 4 * math.sqrt(0.95 * 0.05 / repeats))
 
 

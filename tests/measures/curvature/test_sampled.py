@@ -85,6 +85,8 @@ def test_few_examples_are_all_taken(
     assert sampled.provenance["sampling"]["taken"] == "all examples"
     assert sampled.value == plain.value
     assert sampled.error == plain.error
+    assert "all examples, as samples" in repr(sampled)
+    assert "all examples, as samples" not in repr(plain)
 
 
 def test_all_examples_are_certified_as_tightly_as_samples_would_have_been() -> None:
@@ -115,6 +117,7 @@ def test_the_limits_and_the_repr_of_an_eigenvalue() -> None:
     assert high - result.value == pytest.approx(result.error.half_width(0.5))
     assert low < high
     assert "(90 %)" in repr(result)
+    assert "if none was missed), in any case at least" in repr(result)
     bottom = tw.top_eigenvalues(objective, sampled=True, which="bottom", rtol=0.5, seed=0)
     exact = tw.top_eigenvalues(objective, which="bottom", seed=0)
     assert bottom.lower_bound <= exact.value <= bottom.upper_bound

@@ -241,9 +241,7 @@ def test_certificate_as_tight_as_asked() -> None:
 
 def test_budget_spent() -> None:
     objective = planted(scattered(torch.linspace(1, 2, 300).double()), micro_batch=16)
-    with pytest.raises(
-        ConvergenceError, match=r"20 products were spent .* Raise `max_matvecs`.* `partial`"
-    ) as caught:
+    with pytest.raises(ConvergenceError, match=r"20 products were spent .* Raise `max_matvecs`") as caught:
         top_eigenvalues(objective, 2, rtol=1e-9, max_matvecs=20, levels=(12, 30), seed=0)
     partial = caught.value.partial
     assert isinstance(partial, TopEigenvalues)

@@ -115,6 +115,7 @@ def test_intervals_cover(toys, spectrum, repeats, arguments) -> None:
     found = [average_sharpness(o, seed=s, **arguments) for s in range(repeats)]
     covered = np.mean([low <= truth <= high for low, high in (r.interval(0.95) for r in found)])
     slack = 0.015 if repeats == 2000 else 0.04
+    print("average_sharpness", len(spectrum), float(spectrum[0]), arguments, repeats, covered)
     assert 0.95 - slack <= covered <= 0.95 + slack
     values = np.array([r.value for r in found])
     assert abs(values.mean() - truth) < 4 * values.std() / math.sqrt(repeats)
@@ -152,6 +153,7 @@ def test_for_the_population_both_errors_cover(spread, repeats) -> None:
         values.append(found.value)
         stated.append(found.error.data.value**2)
     slack = 0.015 if repeats == 2000 else 0.04
+    print("average_sharpness, population", spread, repeats, hits / repeats)
     assert 0.95 - slack <= hits / repeats <= 0.95 + slack
     # What the examples alone contribute: mean curvature over 12 directions, half of it.
     true = spread / 2 * math.sqrt((1 + 1 / 12) / 40)

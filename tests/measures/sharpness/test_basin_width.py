@@ -137,6 +137,7 @@ def test_intervals_cover(toys, repeats) -> None:
     ]
     covered = np.mean([low <= truth <= high for low, high in (r.interval(0.95) for r in found)])
     slack = 0.015 if repeats == 2000 else 0.055
+    print("basin_width", repeats, covered)
     assert 0.95 - slack <= covered <= 0.95 + slack
 
 

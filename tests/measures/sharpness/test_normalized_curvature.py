@@ -362,7 +362,7 @@ def test_batch_statistics_cannot_be_folded() -> None:
 
 def test_a_spent_budget_carries_what_there_is() -> None:
     objective = Objective(normed(), batch("images"))
-    with pytest.raises(tw.ConvergenceError, match="in `partial`") as caught:
+    with pytest.raises(tw.ConvergenceError, match="Raise `max_matvecs`") as caught:
         normalized_curvature(objective, rtol=1e-9, certify_rtol=None, max_matvecs=4, trace_rtol=None, seed=0)
     assert isinstance(caught.value.partial, NormalizedCurvature)
     assert caught.value.partial.trace is None
@@ -403,6 +403,7 @@ def test_the_trace_has_the_error_it_states() -> None:
 def test_coverage() -> None:
     square, share = repeated(2000)
     assert square == pytest.approx(1, abs=0.15)
+    print("normalized_curvature, trace", share)
     assert 0.935 <= share <= 0.965
 
 

@@ -71,6 +71,7 @@ def test_intervals_cover(toys, spectrum, repeats) -> None:
     found = [pac_bayes_sigma(o, num_samples=6, rtol=1e-3, seed=s) for s in range(repeats)]
     covered = np.mean([low <= truth <= high for low, high in (r.interval(0.95) for r in found)])
     slack = 0.015 if repeats == 2000 else 0.05
+    print("pac_bayes_sigma", len(spectrum), float(spectrum[-1]), repeats, covered)
     assert 0.95 - slack <= covered <= 0.95 + slack
 
 

@@ -342,7 +342,7 @@ def test_an_eps_of_nought() -> None:
 
 def test_a_spent_budget_carries_what_there_is() -> None:
     objective = Objective(relu_mlp(), batch("vectors"))
-    with pytest.raises(tw.ConvergenceError, match="in `partial`") as caught:
+    with pytest.raises(tw.ConvergenceError, match="Raise `max_matvecs`") as caught:
         preconditioned_sharpness(objective, lr=0.1, rtol=1e-9, certify_rtol=None, max_matvecs=3, seed=0)
     assert isinstance(caught.value.partial, PreconditionedSharpness)
     assert caught.value.partial.ratio

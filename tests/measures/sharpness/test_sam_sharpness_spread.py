@@ -105,6 +105,7 @@ def test_the_standard_error_is_the_spread_over_data_sets(toys, repeats) -> None:
         1, abs=4 * math.sqrt(1 / (2 * repeats) + 1 / (10 * repeats))
     )
     covered = np.mean(np.abs(values - truth) < stats.t.ppf(0.975, 5) * errors)
+    print("sam_sharpness_spread", repeats, covered)
     assert abs(covered - 0.95) < (0.015 if repeats == 2000 else 4 * math.sqrt(0.95 * 0.05 / repeats))
 
 

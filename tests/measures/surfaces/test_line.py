@@ -224,6 +224,7 @@ def test_intervals_cover_the_population(toys, repeats) -> None:
         estimates.append(low <= truth[1] <= high)
     limit = stats.t.ppf(0.975, 29)
     for covered in (np.mean(np.abs(z_loss) < limit), np.mean(np.abs(z_rise) < limit), np.mean(estimates)):
+        print("line_slice, population", repeats, covered)
         assert abs(covered - 0.95) < (0.015 if repeats == 2000 else 4 * math.sqrt(0.95 * 0.05 / repeats))
 
 

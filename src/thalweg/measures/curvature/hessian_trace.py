@@ -223,7 +223,7 @@ def hessian_trace(
         raise ConvergenceError(
             f"{estimate.num_matvecs} products were spent and the standard error of the trace, "
             f"{result.value:.4g}, is {estimate.error.value:.2g}, above rtol = {rtol} of it. Raise "
-            "`max_matvecs` or `rtol`; the result so far is in `partial`.",
+            "`max_matvecs` or `rtol`.",
             result,
         )
     work.finish()

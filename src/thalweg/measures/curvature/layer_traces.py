@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from thalweg.linalg.estimate import Estimate
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class LayerTraces(Measurement):
+class LayerTraces(Measurement, ABC):
     """A trace with its parts.
 
     Parameters
@@ -50,9 +51,9 @@ class LayerTraces(Measurement):
             torch.zeros_like(self.layer_traces),
         )
 
+    @abstractmethod
     def _count_samples(self) -> int:
         """Samples that the layers' standard errors were estimated on."""
-        raise NotImplementedError
 
 
 def layer_indices(space: ParamSpace) -> dict[str, Tensor]:

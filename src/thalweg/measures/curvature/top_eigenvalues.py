@@ -88,12 +88,12 @@ class TopEigenvalues(BoundedEigenvalue):
 
     def _parts(self) -> list[str]:
         if self.is_sampled:
-            value = f"{self.value:.6g} ± {self.error.half_width(0.95):.2g} (95 %, of the direction found)"
+            value = f"{self.value:.6g} ± {self.error.half_width(0.95):.2g} (95 %, if none was missed)"
             limits = (
                 not_below(self.lower_bound, self.confidence),
                 not_above(self.upper_bound, self.confidence),
             )
-            return [value, *limits, *super()._parts()[2:]]
+            return [value, f"in any case {limits[0]}", limits[1], *super()._parts()[2:]]
         value, bound, *mode = super()._parts()
         if self.smallest_lower_bound is None:
             return [value, bound, *mode]
@@ -258,7 +258,7 @@ def top_eigenvalues(
         )
     except ConvergenceError as error:
         partial = _result(error.partial, operator, provenance, num_sampled)
-        raise ConvergenceError(f"{error} The result so far is in `partial`.", partial) from None
+        raise ConvergenceError(str(error), partial) from None
     return _result(solved, operator, provenance, num_sampled)
 
 

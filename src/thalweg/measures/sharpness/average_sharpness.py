@@ -240,7 +240,7 @@ def average_sharpness(
         raise ConvergenceError(
             f"{len(samples)} pairs were drawn and the standard error of the mean rise {result.value:.4g} "
             f"is {standard_error:.2g}, above rtol = {rtol} of it and above atol = {atol}. Raise "
-            "`max_samples` or a tolerance; the result so far is in `partial`.",
+            "`max_samples` or a tolerance.",
             result,
         )
     return result

@@ -257,8 +257,7 @@ def basin_width(
     if num_censored == sides.stop:
         raise ConvergenceError(
             f"up to `max_distance` = {max_distance} the loss rises by less than `loss_rise` = {loss_rise} on "
-            f"all {num_censored} sides: raise `max_distance` or lower `loss_rise`. What was found is in "
-            "`partial`.",
+            f"all {num_censored} sides: raise `max_distance` or lower `loss_rise`.",
             result,
         )
     return result

@@ -181,15 +181,14 @@ def critical_sharpness(
     if not reached:
         raise ConvergenceError(
             f"the loss does not rise up to a step of {limit:.4g} along the direction, so that no more is "
-            f"known of the critical sharpness than that it is below {2 / limit:.3g}: raise `max_step`. What "
-            "was found is in `partial`.",
+            f"known of the critical sharpness than that it is below {2 / limit:.3g}: raise `max_step`.",
             result,
         )
     if rounding >= 1:
         raise ConvergenceError(
             f"the loss falls and rises again within its rounding, {torch.finfo(objective.dtype).eps:.1g} of "
             f"{rises.loss:.4g}, so that no step is critical to any accuracy; use "
-            "objective.to_dtype(torch.float64). What was found is in `partial`.",
+            "objective.to_dtype(torch.float64).",
             result,
         )
     return result

@@ -224,7 +224,7 @@ def normalized_curvature(
         )
     except ConvergenceError as error:
         partial = result(error.partial)
-        raise ConvergenceError(f"{error} The result so far is in `partial`.", partial) from None
+        raise ConvergenceError(str(error), partial) from None
     if trace_rtol is None:
         return result(solved)
     before = work.done
@@ -240,7 +240,7 @@ def normalized_curvature(
         raise ConvergenceError(
             f"{trace.num_matvecs} products were spent and the standard error of the trace, "
             f"{trace.value:.4g}, is {found.trace_error:.2g}, above trace_rtol = {trace_rtol} of it. "
-            "Raise `max_matvecs` or `trace_rtol`; the result so far is in `partial`.",
+            "Raise `max_matvecs` or `trace_rtol`.",
             found,
         )
     work.finish()

@@ -200,8 +200,7 @@ def pac_bayes_sigma(
     if not reached:
         raise ConvergenceError(
             f"up to `max_sigma` = {max_sigma} the loss rises by {float(seen[sigma].mean()):.4g} on average, "
-            f"less than `target_rise` = {target_rise}: raise `max_sigma` or lower `target_rise`. What was "
-            "found is in `partial`.",
+            f"less than `target_rise` = {target_rise}: raise `max_sigma` or lower `target_rise`.",
             result,
         )
     return result

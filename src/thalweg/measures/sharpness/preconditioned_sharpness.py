@@ -57,6 +57,8 @@ class PreconditionedSharpness(BoundedEigenvalue):
 
     def _parts(self) -> list[str]:
         value, *rest = super()._parts()
+        if self.provenance.get("arguments", {}).get("optimizer") is None:
+            value += " under plain gradient descent"
         return [value, *([] if self.ratio is None else [f"{self.ratio:.4g} of the threshold"]), *rest]
 
 
@@ -178,7 +180,7 @@ def preconditioned_sharpness(
         )
     except ConvergenceError as error:
         partial = result(error.partial)
-        raise ConvergenceError(f"{error} The result so far is in `partial`.", partial) from None
+        raise ConvergenceError(str(error), partial) from None
     return result(solved)
 
 

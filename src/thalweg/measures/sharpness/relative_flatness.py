@@ -206,7 +206,7 @@ def relative_flatness(
         raise ConvergenceError(
             f"{estimate.num_matvecs} products were spent and the standard error of the relative flatness, "
             f"{result.value:.4g}, is {estimate.error.value:.2g}, above rtol = {rtol} of it. Raise "
-            "`max_matvecs` or `rtol`; the result so far is in `partial`.",
+            "`max_matvecs` or `rtol`.",
             result,
         )
     work.finish()

@@ -55,7 +55,7 @@ def sam_sharpness_spread(
     objective: Objective,
     *,
     batch_size: int = 128,
-    num_batches: int | None = 32,
+    num_batches: int | None = None,
     radius: float = 0.05,
     norm: Norm = "l2",
     scaling: Scaling = "none",
@@ -80,8 +80,8 @@ def sam_sharpness_spread(
     objective
         The point is the centre; batches are drawn from its examples.
     batch_size, num_batches
-        m, and how many batches. Their product is at most the number of examples; None takes as many as fit,
-        at most 32.
+        m, and how many batches. Their product is at most the number of examples. Default: as many as fit, at
+        most 32.
     radius, norm, scaling, num_steps
         As in `sam_sharpness`; one restart a batch, from the batch's gradient. Where that is exactly zero, S
         counts as zero.
