@@ -111,7 +111,7 @@ def test_the_figure(folder, tmp_path):
     ("arguments", "complaint"),
     [
         (("--members", "flatness"), "`members` must be some of top_eigenvalue"),
-        (("--members", ","), "`members` must be some of"),
+        (("--members", ","), "`members` must name at least one measure, got none"),
         (("--strength", "1"), "`strength` must be a finite number of at least 2, got 1.0"),
         (("--plot", "audit.txt"), "`plot` must end in one of .png, .svg, .pdf, got 'audit.txt'"),
         (("--model", "mine:linear"), "`objective` must have a symmetry to audit"),

@@ -183,7 +183,7 @@ def test_the_page_of_groups_says_what_was_found_and_by_which_rule(tmp_path):
         assert wanted in text, wanted
     assert [row.count("sharper-a") for row in rows_of(path)] == [1, 1, 0, 0]
     # The last one's a is larger, a width.
-    assert [row.count("sharper-b") for row in rows_of(path)] == [0, 0, 0, 1]
+    assert [row.count("sharper-b") for row in rows_of(path)] == [0, 0, 1, 1]
     assert "Holm" in text_of(write_order_page(contrast(correction="holm"), tmp_path))
     pairs = text_of(write_order_page(RESULTS["pairs"](), tmp_path))
     assert "5 pairs" in pairs

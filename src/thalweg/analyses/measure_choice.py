@@ -15,7 +15,7 @@ from thalweg.measures import MEASURES
 Choice = Iterable[str] | Mapping[str, Mapping[str, Any]] | None
 
 
-def chosen_measures(names: Choice) -> dict[str, Member]:
+def chosen_measures(names: Choice, argument: str = "measures") -> dict[str, Member]:
     """What is asked for, under the names it was asked by.
 
     Parameters
@@ -24,6 +24,8 @@ def chosen_measures(names: Choice) -> dict[str, Member]:
         Names of the family (`thalweg.analyses.sharpness_family.FAMILY`), with the arguments that stand there,
         or of functions (``"hessian_trace"``) with their own defaults; a name that is both is the family's. A
         dictionary gives arguments to each, ``{"sam_sharpness": {"radius": 0.1}}``. ``None`` is the family.
+    argument
+        What the caller's user knows `names` by, for the message.
 
     Raises
     ------
@@ -36,11 +38,11 @@ def chosen_measures(names: Choice) -> dict[str, Member]:
         names = [names]
     asked = dict(names) if isinstance(names, Mapping) else {name: {} for name in names}
     if not asked:
-        raise ValueError("`measures` must name at least one measure, got none.")
-    return {name: _member(name, arguments) for name, arguments in asked.items()}
+        raise ValueError(f"`{argument}` must name at least one measure, got none.")
+    return {name: _member(name, arguments, argument) for name, arguments in asked.items()}
 
 
-def _member(name: str, arguments: Mapping[str, Any]) -> Member:
+def _member(name: str, arguments: Mapping[str, Any], argument: str) -> Member:
     functions = single_network_functions()
     if name in FAMILY:
         member = FAMILY[name]
@@ -48,12 +50,12 @@ def _member(name: str, arguments: Mapping[str, Any]) -> Member:
         member = Member(functions[name])
     else:
         known = ", ".join(dict.fromkeys([*FAMILY, *functions]))
-        raise ValueError(f"`measures` must be some of {known}, got {name!r}.")
+        raise ValueError(f"`{argument}` must be some of {known}, got {name!r}.")
     taken = inspect.signature(member.measure).parameters
     settable = [key for key in taken if key not in ("objective", "seed", "progress")]
     wrong = [key for key in arguments if key not in settable]
     if wrong:
-        raise ValueError(f"`measures` gives {name} {wrong[0]!r}; it takes {', '.join(settable)}.")
+        raise ValueError(f"`{argument}` gives {name} {wrong[0]!r}; it takes {', '.join(settable)}.")
     return replace(member, arguments={**member.arguments, **arguments})
 
 

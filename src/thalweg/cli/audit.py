@@ -100,7 +100,7 @@ def audit(
     """
     check_figure(plot)
     names = None if members is None else [name.strip() for name in members.split(",") if name.strip()]
-    chosen = chosen_measures(by_measure(set_ or [], list(chosen_measures(names))))
+    chosen = chosen_measures(by_measure(set_ or [], list(chosen_measures(names, "members"))))
     (objective,) = build_objectives(
         model,
         [checkpoint],

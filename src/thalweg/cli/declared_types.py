@@ -46,7 +46,7 @@ def by_measure(settings: Sequence[str], names: Sequence[str]) -> dict[str, dict[
                 f"`set` must be measure.argument=value with a measure among {', '.join(found)}, got "
                 f"{setting!r}."
             )
-        chosen_measures({name: {key: None}})  # whether it takes such an argument
+        chosen_measures({name: {key: None}}, "set")  # whether it takes such an argument
         found[name][key] = as_declared(chosen[name].measure, key, text)
     return found
 
