@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: reproduce test test-slow lint format benchmark-curvature benchmark-sampling clean
 
-# The whole study of the paper, forty minutes on two cores; a killed run goes on where it was.
+# The whole study of the paper, twenty minutes on two cores; a killed run goes on where it was.
 reproduce: $(STAMP)
 	$(BIN)/thalweg reproduce --preset paper --out runs/paper
 

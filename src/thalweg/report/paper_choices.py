@@ -84,8 +84,8 @@ def choices(records: Sequence[Record]) -> list[Choice]:
         Choice(
             "Which matrix has the top eigenvalue?",
             "“Hessian”; neither whether it was exact nor the solver or its tolerance.",
-            "The exact Hessian of the mean loss over those examples, by Lanczos with full "
-            "reorthogonalisation, stopped on the residual and reported with its bounds.",
+            "The exact Hessian of the mean loss over those examples, by Lanczos with full reorthogonalisation, "
+            f"stopped on the residual and reported with its bounds{_sampling_words(study)}.",
             (),
         ),
         Choice(
@@ -116,6 +116,15 @@ def choices(records: Sequence[Record]) -> list[Choice]:
             (),
         ),
     ]
+
+
+def _sampling_words(study: PaperRecords) -> str:
+    """Which modes' eigenvalues were estimated from samples, if any."""
+    of_samples = [r for r in study.all("top_eigenvalues") if fields(r).is_sampled]
+    if not of_samples:
+        return ""
+    modes = dict.fromkeys(objective_of(r)["batch_norm"] for r in of_samples)
+    return f"; with {' and '.join(modes)} statistics of samples of the examples, weighted to be unbiased for all"
 
 
 def _by_mode(study: PaperRecords, symbol: str, measure: str, wanted: dict[str, Any]) -> tuple[str, ...]:

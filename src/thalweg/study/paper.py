@@ -225,16 +225,19 @@ class PaperStudy:
 
     def _eigenvalues(self, model: str, mode: BatchNormMode) -> Task:
         settings = self.settings.curvature
+        # Batch statistics have whole batches for units; these scatter so much that samples would be all of them.
+        sampled = settings.sampled_rtol is not None and mode != "batch"
         # Running and recalibrated statistics all but agree on training data: one starts from the other.
         first = self._eigenvalues(model, "running") if mode == "recalibrated" else None
         arguments = {
             "k": 1,
             "which": "top",
-            "rtol": settings.rtol,
-            "certify_rtol": settings.certify_rtol,
+            "rtol": settings.sampled_rtol if sampled else settings.rtol,
+            # A certificate on all the data would take as long as all samples together, several times.
+            "certify_rtol": settings.certify_rtol if sampled or settings.sampled_rtol is None else None,
             # The level of every interval of the report is 95 per cent; of samples each limit fails by itself.
-            "confidence": 0.975 if settings.sampled else 0.95,
-            "sampled": settings.sampled,
+            "confidence": 0.975 if sampled else 0.95,
+            "sampled": sampled,
             "levels": settings.levels if first is None else None,
             "seed": MEASURE_SEED,
         }
@@ -245,7 +248,7 @@ class PaperStudy:
             objective = self._objective(model, subject)
             return top_eigenvalues(objective, **arguments, start=start, progress=progress)
 
-        cost = subject.num_examples * (20 if settings.sampled else 75 if first is None else 45)
+        cost = subject.num_examples * (20 if sampled else 75 if first is None else 45)
         # The vectors themselves are not known yet; what they come from is.
         decisive = {**arguments, "start": first and first.key}
         return self._task((model,), top_eigenvalues, subject, decisive, cost, compute)

@@ -35,13 +35,14 @@ class TrainingSettings(_Section):
 class CurvatureSettings(_Section):
     """Top eigenvalues, on the first `num_examples` training examples (``None`` for all).
 
-    `sampled` estimates those of all of them from samples, `rtol` then being half of the interval over the
-    value; `levels` are the sizes of the subsets an exact cold solve starts from, ``None`` for the measure's
+    With `sampled_rtol` they are estimated from samples, to so much of the value; in batch mode they are
+    solved for all the same, on all the examples, but without going on until no larger one can have been
+    missed. `levels` are the sizes of the subsets an exact cold solve starts from, ``None`` for the measure's
     own choice.
     """
 
     num_examples: PositiveInt | None = None
-    sampled: bool = False
+    sampled_rtol: PositiveFloat | None = None
     levels: tuple[PositiveInt, ...] | None = None
     rtol: PositiveFloat
     certify_rtol: PositiveFloat
