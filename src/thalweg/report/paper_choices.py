@@ -124,7 +124,9 @@ def _sampling_words(study: PaperRecords) -> str:
     if not of_samples:
         return ""
     modes = dict.fromkeys(objective_of(r)["batch_norm"] for r in of_samples)
-    return f"; with {' and '.join(modes)} statistics of samples of the examples, weighted to be unbiased for all"
+    return (
+        f"; with {' and '.join(modes)} statistics of samples of the examples, weighted to be unbiased for all"
+    )
 
 
 def _by_mode(study: PaperRecords, symbol: str, measure: str, wanted: dict[str, Any]) -> tuple[str, ...]:

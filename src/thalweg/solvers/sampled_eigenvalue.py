@@ -341,6 +341,8 @@ class _Stage:
     def num_wanted(self, rtol: float) -> int:
         """Samples for half an interval of `rtol` times the value, its bias included."""
         half = self.standard_error.half_width(self.confidence)
+        if half == 0:  # samples that do not differ: a zero Hessian, or one that every example has
+            return self.num_samples
         target = rtol * abs(self.value) - self.bias
         return math.ceil(self.num_samples * (half / target) ** 2)
 

@@ -98,7 +98,8 @@ class SamplingDesign:
         sizes = torch.full((len(starts),), float(unit_size), dtype=torch.float64)
         sizes[-1] = objective.num_examples - int(starts[-1])
         order = torch.arange(len(starts))
-        if objective.loss.name != "cross_entropy":
+        # A user's own function may bear the name.
+        if objective.loss.name != "cross_entropy" or objective.loss.code is not None:
             return cls(objective, sizes / objective.num_examples, order, unit_size, "uniform")
         scores, leaders = _scores(objective, on_examples)
         if unit_size == 1:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.networks import cnn, images, mlp, residual, vectors
+from tests.solvers.planted import Vector
 
 import thalweg as tw
 from thalweg.solvers import sampled_eigenvalue, sampled_trace, sampling_design
@@ -148,6 +149,30 @@ def test_what_samples_cannot_tell(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         measure(tw.Objective(mlp(0), vectors(300)), sampled=True, **arguments, seed=0)
+
+
+def test_a_zero_hessian_is_nought_with_no_error() -> None:
+    """A loss that is linear in the parameters: every sample's matrix is nought."""
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randn(300, 5, generator=rng, dtype=torch.float64)
+    linear = tw.Objective(Vector(torch.ones(5, dtype=torch.float64)), (rows,), loss=along)
+    for measure, _ in MEASURES:
+        found = measure(linear, sampled=True, seed=0)
+        assert found.value == 0
+        assert found.interval(0.95) == pytest.approx((0, 0), abs=1e-12)
+
+
+def along(model: Vector, batch: tuple[torch.Tensor]) -> torch.Tensor:
+    return batch[0] @ model.theta
+
+
+def test_a_function_of_the_users_own_is_not_taken_for_the_named_loss() -> None:
+    def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    own = tw.Objective(mlp(0), vectors(300), loss=cross_entropy)
+    found = tw.top_eigenvalues(own, sampled=True, rtol=0.6, certify_rtol=None, seed=0)
+    assert found.provenance["sampling"]["in_proportion_to"] == "uniform"
 
 
 def test_a_broken_network_is_named() -> None:
