@@ -152,8 +152,8 @@ def top_eigenvalues(
         Default: 1e-3. With `sampled`, half of the interval at `confidence` over the value. Default: 0.02.
     certify_rtol
         Go on until the probabilistic bound on the extreme eigenvalue is within this times ``||H||`` of the
-        value, so that none larger by more than that has been missed. ``None`` takes the bound as it comes: the value is then
-        an eigenvalue, and with a rough `rtol` hardly known to be the extreme one.
+        value, so that none larger by more than that has been missed. ``None`` takes the bound as it comes:
+        the value is then an eigenvalue, and with a rough `rtol` hardly known to be the extreme one.
     confidence
         Probability with which that bound holds, over the random vectors; with `sampled`, each limit.
     sampled
