@@ -85,7 +85,8 @@ def choices(records: Sequence[Record]) -> list[Choice]:
             "Which matrix has the top eigenvalue?",
             "“Hessian”; neither whether it was exact nor the solver or its tolerance.",
             "The exact Hessian of the mean loss over those examples, by Lanczos with full "
-            f"reorthogonalisation, stopped on the residual and reported with its bounds{_sampling_words(study)}.",
+            "reorthogonalisation, stopped on the residual and reported with its bounds"
+            f"{_sampling_words(study)}.",
             (),
         ),
         Choice(
