@@ -7,7 +7,7 @@ One table for all that combines them: the audit, the comparison of checkpoints, 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,6 @@ from thalweg.measures.sharpness.pac_bayes_sigma import pac_bayes_sigma
 from thalweg.measures.sharpness.relative_flatness import relative_flatness
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import sam_sharpness_spread
-from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.solvers.symmetries.places import TRANSFORMATIONS as TRANSFORMATIONS
 
@@ -130,63 +129,3 @@ FAMILY: dict[str, Member] = {
     "relative_flatness": Member(relative_flatness, {"normalize_features": True}, frozenset(TRANSFORMATIONS)),
     "fisher_rao_norm": Member(fisher_rao_norm, invariant_to=frozenset(TRANSFORMATIONS)),
 }
-
-
-def sharpness_family(
-    objective: Objective,
-    *,
-    members: Iterable[str] | None = None,
-    seed: int,
-    on_member: Callable[[str], Progress | None] | None = None,
-    on_refused: Callable[[str, str], None] | None = None,
-) -> dict[str, Measurement]:
-    """All members of the family, or those named, on one objective.
-
-    Parameters
-    ----------
-    objective
-        The point measured.
-    members
-        Names of `FAMILY`. Default: all.
-    seed
-        Of all of them: what two members draw alike, they draw the same.
-    on_member
-        Called with the name before each; what it returns is that member's progress callback.
-    on_refused
-        Called with the name and the reason where a member does not exist for this objective (folded batch
-        statistics, the Fisher information of a loss that is no likelihood); it is then left out. Without
-        this, that is an error.
-
-    Returns
-    -------
-    Name to result, in the order of the table.
-
-    Raises
-    ------
-    ValueError
-        If there is no member of a name, or one refuses the objective and `on_refused` is not given.
-    """
-    check_objective("objective", objective)
-    results: dict[str, Measurement] = {}
-    for name, member in chosen_members(members).items():
-        progress = on_member(name) if on_member else None
-        try:
-            results[name] = member(objective, seed=seed, progress=progress)
-        except ValueError as error:
-            if on_refused is None:
-                raise ValueError(f"{name}: {error} Or leave it out of `members`.") from None
-            on_refused(name, str(error))
-    return results
-
-
-def chosen_members(names: Iterable[str] | None) -> dict[str, Member]:
-    """Those of `FAMILY` that are named, in its order; all if None."""
-    if names is None:
-        return dict(FAMILY)
-    asked = [names] if isinstance(names, str) else list(names)
-    unknown = [name for name in asked if name not in FAMILY]
-    if unknown or not asked:
-        raise ValueError(
-            f"`members` must be some of {', '.join(FAMILY)}, got {unknown[0] if unknown else 'none'!r}."
-        )
-    return {name: member for name, member in FAMILY.items() if name in asked}
