@@ -57,7 +57,7 @@ def family(monkeypatch: pytest.MonkeyPatch) -> dict[str, Member]:
     """A raw and a normalised measure, both exact on these networks."""
     members = {
         "raw": Member(tw.hessian_trace, {"rtol": 1e-6}),
-        "normalised": Member(scaled_trace, invariant_to=frozenset({"permutation", "relu_rescaling"})),
+        "normalised": Member(scaled_trace, claims=frozenset({"permutation", "relu_rescaling"})),
     }
     monkeypatch.setattr(sharpness_family, "FAMILY", members)
     monkeypatch.setattr("thalweg.analyses.measure_choice.FAMILY", members)

@@ -24,6 +24,8 @@ def chosen_measures(names: Choice, argument: str = "measures") -> dict[str, Memb
         Names of the family (`thalweg.analyses.sharpness_family.FAMILY`), with the arguments that stand there,
         or of functions (``"hessian_trace"``) with their own defaults; a name that is both is the family's. A
         dictionary gives arguments to each, ``{"sam_sharpness": {"radius": 0.1}}``. ``None`` is the family.
+        Whichever the name, claims and direction are those of the function with its arguments
+        (`thalweg.analyses.claims`).
     argument
         What the caller's user knows `names` by, for the message.
 
