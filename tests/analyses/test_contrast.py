@@ -232,6 +232,12 @@ def test_a_lopsided_interval_of_chance_is_no_bound(level):
     assert (found.low, found.high) == (low, high)
 
 
+def test_eigenvalues_are_bounded_at_the_level_asked_for():
+    found = tw.contrast(runs_of(2), by="recipe", measures=["top_eigenvalue"], level=0.999)
+    assert found.provenance["arguments"]["measures"]["top_eigenvalue"]["confidence"] == 0.999
+    assert bool(torch.cat([found.above_a, found.above_b], 1).isfinite().all())
+
+
 def test_what_chance_does_to_single_values_widens_no_row():
     """It is in the spread of the runs already."""
     found = tw.contrast(

@@ -1,6 +1,7 @@
 """What a measure of sharpness says of itself: whether it grows with sharpness, and what it does not see.
 
-That is some of the changes of a network that preserve its function; which, hangs on the arguments. A measure that is not here claims nothing.
+That is some of the changes of a network that preserve its function; which, hangs on the arguments. A measure
+that is not here claims nothing.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thalweg.analyses.measure_choice import Choice, chosen_measures
+from thalweg.analyses.measure_choice import Choice, bounded_at, chosen_measures
 from thalweg.analyses.orderings import Order, Ordering, changes, remarks
 from thalweg.analyses.readings import Network, Reading, checked_modes
 from thalweg.analyses.runs import Run
@@ -178,7 +178,8 @@ def compare(
         Batch-norm modes. Default: all three for runs, the objectives' own for those. Where neither network
         has batch norm there is one row for all; where one has, the other's values are the same in all.
     level
-        Of the intervals.
+        Of the intervals. Eigenvalues are bounded with that confidence, unless another is given among their
+        arguments.
     names
         What the two are called.
     seed
@@ -197,7 +198,7 @@ def compare(
     stream_seed(seed)  # refuses what is no seed, even where nothing is drawn
     if len(names) != 2 or names[0] == names[1]:
         raise ValueError(f"`names` must be two different names, got {names!r}.")
-    members, wanted = chosen_measures(measures), _modes(a, b, modes)
+    members, wanted = bounded_at(level, chosen_measures(measures)), _modes(a, b, modes)
     networks = [Network.of(subject, wanted, name) for subject, name in zip((a, b), names, strict=True)]
     _check_setting(*networks)
     has_batch_norm = any(network.has_batch_norm for network in networks)

@@ -44,6 +44,19 @@ def chosen_measures(names: Choice, argument: str = "measures") -> dict[str, Memb
     return {name: _member(name, arguments, argument) for name, arguments in asked.items()}
 
 
+def bounded_at(level: float, members: Mapping[str, Member]) -> dict[str, Member]:
+    """The members with bounds that hold at `level`: beyond its `confidence` an eigenvalue lacks one.
+
+    A `confidence` that is lower by default is raised to `level`; one that was given stays as it is.
+    """
+    raised = {}
+    for name, member in members.items():
+        taken = inspect.signature(member.measure).parameters.get("confidence")
+        if taken and "confidence" not in member.arguments and taken.default < level:
+            raised[name] = replace(member, arguments={**member.arguments, "confidence": level})
+    return {**members, **raised}
+
+
 def _member(name: str, arguments: Mapping[str, Any], argument: str) -> Member:
     functions = single_network_functions()
     if name in FAMILY:
