@@ -192,6 +192,22 @@ def test_what_cannot_be_measured_of_one_says_why_and_the_rest_goes_on(monkeypatc
         )
 
 
+def test_what_an_ascent_found_is_compared_as_a_lower_bound():
+    data = vectors(21)
+    measures = {"keskar_sharpness": {}, "sam_sharpness": {"num_steps": 3}, "hessian_trace": {"rtol": 1e-6}}
+    pair = [tw.Objective(relu_network(seed), data) for seed in (0, 2)]
+    found = tw.compare(*pair, measures=measures, seed=0)
+    assert [row.ordering.is_lower_bound for row in found.rows] == [True, True, False]
+    assert {row.ordering.larger for row in found.rows} <= {"a", "b"}
+    assert (
+        "Decided by lower bounds, of what an ascent found: keskar_sharpness, sam_sharpness."
+        in found.remarks[-1]
+    )
+    assert [row.kind for row in order_table(found).rows] == ["raw, lower bounds", "raw, lower bounds", "raw"]
+    alone = tw.compare(*pair, measures=["hessian_trace"], seed=0)
+    assert not any("lower bounds" in line for line in alone.remarks)
+
+
 EIGENVALUES = {"top_eigenvalue": {}, "normalized_curvature": {"trace_rtol": None}}
 
 

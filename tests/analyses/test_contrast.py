@@ -61,6 +61,7 @@ def made_up(a: np.ndarray, b: np.ndarray, **more) -> Contrast:
         "modes": (None,) * num_rows,
         "is_normalised": (False,) * num_rows,
         "larger_is_sharper": (True,) * num_rows,
+        "are_lower_bounds": (False,) * num_rows,
         **sides,
         "reasons": ("",) * num_rows,
         "paired": False,
@@ -230,6 +231,11 @@ def test_a_lopsided_interval_of_chance_is_no_bound(level):
     assert (found.below, found.above) == (0, 0)
     assert found.standard_error == result.error.probe.value
     assert (found.low, found.high) == (low, high)
+
+
+def test_what_an_ascent_found_is_contrasted_as_a_lower_bound():
+    found = tw.contrast(runs_of(2), by="recipe", measures=["keskar_sharpness", "average_sharpness"])
+    assert [row.ordering.is_lower_bound for row in found.rows] == [True, False]
 
 
 def test_eigenvalues_are_bounded_at_the_level_asked_for():

@@ -65,8 +65,9 @@ class Comparison(Measurement):
         Of a and of b.
     measures, modes
         ``R`` names and modes; the mode is ``None`` where neither network has batch norm.
-    is_normalised, larger_is_sharper
-        ``R`` flags: whether the measure claims not to see rescaled weights; whether it grows with sharpness.
+    is_normalised, larger_is_sharper, are_lower_bounds
+        ``R`` flags: whether the measure claims not to see rescaled weights; whether it grows with sharpness;
+        whether the values are lower bounds, compared as they are.
     values, lows, highs
         ``(R, 2)`` float64: value and interval at `level` of a and of b, NaN where it was not measured.
     reasons
@@ -85,6 +86,7 @@ class Comparison(Measurement):
     modes: tuple[str | None, ...]
     is_normalised: tuple[bool, ...]
     larger_is_sharper: tuple[bool, ...]
+    are_lower_bounds: tuple[bool, ...]
     values: Tensor
     lows: Tensor
     highs: Tensor
@@ -96,9 +98,16 @@ class Comparison(Measurement):
     def orderings(self) -> list[Ordering]:
         """Which of the two is the larger, row by row."""
         return [
-            Ordering(name, mode, flat, order := self._larger(i), sharper, self._is_wide(i, order))
-            for i, (name, mode, flat, sharper) in enumerate(
-                zip(self.measures, self.modes, self.is_normalised, self.larger_is_sharper, strict=True)
+            Ordering(name, mode, flat, order := self._larger(i), sharper, self._is_wide(i, order), bounds)
+            for i, (name, mode, flat, sharper, bounds) in enumerate(
+                zip(
+                    self.measures,
+                    self.modes,
+                    self.is_normalised,
+                    self.larger_is_sharper,
+                    self.are_lower_bounds,
+                    strict=True,
+                )
             )
         ]
 
@@ -228,6 +237,7 @@ def compare(
         modes=tuple(mode if has_batch_norm else None for _, mode in keys),
         is_normalised=tuple(members[name].is_normalised for name, _ in keys),
         larger_is_sharper=tuple(members[name].larger_is_sharper for name, _ in keys),
+        are_lower_bounds=tuple(any(reading.is_lower_bound for reading in pair) for pair in pairs),
         values=_table(pairs, "value"),
         lows=_table(pairs, "low"),
         highs=_table(pairs, "high"),

@@ -142,6 +142,7 @@ def contrast(
         modes=tuple(mode if has_batch_norm else None for _, mode in keys),
         is_normalised=tuple(members[name].is_normalised for name, _ in keys),
         larger_is_sharper=tuple(members[name].larger_is_sharper for name, _ in keys),
+        are_lower_bounds=tuple(any(readings[key].is_lower_bound for readings in read) for key in keys),
         **columns,
         reasons=tuple(_reason(key, all_runs, read, log) for key in keys),
         paired=bool(pairing),

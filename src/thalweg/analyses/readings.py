@@ -35,6 +35,8 @@ class Reading:
         chance does to the interval is no part of it.
     reason
         Why there is no value.
+    is_lower_bound
+        Whether the value, however exact as a number, bounds what is meant from below alone.
     """
 
     value: float
@@ -44,6 +46,7 @@ class Reading:
     below: float = 0.0
     above: float = 0.0
     reason: str = ""
+    is_lower_bound: bool = False
 
     @classmethod
     def of(cls, result: Measurement, level: float) -> Reading:
@@ -53,7 +56,14 @@ class Reading:
         low, high = result.interval(level)
         parts = [part for part in (result.error.probe, result.error.data) if part]
         error = math.hypot(*(part.value for part in parts))
-        return cls(result.value, low, high, error, *_beyond_chance(result, level))
+        return cls(
+            result.value,
+            low,
+            high,
+            error,
+            *_beyond_chance(result, level),
+            is_lower_bound=result.is_lower_bound,
+        )
 
     @classmethod
     def missing(cls, reason: str) -> Reading:
