@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,7 @@ def made_up(a: np.ndarray, b: np.ndarray, **more) -> Contrast:
         "modes": (None,) * num_rows,
         "is_normalised": (False,) * num_rows,
         "larger_is_sharper": (True,) * num_rows,
+        "are_lower_bounds": (False,) * num_rows,
         **sides,
         "reasons": ("",) * num_rows,
         "paired": False,
@@ -212,7 +214,60 @@ def test_readings_tell_chance_from_bounds():
     assert found.standard_error == 0
     assert found.below == pytest.approx(certified.value - certified.lower_bound)
     assert found.above == pytest.approx(certified.upper_bound - certified.value)
+    sampled = replace(certified, error=ErrorBudget(solver=0.01, data=StandardError(0.3, 7)))
+    found = Reading.of(sampled, 0.95)
+    assert (found.standard_error, found.below, found.above) == (0.3, 0.01, 0.01)
     assert Reading.of(Measurement(value=math.nan), 0.95).reason == "the value is not a number"
+
+
+@pytest.mark.parametrize("level", [0.95, 0.999])
+def test_a_lopsided_interval_of_chance_is_no_bound(level):
+    """Four pairs' interval is longer above, at the higher level without an end: all of it is chance."""
+    result = tw.average_sharpness(tw.Objective(mlp(0), DATA), radius=3.0, num_samples=4, seed=0)
+    low, high = result.interval(level)
+    assert high - result.value > 1.2 * (result.value - low)
+    assert math.isinf(high) == (level == 0.999)
+    found = Reading.of(result, level)
+    assert (found.below, found.above) == (0, 0)
+    assert found.standard_error == result.error.probe.value
+    assert (found.low, found.high) == (low, high)
+
+
+def test_what_an_ascent_found_is_contrasted_as_a_lower_bound():
+    found = tw.contrast(runs_of(2), by="recipe", measures=["keskar_sharpness", "average_sharpness"])
+    assert [row.ordering.is_lower_bound for row in found.rows] == [True, False]
+
+
+def test_eigenvalues_are_bounded_at_the_level_asked_for():
+    found = tw.contrast(runs_of(2), by="recipe", measures=["top_eigenvalue"], level=0.999)
+    assert found.provenance["arguments"]["measures"]["top_eigenvalue"]["confidence"] == 0.999
+    assert bool(torch.cat([found.above_a, found.above_b], 1).isfinite().all())
+
+
+def test_what_chance_does_to_single_values_widens_no_row():
+    """It is in the spread of the runs already."""
+    found = tw.contrast(
+        runs_of(4), by="recipe", measures={"average_sharpness": {"num_samples": 4}}, level=0.999
+    )
+    (row,) = found.rows
+    assert (row.low, row.high) == (row.sample.low, row.sample.high)
+    assert not row.ordering.is_wide
+
+
+def test_a_basin_that_ends_beyond_the_scan_has_no_upper_bound():
+    objective = tw.Objective(mlp(0), DATA)
+    arguments = {"num_directions": 4, "loss_rise": 1.0, "seed": 0}
+    whole = tw.basin_width(objective, max_distance=1e3, **arguments)
+    assert whole.num_censored == 0
+    found = Reading.of(whole, 0.95)
+    assert found.below == found.above == whole.error.solver
+    limit = float(whole.widths.median())
+    censored = tw.basin_width(objective, max_distance=limit, **arguments)
+    assert censored.num_censored > 0
+    found = Reading.of(censored, 0.95)
+    assert found.above == math.inf
+    assert found.below == (censored.error.solver or 0.0)
+    assert found.standard_error == censored.error.probe.value
 
 
 @pytest.mark.parametrize(("correction", "n"), [("joint", 5), ("holm", 6)])

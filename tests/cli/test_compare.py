@@ -177,6 +177,7 @@ def test_groups_by_a_pattern(folder: Path) -> None:
     text = compare(folder, *GROUPS, "--measures", "sam_sharpness")
     assert text.returncode == 0, text.stderr
     assert "bn, n = 4" in text.stdout
+    assert "(raw, lower bounds)" in text.stdout
     assert max(map(len, text.stdout.splitlines()[:-2])) <= 100
 
 

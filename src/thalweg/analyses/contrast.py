@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from thalweg.analyses.contrast_result import CORRECTIONS, Contrast
-from thalweg.analyses.measure_choice import Choice, chosen_measures
+from thalweg.analyses.measure_choice import Choice, bounded_at, chosen_measures
 from thalweg.analyses.readings import Network, Reading, checked_modes
 from thalweg.analyses.run_files import Value, in_words
 from thalweg.analyses.runs import Run, Runs
@@ -59,7 +59,8 @@ def contrast(
     log
         Contrast logarithms: differences become ratios. Better where the larger values spread more widely.
     level
-        Of the intervals, and of the error that the correction controls.
+        Of the intervals, and of the error that the correction controls. Eigenvalues are bounded with that
+        confidence, unless another is given among their arguments.
     correction
         Of the p-values, for the number of rows: ``"joint"`` relabels all rows at once (Westfall and Young),
         ``"holm"`` is Holm's, ``"none"`` leaves them as they are. All are in the result.
@@ -85,7 +86,7 @@ def contrast(
     check_flag("log", log)
     if correction not in CORRECTIONS:
         raise ValueError(f"`correction` must be one of {', '.join(CORRECTIONS)}, got {correction!r}.")
-    members, wanted = chosen_measures(measures), checked_modes(modes)
+    members, wanted = bounded_at(level, chosen_measures(measures)), checked_modes(modes)
     names = _two_groups(runs, by, groups)
     pairing = [paired_by] if isinstance(paired_by, str) else list(paired_by or ())
     chosen = _paired(runs, by, names, pairing) if pairing else _unpaired(runs, by, names)
@@ -141,6 +142,7 @@ def contrast(
         modes=tuple(mode if has_batch_norm else None for _, mode in keys),
         is_normalised=tuple(members[name].is_normalised for name, _ in keys),
         larger_is_sharper=tuple(members[name].larger_is_sharper for name, _ in keys),
+        are_lower_bounds=tuple(any(readings[key].is_lower_bound for readings in read) for key in keys),
         **columns,
         reasons=tuple(_reason(key, all_runs, read, log) for key in keys),
         paired=bool(pairing),

@@ -77,8 +77,9 @@ class Contrast(Measurement):
         ``n`` and ``m`` labels of the runs; in the order of the pairs, where they are `paired`.
     measures, modes
         ``R`` names and modes; the mode is ``None`` where no network has batch norm.
-    is_normalised, larger_is_sharper
-        ``R`` flags: whether the measure claims not to see rescaled weights; whether it grows with sharpness.
+    is_normalised, larger_is_sharper, are_lower_bounds
+        ``R`` flags: whether the measure claims not to see rescaled weights; whether it grows with sharpness;
+        whether the values are lower bounds, compared as they are.
     values_a, values_b
         ``(R, n)`` and ``(R, m)`` float64, NaN where it was not measured.
     errors_a, errors_b
@@ -101,6 +102,7 @@ class Contrast(Measurement):
     modes: tuple[str | None, ...]
     is_normalised: tuple[bool, ...]
     larger_is_sharper: tuple[bool, ...]
+    are_lower_bounds: tuple[bool, ...]
     values_a: Tensor
     values_b: Tensor
     errors_a: Tensor
@@ -175,6 +177,7 @@ class Contrast(Measurement):
                         order,
                         self.larger_is_sharper[i],
                         order == "undecided" and self._is_wide(i),
+                        self.are_lower_bounds[i],
                     ),
                     sample=sample,
                     low=low,

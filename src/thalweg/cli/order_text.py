@@ -54,7 +54,7 @@ def _rich_table(table: OrderTable, num_cells: int) -> Table:
     previous = ""
     for row in table.rows:
         name = row.measure if row.measure != previous else ""
-        if name and len(kinds) > 1:
+        if name and kinds != {"raw"}:
             name += f"\n({row.kind})"
         previous = row.measure
         cells = [f"{cell.main}\n{cell.interval}".strip() for cell in row.cells] or ["–"] * len(shown)
