@@ -14,6 +14,7 @@ from tests.networks import images, mlp, residual, vectors
 from torch import nn
 
 import thalweg as tw
+from thalweg.analyses.contrast import foreseen
 from thalweg.analyses.contrast_result import Contrast
 from thalweg.analyses.readings import Reading
 from thalweg.analyses.sharpness_family import Member
@@ -290,10 +291,39 @@ def test_a_planted_difference_is_found_where_holm_cannot():
     assert [i for i, row in enumerate(joint.rows) if row.ordering.larger == "a"] == [3]
     assert all(row.ordering.larger == "undecided" for row in by_holm.rows)
     assert by_holm.remarks[0].startswith(
-        "Nothing can be decided: with 5 runs against 5 no corrected p-value can be below "
+        "Nothing can be decided: with 5 runs against 5 and 8 rows no corrected p-value can be below "
         "0.063. More runs, or fewer measures"
     )
     assert not joint.remarks[0].startswith("Nothing can be decided")
+
+
+@pytest.mark.parametrize("num", [2, 3, 4, 5])
+@pytest.mark.parametrize("paired_by", [None, "seed"])
+@pytest.mark.parametrize("correction", ["joint", "holm", "none"])
+def test_what_can_be_decided_is_foreseen(num, paired_by, correction):
+    rule = {"by": "recipe", "paired_by": paired_by, "correction": correction, "level": 0.9}
+    measures = ["sam_sharpness", "critical_sharpness"]
+    before = foreseen(runs_of(num), measures=measures, **rule)
+    after = tw.contrast(runs_of(num), measures=measures, **rule)
+    assert before == (after.remarks[0] if after.smallest_corrected_p > 0.1 + 1e-9 else "")
+    smallest = {row.sample.smallest_p for row in after.rows}
+    assert smallest == {after.smallest_corrected_p / (2 if correction == "holm" else 1)}
+
+
+def test_rows_foreseen_are_measures_times_modes_where_there_is_batch_norm():
+    runs = tw.Runs(
+        tw.Run({"half": s % 2, "seed": s}, lambda s=s: residual(s), {"data": images(21)}) for s in range(10)
+    )
+    rule = {"by": "half", "measures": ["sam_sharpness", "trace", "m_sharpness"], "correction": "holm"}
+    assert foreseen(runs, **rule, modes="batch") == "", "3 x 0.0079"
+    assert "5 runs against 5 and 9 rows" in foreseen(runs, **rule)
+    assert foreseen(runs, **{**rule, "correction": "joint"}) == ""
+    plain = runs_of(5)
+    assert foreseen(plain, **{**rule, "by": "recipe"}) == "", "the three modes are one"
+    with pytest.raises(ValueError, match="`correction` must be one of joint, holm, none"):
+        foreseen(plain, "recipe", correction="bonferroni")
+    with pytest.raises(ValueError, match="`by` must be one of the fields"):
+        foreseen(plain, "epoch")
 
 
 def bad_calls(folder: Path):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thalweg.analyses.attainable import nothing_decidable, smallest_corrected_p
 from thalweg.analyses.orderings import Order, Ordering, changes, remarks
 from thalweg.analyses.run_files import Value
 from thalweg.core.arguments import check_fraction
@@ -132,23 +133,22 @@ class Contrast(Measurement):
     def remarks(self) -> list[str]:
         """What the rows add up to, in sentences, and what the corrected p-values can reach at all."""
         lines = remarks(self.orderings, *self.names)
-        smallest = self.smallest_corrected_p
-        if smallest > 1 - self.level + 1e-12:
-            num_a, num_b = len(self.runs_a), len(self.runs_b)
-            units = f"{num_a} pairs" if self.paired else f"{num_a} runs against {num_b}"
-            more = "More runs, or fewer measures and modes," if self.correction == "holm" else "More runs"
-            lines = [
-                f"Nothing can be decided: with {units} no corrected p-value can be below {smallest:.2g}. "
-                f"{more} are needed.",
-                *lines,
-            ]
-        return lines
+        hopeless = nothing_decidable(*self._sizes, **self._rule, level=self.level)
+        return [hopeless, *lines] if hopeless else lines
 
     @property
     def smallest_corrected_p(self) -> float:
         """What the smallest of the corrected p-values can be at best."""
-        samples = [row.sample for row in self.rows if row.sample]
-        return samples[0].smallest_p * (len(samples) if self.correction == "holm" else 1)
+        return smallest_corrected_p(*self._sizes, **self._rule)
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        return len(self.runs_a), len(self.runs_b)
+
+    @property
+    def _rule(self) -> dict[str, Any]:
+        num_rows = sum(not reason for reason in self.reasons)
+        return {"paired": self.paired, "correction": self.correction, "num_rows": num_rows}
 
     @cached_property
     def rows(self) -> list[ContrastRow]:
