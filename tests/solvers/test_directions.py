@@ -10,7 +10,8 @@ from torch import nn
 
 from thalweg.measures.surfaces.line import line_slice
 from thalweg.objective.objective import Objective
-from thalweg.solvers.directions import filter_normalized, random_direction
+from thalweg.solvers.directions import random_direction
+from thalweg.solvers.normalisation import filter_normalized
 
 
 @pytest.fixture
