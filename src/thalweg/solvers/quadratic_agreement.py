@@ -10,9 +10,8 @@ Hessian of another function than the one drawn, shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import ClassVar
 
 import torch
@@ -22,18 +21,11 @@ from thalweg.core.arguments import check_fraction, check_positive
 from thalweg.core.measurement import ErrorBudget, Measurement, hash_tensors
 from thalweg.core.progress import Progress, part_of
 from thalweg.objective.check_objective import check_objective
-from thalweg.objective.evaluation import Point
 from thalweg.objective.objective import Objective
 from thalweg.operators.hessian import Hessian
 from thalweg.solvers.checked_vector import checked_vector
 from thalweg.solvers.directions import Directions
-
-# Differences over these multiples of the step: two extrapolations, whose difference is the error.
-MULTIPLES = (1, 2, 4)
-
-# Sum of the absolute weights of a second difference, extrapolated, times the squared step: of what a loss is
-# rounded by, how much may be in it.
-AXIS_WEIGHT, MIXED_WEIGHT = 17 / 3, 17 / 12
+from thalweg.solvers.second_differences import second_differences
 
 # A loss below this is no scale for the step: its rounding is that of the outputs.
 LEAST_LOSS = 0.01
@@ -62,6 +54,9 @@ class QuadraticAgreement(Measurement):
         buffers that travel to another network, bend it too. Where nothing moves but parameters, the same.
     steps
         ``(D,)``, the smallest step along each direction.
+    statistics_effect
+        The largest difference between `surface_curvatures` and `curvatures`, on the scale of the value: what
+        moving buffers add. Nought where none move.
     rtol
         As asked.
     verdict
@@ -77,14 +72,9 @@ class QuadraticAgreement(Measurement):
     surface_curvatures: Tensor
     surface_curvature_errors: Tensor
     steps: Tensor
+    statistics_effect: float
     rtol: float
     verdict: str
-
-    @property
-    def statistics_effect(self) -> float:
-        """What moving buffers add to the surface's curvature, at most, over the Hessian's largest; else 0."""
-        gap = (self.surface_curvatures - self.curvatures).abs().max()
-        return float(gap / self.hessian_form.abs().max()) if float(gap) else 0.0
 
     def __repr__(self) -> str:
         head = super().__repr__()
@@ -101,10 +91,8 @@ def agreement(
 ) -> QuadraticAgreement:
     r"""Compare second differences of the loss about the centre with :math:`d_i^\top H d_j`.
 
-    Along each axis, and diagonally for each pair, the second difference over h, 2h and 4h: c(h), c(2h),
-    c(4h), each in error by a multiple of h² and more. :math:`[4 c(h) - c(2h)] / 3` is free of that; its error
-    is taken to be its distance from the same of the doubled steps, sixteen times what remains if the loss is
-    smooth, and what rounding may do. That takes 1 + 6 D + 6 D (D - 1) evaluations of the loss, and D products.
+    The losses are taken at steps of h, 2h and 4h along each axis, and diagonally for each pair; see
+    `thalweg.solvers.second_differences`. That takes 1 + 6 D + 6 D (D - 1) evaluations, and D products.
 
     **Which function.** In ``"recalibrated"`` mode the Hessian holds the statistics of the centre constant,
     and the surface recomputes them at every point; towards a network in ``"running"`` mode they move with the
@@ -144,7 +132,7 @@ def agreement(
     check_objective("objective", objective)
     check_fraction("rtol", rtol, "0.05 allows the two to differ by 5 %")
     V, offsets = _columns(objective, directions)
-    D, held = V.shape[1], objective.frozen()
+    held = objective.frozen()
     lengths = V.cpu().double().norm(dim=0)
 
     moves = held is not objective or offsets is not None
@@ -153,10 +141,12 @@ def agreement(
     form, form_errors = _hessian_form(operator, V)
     _tell(part_of(progress, 0, num_parts))
     steps = _steps(objective, form, lengths, step)
-    curvatures, errors = _differences(held, V, None, steps, part_of(progress, 1, num_parts))
+    curvatures, errors = second_differences(held, V, None, steps, part_of(progress, 1, num_parts))
     surface, surface_errors = curvatures, errors
     if moves:
-        surface, surface_errors = _differences(objective, V, offsets, steps, part_of(progress, 2, num_parts))
+        surface, surface_errors = second_differences(
+            objective, V, offsets, steps, part_of(progress, 2, num_parts)
+        )
 
     unit = torch.outer(lengths, lengths)
     scale = float(torch.linalg.matrix_norm(form / unit, 2))
@@ -188,6 +178,7 @@ def agreement(
         surface_curvatures=surface,
         surface_curvature_errors=surface_errors,
         steps=steps,
+        statistics_effect=float(((surface - curvatures).abs() / unit).max()) / scale,
         rtol=float(rtol),
         verdict="agrees" if high <= rtol else "differs" if low > rtol else "undecided",
     )
@@ -233,71 +224,6 @@ def _steps(
     # Infinite along a direction without curvature.
     doubling = (2 * loss / form.diagonal().abs()).sqrt()
     return eps ** (1 / 6) * torch.minimum(doubling, longest)
-
-
-def _differences(
-    objective: Objective,
-    V: Tensor,
-    offsets: Mapping[str, Tensor] | None,
-    steps: Tensor,
-    progress: Progress | None,
-) -> tuple[Tensor, Tensor]:
-    """Second differences of the loss along the columns of `V` ``(P, D)``, and their errors, both ``(D, D)``."""
-    D = V.shape[1]
-    pairs = list(combinations(range(D), 2))
-    corners = ((1, 1), (1, -1), (-1, 1), (-1, -1))
-    places: list[dict[int, int]] = [{}]  # direction to multiple of its step
-    places += [{j: sign * k} for j in range(D) for k in MULTIPLES for sign in (1, -1)]
-    places += [{i: p * k, j: q * k} for i, j in pairs for k in MULTIPLES for p, q in corners]
-
-    def points() -> Iterator[Point]:
-        for place in places:
-            params, buffers = objective.params, None
-            if offsets is not None:
-                buffers = dict(objective.buffers)
-            for j, multiple in place.items():
-                length = multiple * float(steps[j])
-                params = params + length * V[:, j]
-                for name, offset in (offsets or {}).items():
-                    assert buffers is not None
-                    buffers[name] = buffers[name] + length * offset[j]
-            yield params, buffers
-
-    total = len(places)
-    # By eager passes: so small a difference must not be that between two ways to compute.
-    found = objective.evaluate_points(
-        points(), on_point=(lambda done: progress(done, total)) if progress else None
-    )
-    losses = found.losses
-    noise = torch.finfo(objective.dtype).eps * float(found.example_losses.double().abs().mean(1).max())
-    num = len(MULTIPLES)
-    axes = losses[1 : 1 + 2 * num * D].view(D, num, 2)
-    mixed = losses[1 + 2 * num * D :].view(len(pairs), num, 4)
-    multiples = torch.tensor(MULTIPLES, dtype=torch.float64)
-
-    curvatures, errors = torch.zeros(2, D, D, dtype=torch.float64)
-    for j in range(D):
-        squares = (multiples * steps[j]).square()
-        bends = (axes[j, :, 0] - 2 * losses[0] + axes[j, :, 1]) / squares
-        curvatures[j, j], errors[j, j] = _extrapolated(bends)
-        errors[j, j] += AXIS_WEIGHT * noise / squares[0]
-    for row, (i, j) in enumerate(pairs):
-        squares = multiples.square() * steps[i] * steps[j]
-        signs = torch.tensor([p * q for p, q in corners], dtype=torch.float64)
-        bends = mixed[row] @ signs / (4 * squares)
-        value, error = _extrapolated(bends)
-        error += MIXED_WEIGHT * noise / squares[0]
-        curvatures[i, j] = curvatures[j, i] = value
-        errors[i, j] = errors[j, i] = error
-    # The L2 term is quadratic, and its curvature known.
-    exact = V.cpu().double()
-    return curvatures + objective.weight_decay * (exact.T @ exact), errors
-
-
-def _extrapolated(bends: Tensor) -> tuple[Tensor, Tensor]:
-    """Richardson's value of differences over h, 2h and 4h, and its distance from that of the last two."""
-    finer, coarser = (4 * bends[:-1] - bends[1:]) / 3
-    return finer, (finer - coarser).abs()
 
 
 def _tell(progress: Progress | None) -> None:
