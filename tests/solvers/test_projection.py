@@ -20,7 +20,7 @@ def normals(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_coordinates_are_in_steps_of_the_directions_however_long_these_are() -> None:
-    """Li et al.'s code divides by the norm where its square belongs: along (2, 0, 0) it puts 6 at 6, not 3."""
+    """Divided by the norm where its square belongs, as in Li et al.'s code, 6 along (2, 0, 0) is 6, not 3."""
     V = torch.tensor([[2.0, 0.0], [0.0, 0.5], [0.0, 0.0]], dtype=DTYPE)
     centre = torch.tensor([1.0, 1.0, 1.0], dtype=DTYPE)
     found = project([centre + torch.tensor([6.0, 2.0, 7.0])], centre, V)

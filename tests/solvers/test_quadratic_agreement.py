@@ -1,4 +1,4 @@
-"""The surface's curvature at its centre against the Hessian's: exact where it must be, and where they differ."""
+"""The surface's curvature at its centre against the Hessian's: where they agree, and where they must not."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_progress_never_falls_and_ends_at_the_whole(unchanged) -> None:
 def test_bad_input_is_refused(toys) -> None:
     o, _ = bowl(toys)
     v = normals(6)
-    with pytest.raises(TypeError, match="`objective` must be a thalweg.Objective"):
+    with pytest.raises(TypeError, match=r"`objective` must be a thalweg\.Objective"):
         agreement(nn.Linear(1, 1), v)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`step` must be positive and finite, got 0"):
         agreement(o, v, step=0)
