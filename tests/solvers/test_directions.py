@@ -76,6 +76,8 @@ def test_norms_and_cosines_are_those_of_the_columns(objective: Objective) -> Non
     expected = torch.nn.functional.cosine_similarity(V[:, 0], V[:, 2], dim=0)
     assert float(found.cosines[0, 2]) == pytest.approx(float(expected), rel=1e-12)
     assert found.names == ("given 0", "given 1", "given 2")
+    as_array = find_directions(objective, V.numpy(), orthogonalise=False, seed=0)
+    assert torch.equal(as_array.vectors, V)
 
 
 @pytest.mark.parametrize("cosine", [0.3, -0.99, 0.99999])

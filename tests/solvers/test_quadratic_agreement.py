@@ -120,7 +120,7 @@ def test_recalibrated_statistics_bend_the_surface_and_that_is_said() -> None:
 
 
 def test_buffers_that_travel_to_a_network_bend_the_surface(toys) -> None:
-    one, two = (Objective(cnn(s), images(), batch_norm="running") for s in (0, 0))
+    one = Objective(cnn(), images(), batch_norm="running")
     two = one.at(one.params + 0.1 * normals(one.space.dim), {k: b + 0.3 for k, b in one.buffers.items()})
     directions = find_directions(one, [two, "random"], seed=0)
     found = agreement(one, directions)
@@ -171,7 +171,7 @@ def test_steps_that_rounding_swallows_decide_nothing() -> None:
     flat = agreement(o.at(0 * o.params), torch.eye(o.space.dim, dtype=DTYPE)[:, :1])
     # Inputs do not matter while the second layer is nought.
     assert float(flat.hessian_form) == 0
-    assert flat.verdict in ("agrees", "undecided")
+    assert flat.verdict == "undecided"
 
 
 def test_the_result_is_a_measurement_and_goes_through_json() -> None:

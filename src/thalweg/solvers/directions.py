@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -279,6 +280,7 @@ def find_directions(
 
 def _entries(kinds: Any, num_directions: int | None) -> list[Any]:
     """One kind a direction."""
+    kinds = torch.from_numpy(kinds) if isinstance(kinds, np.ndarray) else kinds
     if isinstance(kinds, Tensor) and kinds.ndim == 2:
         kinds = list(kinds.T)
     elif isinstance(kinds, str | Tensor | Objective) or not isinstance(kinds, Sequence):
