@@ -27,6 +27,13 @@ from thalweg.solvers.checked_vector import checked_vector
 from thalweg.solvers.directions import Directions
 from thalweg.solvers.second_differences import second_differences
 
+# Between one try of steps and the next; and how many times the precision the rise over a step must be,
+# relative to the loss, for differences to have any digits.
+SHRINKAGE, ROUNDED = 4, 100
+
+# Errors below this part of the tolerance need no smaller steps.
+FINE_ENOUGH = 0.1
+
 # A loss below this is no scale for the step: its rounding is that of the outputs.
 LEAST_LOSS = 0.01
 
@@ -92,7 +99,8 @@ def agreement(
     r"""Compare second differences of the loss about the centre with :math:`d_i^\top H d_j`.
 
     The losses are taken at steps of h, 2h and 4h along each axis, and diagonally for each pair; see
-    `thalweg.solvers.second_differences`. That takes 1 + 6 D + 6 D (D - 1) evaluations, and D products.
+    `thalweg.solvers.second_differences`. That takes 1 + 6 D + 6 D (D - 1) evaluations for each size of steps,
+    and D products.
 
     **Which function.** In ``"recalibrated"`` mode the Hessian holds the statistics of the centre constant,
     and the surface recomputes them at every point; towards a network in ``"running"`` mode they move with the
@@ -101,9 +109,9 @@ def agreement(
     difference.
 
     **Kinks.** The Hessian of a network of ReLUs or max pooling is that of the piece around the centre;
-    differences over a finite step cross into other pieces, and see their bends, too. Such a network can
-    differ, and no smaller step that rounding allows need show it otherwise: the value then is how much of the
-    curvature that is.
+    differences over a finite step cross into other pieces, and see their bends, too. Where that shows in the
+    errors, steps are made smaller, as far as rounding allows; of all steps tried, those with the least error
+    count. A network with very many kinks can still differ, by what they bend on average.
 
     Parameters
     ----------
@@ -113,8 +121,9 @@ def agreement(
         `Directions`, or vectors ``(P,)`` or ``(P, D)``.
     step
         h, in steps along the direction, for all or each. By default that over which the Hessian lets the loss
-        rise by eps^(1/3) of itself, with eps the precision of the objective's dtype, but no longer than
-        eps^(1/6) of the length of the parameters.
+        rise by sqrt(eps) of itself, with eps the precision of the objective's dtype, but no longer than
+        eps^(1/4) of the length of the parameters; while errors exceed a tenth of `rtol`, a quarter of it,
+        and so on. For smaller ones pass the objective in float64.
     rtol
         Relative difference that counts as agreement, in (0, 1).
     progress
@@ -134,32 +143,40 @@ def agreement(
     V, offsets = _columns(objective, directions)
     held = objective.frozen()
     lengths = V.cpu().double().norm(dim=0)
+    unit = torch.outer(lengths, lengths)
 
-    moves = held is not objective or offsets is not None
-    num_parts = 3 if moves else 2
     operator = Hessian(held)
     form, form_errors = _hessian_form(operator, V)
-    _tell(part_of(progress, 0, num_parts))
-    steps = _steps(objective, form, lengths, step)
-    curvatures, errors = second_differences(held, V, None, steps, part_of(progress, 1, num_parts))
-    surface, surface_errors = curvatures, errors
-    if moves:
-        surface, surface_errors = second_differences(
-            objective, V, offsets, steps, part_of(progress, 2, num_parts)
-        )
+    curved = float(torch.linalg.matrix_norm(form / unit, 2))
+    ladder = _ladder(objective, form, lengths, step)
+    moves = held is not objective or offsets is not None
+    num_parts = 1 + len(ladder) + moves
 
-    unit = torch.outer(lengths, lengths)
-    scale = float(torch.linalg.matrix_norm(form / unit, 2))
-    gaps, bounds = (curvatures - form).abs() / unit, (errors + form_errors) / unit
-    # In a plane so flat that errors are as large as its curvature, they are the scale: nothing can be told.
-    scale = max(scale, float(bounds.max()))
-    if scale == 0:
-        scale = 1.0
-    value, bound = float(gaps.max()) / scale, float(bounds.max()) / scale
-    low, high = float((gaps - bounds).max()) / scale, float((gaps + bounds).max()) / scale
+    def worst(errors: Tensor) -> float:
+        return float(((errors + form_errors) / unit).max())
+
+    tried: list[tuple[Tensor, Tensor, Tensor]] = []
+    for rung, steps in enumerate(ladder):
+        part = part_of(progress, 1 + rung, num_parts)
+        tried.append((*second_differences(held, V, None, steps, part), steps))
+        if worst(tried[-1][1]) <= FINE_ENOUGH * rtol * curved:
+            break
+    # By their error, not by what they come to: how near to the Hessian must not choose the step.
+    curvatures, errors, steps = min(tried, key=lambda found: worst(found[1]))
+    surface, surface_errors = curvatures, errors
+    last = part_of(progress, num_parts - 1, num_parts)
+    if moves:
+        surface, surface_errors = second_differences(objective, V, offsets, steps, last)
+    elif last:
+        last(1, 1)
+
+    # Where errors are as large as the plane's curvature they are the scale: nothing can be told.
+    scale = max(curved, worst(errors)) or 1.0
+    gaps, bounds = (curvatures - form).abs() / unit / scale, (errors + form_errors) / unit / scale
+    low, high = float((gaps - bounds).max()), float((gaps + bounds).max())
     return QuadraticAgreement(
-        value=value,
-        error=ErrorBudget(solver=bound),
+        value=float(gaps.max()),
+        error=ErrorBudget(solver=float(bounds.max())),
         provenance={
             "function": "agreement",
             "arguments": {
@@ -208,24 +225,23 @@ def _hessian_form(operator: Hessian, V: Tensor) -> tuple[Tensor, Tensor]:
     return (form + form.T) / 2, (form - form.T).abs() + torch.maximum(rounding, rounding.T)
 
 
-def _steps(
+def _ladder(
     objective: Objective, form: Tensor, lengths: Tensor, asked: float | Sequence[float] | None
-) -> Tensor:
+) -> list[Tensor]:
+    """Steps ``(D,)`` to try in turn, ever smaller ones: those asked for alone, if any are."""
     if asked is not None:
         given = list(asked) if isinstance(asked, Sequence) else [asked] * len(lengths)
         for one in given:
             check_positive("step", one, "leave it out for one that fits the curvature")
         if len(given) != len(lengths):
             raise ValueError(f"`step` must be one number, or {len(lengths)}, one a direction, got {asked!r}.")
-        return torch.tensor(given, dtype=torch.float64)
+        return [torch.tensor(given, dtype=torch.float64)]
     eps = torch.finfo(objective.dtype).eps
     loss = max(abs(objective.without_decay().value()), LEAST_LOSS)
     longest = max(1.0, float(objective.params.cpu().double().norm())) / lengths
     # Infinite along a direction without curvature.
     doubling = (2 * loss / form.diagonal().abs()).sqrt()
-    return eps ** (1 / 6) * torch.minimum(doubling, longest)
-
-
-def _tell(progress: Progress | None) -> None:
-    if progress:
-        progress(1, 1)
+    parts = [eps**0.25]
+    while (parts[-1] / SHRINKAGE) ** 2 >= ROUNDED * eps:
+        parts.append(parts[-1] / SHRINKAGE)
+    return [part * torch.minimum(doubling, longest) for part in parts]
