@@ -61,6 +61,9 @@ class QuadraticAgreement(Measurement):
         buffers that travel to another network, bend it too. Where nothing moves but parameters, the same.
     steps
         ``(D,)``, the smallest step along each direction.
+    precision
+        In which the losses of the differences were computed: the objective's, or ``"float64"`` where that had
+        too few digits.
     statistics_effect
         The largest difference between `surface_curvatures` and `curvatures`, on the scale of the value: what
         moving buffers add. Nought where none move.
@@ -79,6 +82,7 @@ class QuadraticAgreement(Measurement):
     surface_curvatures: Tensor
     surface_curvature_errors: Tensor
     steps: Tensor
+    precision: str
     statistics_effect: float
     rtol: float
     verdict: str
@@ -123,7 +127,7 @@ def agreement(
         h, in steps along the direction, for all or each. By default that over which the Hessian lets the loss
         rise by sqrt(eps) of itself, with eps the precision of the objective's dtype, but no longer than
         eps^(1/4) of the length of the parameters; while errors exceed a tenth of `rtol`, a quarter of it,
-        and so on. For smaller ones pass the objective in float64.
+        and so on; then the same in float64, if the model runs in it.
     rtol
         Relative difference that counts as agreement, in (0, 1).
     progress
@@ -148,25 +152,31 @@ def agreement(
     operator = Hessian(held)
     form, form_errors = _hessian_form(operator, V)
     curved = float(torch.linalg.matrix_norm(form / unit, 2))
-    ladder = _ladder(objective, form, lengths, step)
+    # What has too few digits in the objective's own precision may have enough in double.
+    held_in = [held]
+    if held.dtype != torch.float64 and operator.check.dtype == torch.float64:
+        held_in.append(held.to_dtype(torch.float64))
+    ladder = [(o, steps) for o in held_in for steps in _ladder(o, form, lengths, step)]
     moves = held is not objective or offsets is not None
     num_parts = 1 + len(ladder) + moves
 
     def worst(errors: Tensor) -> float:
         return float(((errors + form_errors) / unit).max())
 
-    tried: list[tuple[Tensor, Tensor, Tensor]] = []
-    for rung, steps in enumerate(ladder):
+    tried: list[tuple[Tensor, Tensor, Tensor, Objective]] = []
+    for rung, (o, steps) in enumerate(ladder):
         part = part_of(progress, 1 + rung, num_parts)
-        tried.append((*second_differences(held, V, None, steps, part), steps))
+        tried.append((*second_differences(o, V.to(o.dtype), None, steps, part), steps, o))
         if worst(tried[-1][1]) <= FINE_ENOUGH * rtol * curved:
             break
     # By their error, not by what they come to: how near to the Hessian must not choose the step.
-    curvatures, errors, steps = min(tried, key=lambda found: worst(found[1]))
+    curvatures, errors, steps, used = min(tried, key=lambda found: worst(found[1]))
     surface, surface_errors = curvatures, errors
     last = part_of(progress, num_parts - 1, num_parts)
     if moves:
-        surface, surface_errors = second_differences(objective, V, offsets, steps, last)
+        drawn = objective if used.dtype == objective.dtype else objective.to_dtype(used.dtype)
+        travelling = None if offsets is None else {k: t.to(used.dtype) for k, t in offsets.items()}
+        surface, surface_errors = second_differences(drawn, V.to(used.dtype), travelling, steps, last)
     elif last:
         last(1, 1)
 
@@ -195,6 +205,7 @@ def agreement(
         surface_curvatures=surface,
         surface_curvature_errors=surface_errors,
         steps=steps,
+        precision=str(used.dtype).removeprefix("torch."),
         statistics_effect=float(((surface - curvatures).abs() / unit).max()) / scale,
         rtol=float(rtol),
         verdict="agrees" if high <= rtol else "differs" if low > rtol else "undecided",
@@ -226,7 +237,7 @@ def _hessian_form(operator: Hessian, V: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ladder(
-    objective: Objective, form: Tensor, lengths: Tensor, asked: float | Sequence[float] | None
+    o: Objective, form: Tensor, lengths: Tensor, asked: float | Sequence[float] | None
 ) -> list[Tensor]:
     """Steps ``(D,)`` to try in turn, ever smaller ones: those asked for alone, if any are."""
     if asked is not None:
@@ -236,9 +247,9 @@ def _ladder(
         if len(given) != len(lengths):
             raise ValueError(f"`step` must be one number, or {len(lengths)}, one a direction, got {asked!r}.")
         return [torch.tensor(given, dtype=torch.float64)]
-    eps = torch.finfo(objective.dtype).eps
-    loss = max(abs(objective.without_decay().value()), LEAST_LOSS)
-    longest = max(1.0, float(objective.params.cpu().double().norm())) / lengths
+    eps = torch.finfo(o.dtype).eps
+    loss = max(abs(o.without_decay().value()), LEAST_LOSS)
+    longest = max(1.0, float(o.params.cpu().double().norm())) / lengths
     # Infinite along a direction without curvature.
     doubling = (2 * loss / form.diagonal().abs()).sqrt()
     parts = [eps**0.25]
