@@ -98,9 +98,26 @@ def test_in_single_precision_the_error_is_larger_and_still_covers() -> None:
     coarse = agreement(single, find_directions(single, kinds, seed=0))
     fine = agreement(exact, find_directions(exact, kinds, seed=0))
     assert coarse.verdict == fine.verdict == "agrees"
+    assert (coarse.precision, fine.precision) == ("float32", "float64")
     assert (coarse.error.solver or 0) > 10 * (fine.error.solver or 0)
     gaps = (coarse.curvatures - fine.hessian_form).abs()
     assert bool((gaps <= coarse.curvature_errors + 1e-5 * fine.hessian_form.abs().max()).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mode", ["running", "recalibrated"])
+def test_steps_shrink_until_kinks_are_out_of_the_way(toys, dtype: torch.dtype, mode: str) -> None:
+    """A ReLU network with few examples; at the first step the difference is of the order of the curvature."""
+    x, y = toys.images()
+    o = Objective(toys.convnet(dtype=dtype), (x.to(dtype), y), batch_norm=mode)
+    directions = find_directions(o, ("random", "random"), seed=0)
+    found = agreement(o, directions)
+    assert found.verdict == "agrees", found
+    assert found.precision == "float64"
+    assert found.value <= (found.error.solver or 0)
+    rough = agreement(o, directions, step=0.01)
+    assert rough.value > 10 * found.value
+    assert rough.verdict != "agrees"
 
 
 def test_recalibrated_statistics_bend_the_surface_and_that_is_said() -> None:
