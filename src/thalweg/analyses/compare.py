@@ -19,9 +19,9 @@ from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import stream_seed
-from thalweg.measures.connectivity.comparable import check_same_setting
 from thalweg.objective.batch_norm import BatchNormMode
 from thalweg.objective.objective import Objective
+from thalweg.solvers.comparable import check_same_setting
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,10 @@ def test_evaluations_are_counted_and_shared(toys, monkeypatch) -> None:
         ({"first_distance": 200.0}, "`first_distance` must be at most max_distance = 100.0, got 200.0"),
         ({"num_directions": -1}, "`num_directions` must be a whole number of at least 0, got -1"),
         ({"num_eigenvectors": 1000}, "`num_eigenvectors` must be at most P = "),
-        ({"normalisation": "layer"}, "`normalisation` must be one of filter, raw, got 'layer'"),
+        (
+            {"normalisation": "tensor"},
+            "`normalisation` must be one of filter, layer, global, raw, none, got 'tensor'",
+        ),
         ({"directions": torch.ones(3)}, r"`directions` must have shape \(P,\) or \(P, K\) with P = "),
         ({"rtol": 0}, r"`rtol` must lie in \(0, 1\)"),
     ],

@@ -297,7 +297,7 @@ def test_progress_ends_at_the_total(objective: Objective) -> None:
         ({"span": 0.0}, "`span` must be positive and finite, got 0.0"),
         ({"span": math.inf}, "`span` must be positive and finite, got inf"),
         ({"span": math.nan}, "`span` must be positive and finite, got nan"),
-        ({"normalisation": "layer"}, "`normalisation` must be one of filter, raw"),
+        ({"normalisation": "tensor"}, "`normalisation` must be one of filter, layer"),
         ({"ignore": "bias"}, "`ignore` must be one of"),
     ],
 )

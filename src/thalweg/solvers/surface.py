@@ -1,0 +1,40 @@
+"""What slices of one, two and three dimensions share: heights on a rectangular grid of parameter space."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from thalweg.core.measurement import Measurement
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Surface(Measurement, ABC):
+    """Losses on a grid.
+
+    A point whose loss is not finite is NaN. Where the losses come from a sample of the examples, `fold_losses`
+    says how they would vary with it.
+
+    Parameters
+    ----------
+    fold_losses
+        ``(F, *grid)`` float64: the mean losses over each of F disjoint random parts of the sample, the same
+        examples at every point, so that points can be resampled jointly. ``None`` where the losses are exact.
+    fold_sizes
+        ``(F,)`` int64: examples of each part. ``None`` likewise.
+    """
+
+    fold_losses: Tensor | None = None
+    fold_sizes: Tensor | None = None
+
+    @property
+    @abstractmethod
+    def axes(self) -> tuple[Tensor, ...]:
+        """Coordinates along each dimension, float64, ascending."""
+
+    @property
+    @abstractmethod
+    def heights(self) -> Tensor:
+        """Losses on the grid, float64, shape ``(len(axes[0]), ...)``."""
