@@ -11,6 +11,7 @@ from thalweg.report import audit_figures as audit
 from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
 from thalweg.report import order_figures as order
+from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
 
 if TYPE_CHECKING:
@@ -104,6 +105,47 @@ def _path(result: Any) -> Figure:
     return figure
 
 
+def _curve(result: Any) -> Figure:
+    was_trained = len(result.training_losses) > 0
+    figure, axes = draw.new_figure(1, 2 + was_trained, width=10.4 if was_trained else 7.2, height=3)
+    for ax, quantity in zip(axes.flat, ("loss", "accuracy"), strict=False):
+        draw.draw_path(ax, result, quantity, draw.BLUE)
+        ax.set_xlabel("position t on the curve")
+    draw.scale_loss_axis(axes[0, 0], result.losses)
+    bends = f"{result.num_bends} bend{'s' if result.num_bends > 1 else ''}"
+    axes[0, 0].set_title(f"Loss ({result.kind}, {bends})")
+    axes[0, 1].set_title(f"Accuracy (length {result.arc_length / result.distance:.3g} × straight)")
+    if was_trained:
+        paths.draw_curve_training(axes[0, 2], result, draw.BLUE)
+        axes[0, 2].set_title("Training of the curve")
+    return figure
+
+
+def _instability(result: Any) -> Figure:
+    has_classes = not bool(result.error_barriers.isnan().all())
+    figure, axes = draw.new_figure(1, 1 + has_classes, width=8.4 if has_classes else 4.6, height=3.2)
+    paths.draw_instability(axes[0, 0], result, "barriers")
+    axes[0, 0].set_title("Loss (band: 95 % over the seeds)")
+    if has_classes:
+        paths.draw_instability(axes[0, 1], result, "error_barriers")
+        axes[0, 1].set_title("Error rate")
+    axes[0, 0].legend()
+    return figure
+
+
+def _seeds(result: Any) -> Figure:
+    figure, axes = draw.new_figure(1, 1, width=6, height=2.2)
+    ax = axes[0, 0]
+    draw.draw_samples(ax, result.values, 0.0, draw.BLUE)
+    half = result.error.half_width(0.95)
+    ax.axvspan(result.value - half, result.value + half, color=draw.FAINT, label="mean, 95 %", zorder=0)
+    ax.set_xlabel(f"value of {result.repeated}, one dot a seed")
+    ax.set_yticks([])
+    ax.set_ylim(-0.6, 0.6)
+    ax.legend()
+    return figure
+
+
 def _spread(result: Any) -> Figure:
     figure, axes = draw.new_figure(1, 1, width=6, height=2.2)
     ax = axes[0, 0]
@@ -175,6 +217,7 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "train": _history,
     "line_slice": _slice,
     "linear_path": _path,
+    "bezier_path": _curve,
     "sam_sharpness": _single(draw.draw_restarts),
     "sam_sharpness_spread": _spread,
     "keskar_sharpness": _single(
@@ -194,4 +237,6 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "invariance_audit": _audit,
     "compare": order.comparison_figure,
     "contrast": order.contrast_figure,
+    "instability": _instability,
+    "seed_spread": _seeds,
 }
