@@ -35,7 +35,7 @@ def draw_instability(axes: Axes, result: Any, quantity: str) -> None:
     table = draw.numbers(getattr(result, quantity))  # (M, S, K)
     lows, highs = (draw.numbers(end) for end in result.band(0.95))
     for m, mode in enumerate(result.modes):
-        style = {"color": COLOURS[m % len(COLOURS)], "marker": MARKERS[m % len(MARKERS)]}
+        style: dict[str, Any] = {"color": COLOURS[m % len(COLOURS)], "marker": MARKERS[m % len(MARKERS)]}
         if quantity == "barriers" and np.isfinite(lows[m]).all():
             axes.fill_between(steps, lows[m], highs[m], color=style["color"], alpha=0.16, linewidth=0)
         for row in table[m]:

@@ -83,8 +83,9 @@ def bezier_path(
 
     t is uniform on [0, 1], so that the mean is over the curve's parameter and not over its length. The bends
     start on the straight line, and are trained by stochastic gradient descent on mini-batches of the
-    objective's own data, one t a step, with the schedule of Garipov et al.: the full rate for half of the
-    steps, falling to a hundredth of it at nine tenths. L is ``objective.value()``, L2 term included; the
+    objective's own data, one t a step (spread more evenly than independent ones, each uniform by itself), with
+    the schedule of Garipov et al.: the full rate for half of the steps, falling to a hundredth of it at nine
+    tenths. L is ``objective.value()``, L2 term included; the
     losses reported leave it out. Any network will do: the gradient in a bend is that in the parameters, times
     a number.
 

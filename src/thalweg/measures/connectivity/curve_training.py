@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from thalweg.objective.value_and_gradient import value_and_gradient
 # Garipov et al.'s schedule: the whole rate for half of the steps, then down a straight line to a hundredth
 # of it at nine tenths of them.
 FULL_UNTIL, LOW_FROM, LOW = 0.5, 0.9, 0.01
+
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ def trained(
 ) -> tuple[Curve, Tensor, Tensor]:
     r"""Minimise :math:`E_t L(\varphi(t))`, t uniform, over the bends; the ends stay.
 
-    A step draws one t and one mini-batch of the objective's data, as Garipov et al. do.
+    A step takes one t and one mini-batch of the objective's data, as Garipov et al.'s does. Their t are
+    independent; ours are spread evenly over the steps, see `_positions`, which leaves the mean as it is and
+    takes out most of the noise that the t bring.
 
     Parameters
     ----------
@@ -83,9 +88,7 @@ def trained(
     NonFiniteLossError
         If the loss or its gradient becomes NaN or infinite, naming the step.
     """
-    positions = torch.rand(
-        training.num_steps, generator=generator(seed, "curve", "position"), dtype=torch.float64
-    )
+    positions = _positions(training.num_steps, seed)
     if not training.num_steps:
         return curve, positions, positions
     function = with_batch_statistics(a).without_decay()
@@ -116,6 +119,15 @@ def trained(
     for bend in bends:
         bend.grad = None
     return here, torch.tensor(losses, dtype=torch.float64), positions
+
+
+def _positions(num_steps: int, seed: int) -> Tensor:
+    """Where on the curve each step is taken ``(S,)``: multiples of the golden ratio, shifted at random, mod 1.
+
+    Each is uniform on [0, 1), and n steps in a row leave no gap wider than some 1 / n (Kronecker's sequence).
+    """
+    shift = torch.rand((), generator=generator(seed, "curve", "position"), dtype=torch.float64)
+    return (shift + GOLDEN * torch.arange(num_steps, dtype=torch.float64)) % 1
 
 
 def _batches(num_examples: int, batch_size: int, seed: int) -> Iterator[Tensor]:
