@@ -174,6 +174,7 @@ def instability(
     ICML.
     """
     check_count("num_seeds", num_seeds)
+    check_count("num_points", num_points, least=3)
     stream_seed(seed)
     if split not in ("train", "test") or (split == "test" and test_data is None):
         raise ValueError(f"`split` must be 'train', or 'test' with `test_data`, got {split!r}.")

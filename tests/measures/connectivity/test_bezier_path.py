@@ -41,8 +41,8 @@ def rings(toys):
     return make
 
 
-# With r^2 - 1 a polynomial in t, the mean loss over a curve with its bend at (0, h) is one in h, and so are the
-# best height and the barrier: h^2 / 4 = 9 / 8 and 4 / 81 for the parabola, h^2 = 3 / 2 and 1 / 4 for two sides.
+# r^2 - 1 is a polynomial in t, so that the mean loss over a curve with its bend at (0, h) is one in h. The best
+# height and its barrier: h^2 / 4 = 9 / 8 and 4 / 81 for the parabola, h^2 = 3 / 2 and 1 / 4 for two sides.
 BEST = {"bezier": (3 / math.sqrt(2), 4 / 81), "polygon": (math.sqrt(1.5), 1 / 4)}
 
 
@@ -346,7 +346,10 @@ def test_models_that_differ_are_told_before_training(toys) -> None:
         ({"learning_rate": 0.0}, "`learning_rate` must be positive and finite, got 0.0"),
         ({"momentum": 1.0}, r"`momentum` must lie in \[0, 1\), got 1.0"),
         ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1, got 0"),
-        ({"control_points": torch.zeros(2, 4)}, r"`control_points` must be .* shape .* = \(2, 3\), .* \(2, 4\)"),
+        (
+            {"control_points": torch.zeros(2, 4)},
+            r"`control_points` must be .* shape .* = \(2, 3\), .* \(2, 4\)",
+        ),
         ({"control_points": torch.zeros(2, 3)}, "first column is not the parameters of `a`"),
         ({"control_points": torch.full((2, 3), math.nan)}, "`control_points` must be finite numbers"),
     ],

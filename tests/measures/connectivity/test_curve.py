@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def points(num_bends: int, dim: int = 7, dtype: torch.dtype = torch.float64) -> 
 
 def de_casteljau(control: list[Tensor], t: float) -> Tensor:
     while len(control) > 1:
-        control = [(1 - t) * x + t * y for x, y in zip(control, control[1:], strict=False)]
+        control = [(1 - t) * x + t * y for x, y in pairwise(control)]
     return control[0]
 
 
@@ -92,7 +93,7 @@ def test_a_parabola_has_its_length(height: float) -> None:
 
 def test_a_chain_is_as_long_as_its_pieces_together() -> None:
     control = points(3)
-    pieces = [float(torch.linalg.vector_norm(y - x)) for x, y in zip(control, control[1:], strict=False)]
+    pieces = [float(torch.linalg.vector_norm(y - x)) for x, y in pairwise(control)]
     found = Curve("polygon", control).arc_lengths(np.linspace(0, 1, 9).tolist())
     corners = np.concatenate([[0], np.cumsum(pieces)])
     assert found.tolist() == pytest.approx(np.interp(np.linspace(0, 4, 9), np.arange(5), corners).tolist())
