@@ -41,8 +41,8 @@ def rings(toys):
     return make
 
 
-# r^2 - 1 is a polynomial in t, so that the mean loss over a curve with its bend at (0, h) is one in h. The best
-# height and its barrier: h^2 / 4 = 9 / 8 and 4 / 81 for the parabola, h^2 = 3 / 2 and 1 / 4 for two sides.
+# r^2 - 1 is a polynomial in t, so that the mean loss over a curve with its bend at (0, h) is one in h. The
+# best height and its barrier: h^2 / 4 = 9 / 8 and 4 / 81 for the parabola, h^2 = 3 / 2 and 1 / 4 for two sides.
 BEST = {"bezier": (3 / math.sqrt(2), 4 / 81), "polygon": (math.sqrt(1.5), 1 / 4)}
 
 

@@ -70,7 +70,7 @@ def bezier_path(
     kind: Kind = "bezier",
     num_bends: int = 1,
     num_points: int = 21,
-    num_steps: int = 1000,
+    num_steps: int = 3000,
     learning_rate: float = 0.05,
     momentum: float = 0.9,
     batch_size: int | None = None,
@@ -83,11 +83,10 @@ def bezier_path(
 
     t is uniform on [0, 1], so that the mean is over the curve's parameter and not over its length. The bends
     start on the straight line, and are trained by stochastic gradient descent on mini-batches of the
-    objective's own data, one t a step (spread more evenly than independent ones, each uniform by itself), with
-    the schedule of Garipov et al.: the full rate for half of the steps, falling to a hundredth of it at nine
-    tenths. L is ``objective.value()``, L2 term included; the
-    losses reported leave it out. Any network will do: the gradient in a bend is that in the parameters, times
-    a number.
+    objective's own data, one t a step (each uniform by itself, but spread more evenly than independent ones).
+    The schedule is that of Garipov et al.: the full rate for half of the steps, falling to a hundredth of it
+    at nine tenths. L is ``objective.value()``, L2 term included; the losses reported leave it out. Any network
+    will do: the gradient in a bend is that in the parameters, times a number.
 
     The barrier is an upper bound on what separates the networks: longer training or another seed may find a
     lower curve, and a high barrier proves nothing. As a number it is a lower bound on the barrier of this

@@ -122,9 +122,9 @@ def trained(
 
 
 def _positions(num_steps: int, seed: int) -> Tensor:
-    """Where on the curve each step is taken ``(S,)``: multiples of the golden ratio, shifted at random, mod 1.
+    """Where on the curve each step is taken ``(S,)``: multiples of the golden ratio mod 1, shifted at random.
 
-    Each is uniform on [0, 1), and n steps in a row leave no gap wider than some 1 / n (Kronecker's sequence).
+    Each is uniform on [0, 1), and n steps in a row leave no gap wider than some 2 / n (Kronecker's sequence).
     """
     shift = torch.rand((), generator=generator(seed, "curve", "position"), dtype=torch.float64)
     return (shift + GOLDEN * torch.arange(num_steps, dtype=torch.float64)) % 1
