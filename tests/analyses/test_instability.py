@@ -125,6 +125,11 @@ def test_error_bars_are_students_over_the_seeds(found) -> None:
     half = stats.t.ppf(0.95, 2) * table.std(1, ddof=1) / math.sqrt(3) + result.solver_bounds.numpy().mean(1)
     np.testing.assert_allclose(low, table.mean(1) - half)
     np.testing.assert_allclose(high, table.mean(1) + half)
+    errors = result.error_barriers.numpy()
+    low_error, high_error = result.band(0.9, of="error_barriers")
+    np.testing.assert_allclose((low_error + high_error) / 2, errors.mean(1), atol=1e-12)
+    half = stats.t.ppf(0.95, 2) * errors.std(1, ddof=1) / math.sqrt(3)
+    np.testing.assert_allclose((high_error - low_error) / 2, half, atol=1e-12)
     assert result.value == pytest.approx(table[0, :, 0].mean())
     assert result.interval(0.9) == pytest.approx((float(low[0, 0]), float(high[0, 0])))
     assert result.error.probe.dof == 2

@@ -17,6 +17,7 @@ from thalweg.analyses.seed_spread import seed_spread
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.rng import generator, normal, stream_seed
 from thalweg.measures.connectivity.bezier_path import BezierPath, bezier_path
+from thalweg.measures.connectivity.linear_path import linear_path
 from thalweg.measures.sharpness.average_sharpness import average_sharpness
 from thalweg.objective.objective import Objective
 
@@ -98,5 +99,7 @@ def test_errors_that_all_repeats_share_are_kept() -> None:
 def test_one_seed_shows_no_spread(ends) -> None:
     with pytest.raises(ValueError, match="`num_seeds` must be a whole number of at least 2, got 1"):
         seed_spread(bezier_path, *ends, num_seeds=1, seed=0)
+    with pytest.raises(TypeError, match=r"`measure` must be a function that takes a `seed`.*got linear_path"):
+        seed_spread(linear_path, *ends, seed=0)
     with pytest.raises(TypeError, match="`seed` must be an integer"):
         seed_spread(bezier_path, *ends, seed=None)

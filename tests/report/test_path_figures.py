@@ -97,13 +97,13 @@ def test_instability_shows_each_mode_each_seed_and_the_band(num_seeds, tmp_path)
         "batch norm: running",
         "batch norm: recalibrated",
     ]
-    bands = [path for c in loss.collections for path in c.get_paths()]
-    assert len(bands) == (2 if num_seeds == 3 else 0), "a single seed has none"
-    if bands:
-        low, high = result.band(0.95)
-        heights = bands[1].vertices[:, 1]
-        assert heights.max() == pytest.approx(float(high[1].max()))
-        assert heights.min() == pytest.approx(float(low[1].min()))
+    for axes, name in ((loss, "barriers"), (error, "error_barriers")):
+        bands = [path for c in axes.collections for path in c.get_paths()]
+        assert len(bands) == (2 if num_seeds == 3 else 0), "a single seed has none"
+        low, high = result.band(0.95, name)
+        for m, band in enumerate(bands):
+            assert band.vertices[:, 1].max() == pytest.approx(float(high[m].max()))
+            assert band.vertices[:, 1].min() == pytest.approx(float(low[m].min()))
 
 
 def test_without_classes_there_is_no_error_rate() -> None:

@@ -85,18 +85,24 @@ class Instability(Measurement):
     @property
     def standard_errors(self) -> Tensor:
         """``(M, K)``: of `means`, from the spread over the seeds; NaN for a single seed."""
-        num_seeds = self.barriers.shape[1]
-        return self.barriers.std(1) / math.sqrt(num_seeds) if num_seeds > 1 else self.means * math.nan
+        return _standard_error(self.barriers)
 
-    def band(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Ends ``(M, K)`` of Student's interval around `means`, widened by what the grids may have missed."""
+    def band(
+        self, level: float = 0.95, of: Literal["barriers", "error_barriers"] = "barriers"
+    ) -> tuple[Tensor, Tensor]:
+        """Ends ``(M, K)`` of Student's interval around the mean over the seeds, for each k by itself.
+
+        Of `barriers` widened by what the grids may have missed; of an error rate nobody can say.
+        """
         check_fraction("level", level, "0.95 is customary")
-        num_seeds = self.barriers.shape[1]
+        table = self.barriers if of == "barriers" else self.error_barriers
+        mean, num_seeds = table.mean(1), table.shape[1]
         if num_seeds == 1:
-            return torch.full_like(self.means, -math.inf), torch.full_like(self.means, math.inf)
-        half = float(stats.t.ppf(0.5 + level / 2, num_seeds - 1)) * self.standard_errors
-        half = half + self.solver_bounds.mean(1)
-        return self.means - half, self.means + half
+            return torch.full_like(mean, -math.inf), torch.full_like(mean, math.inf)
+        half = float(stats.t.ppf(0.5 + level / 2, num_seeds - 1)) * _standard_error(table)
+        if of == "barriers":
+            half = half + self.solver_bounds.mean(1)
+        return mean - half, mean + half
 
 
 def instability(
@@ -318,12 +324,10 @@ def _result(
     bounds = table(lambda line: line.error.solver)
     accuracies = table(lambda line: line.accuracies.tolist())  # (M, S, K, T)
     ends = accuracies[..., [0, -1]]
-    num_seeds = len(lines)
-    earliest = barriers[0, :, 0]
-    spread = float(earliest.std()) / math.sqrt(num_seeds) if num_seeds > 1 else math.nan
+    spread = StandardError(float(_standard_error(barriers)[0, 0]), len(lines) - 1)
     return Instability(
-        value=float(earliest.mean()),
-        error=ErrorBudget(solver=float(bounds[0, :, 0].mean()), probe=StandardError(spread, num_seeds - 1)),
+        value=float(barriers[0, :, 0].mean()),
+        error=ErrorBudget(solver=float(bounds[0, :, 0].mean()), probe=spread),
         provenance=provenance,
         branch_steps=torch.tensor(steps),
         num_steps=num_steps,
@@ -336,3 +340,11 @@ def _result(
         end_accuracies=ends,
         distances=distances,
     )
+
+
+def _standard_error(table: Tensor) -> Tensor:
+    """``(M, K)``: of the mean over the seeds of ``(M, S, K)``; NaN for a single one."""
+    num_seeds = table.shape[1]
+    if num_seeds == 1:
+        return torch.full_like(table[:, 0], math.nan)
+    return table.std(1) / math.sqrt(num_seeds)

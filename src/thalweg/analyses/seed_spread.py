@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,8 +82,8 @@ def seed_spread(
 
     Raises
     ------
-    ValueError
-        If `num_seeds` is below 2.
+    TypeError, ValueError
+        If the measure takes no seed, or `num_seeds` is below 2.
     Exception
         What the measure raises.
 
@@ -96,6 +97,11 @@ def seed_spread(
     3
     """
     check_count("num_seeds", num_seeds, least=2)
+    if not callable(measure) or "seed" not in inspect.signature(measure).parameters:
+        raise TypeError(
+            "`measure` must be a function that takes a `seed`, such as thalweg.bezier_path, got "
+            f"{getattr(measure, '__qualname__', repr(measure))}: what draws nothing has no spread."
+        )
     seeds = tuple(stream_seed(seed, "repeat", i) for i in range(num_seeds))
     results = tuple(
         measure(*objectives, seed=s, progress=part_of(progress, i, num_seeds), **arguments)

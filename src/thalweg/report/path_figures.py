@@ -33,10 +33,10 @@ def draw_instability(axes: Axes, result: Any, quantity: str) -> None:
     """``"barriers"`` or ``"error_barriers"`` against the branch step: each seed, means, 95 % band."""
     steps = draw.numbers(result.branch_steps)
     table = draw.numbers(getattr(result, quantity))  # (M, S, K)
-    lows, highs = (draw.numbers(end) for end in result.band(0.95))
+    lows, highs = (draw.numbers(end) for end in result.band(0.95, quantity))
     for m, mode in enumerate(result.modes):
         style: dict[str, Any] = {"color": COLOURS[m % len(COLOURS)], "marker": MARKERS[m % len(MARKERS)]}
-        if quantity == "barriers" and np.isfinite(lows[m]).all():
+        if np.isfinite(lows[m]).all():
             axes.fill_between(steps, lows[m], highs[m], color=style["color"], alpha=0.16, linewidth=0)
         for row in table[m]:
             axes.plot(steps, row, linestyle="none", alpha=0.35, markersize=2.5, markeredgewidth=0, **style)

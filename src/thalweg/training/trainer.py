@@ -105,7 +105,8 @@ def train(
         Steps, 0 for the start, whose checkpoints stay in the folder: see `thalweg.training.branch`.
     branch
         Where this run leaves another one, of the same configuration, whose state at a kept step it starts
-        from; the data come in another order from there on. Its own checkpoint, if there is one, comes first.
+        from, with its history; the data come in another order from there on. Its own checkpoint, if there is
+        one, comes first.
     callbacks
         Called after each step.
     progress

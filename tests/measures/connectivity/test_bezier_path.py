@@ -234,6 +234,46 @@ def test_a_curve_trained_on_some_data_is_evaluated_on_others(toys) -> None:
     assert float(on.training_losses.mean()) < float(trained.training_losses.mean()), "it goes on from there"
 
 
+@pytest.mark.parametrize("kind", BEST)
+def test_one_curve_however_it_is_written(rings, kind) -> None:
+    """Backwards; with one bend more, its degree raised or a side halved: the same points at the same t."""
+    a, b = rings()
+    found = bezier_path(a, b, kind=kind, num_steps=50, seed=0)
+    first, bend, last = found.control_points.unbind(1)
+    back = bezier_path(b, a, kind=kind, num_steps=0, control_points=found.control_points.flip(1), seed=0)
+    torch.testing.assert_close(back.losses, found.losses.flip(0))
+    assert back.barrier == pytest.approx(found.barrier)
+    if kind == "bezier":
+        more = [first, (first + 2 * bend) / 3, (2 * bend + last) / 3, last]
+    else:
+        more = [first, (first + bend) / 2, bend, (bend + last) / 2, last]
+    again = bezier_path(
+        a,
+        b,
+        kind=kind,
+        num_bends=len(more) - 2,
+        num_steps=0,
+        control_points=torch.stack(more, 1),
+        seed=0,
+    )
+    torch.testing.assert_close(again.losses, found.losses)
+    for other in (back, again):
+        assert other.arc_length == pytest.approx(found.arc_length, rel=1e-9)
+
+
+def test_losses_are_the_same_whatever_the_curves_speed(rings) -> None:
+    """Moving a point along the line changes when the curve is where, and not what it passes."""
+    a, b = rings((-1.0, 0.0), (1.0, 0.0))
+    line = torch.stack([a.params, torch.tensor([0.6, 0.0], dtype=torch.float64), b.params], 1)
+    found = bezier_path(a, b, kind="polygon", num_steps=0, control_points=line, seed=0)
+    even = linear_path(a, b, num_points=201)
+    assert found.arc_length == pytest.approx(2)
+    where = (100 * found.arc_lengths).round().long()
+    assert float((100 * found.arc_lengths - where).abs().max()) < 1e-9
+    torch.testing.assert_close(found.losses, even.losses[where])
+    assert found.arc_lengths.diff().unique(dim=0).numel() > 1
+
+
 def test_mini_batches_are_of_one_size_and_use_each_example_as_often() -> None:
     source = _batches(37, 8, seed=4)
     taken = [next(source) for _ in range(37)]

@@ -47,7 +47,7 @@ class BezierPath(Path):
 
     measure: ClassVar[str] = "bezier_path"
 
-    kind: str
+    kind: Kind
     num_bends: int
     control_points: Tensor
     arc_lengths: Tensor
@@ -60,7 +60,7 @@ class BezierPath(Path):
         """Parameters ``(P,)`` of the curve at t in [0, 1]: what `Objective.at` takes."""
         if not 0 <= t <= 1:
             raise ValueError(f"`t` must lie in [0, 1], from one end to the other, got {t!r}.")
-        return Curve("polygon" if self.kind == "polygon" else "bezier", self.control_points.unbind(1)).at(t)
+        return Curve(self.kind, self.control_points.unbind(1)).at(t)
 
 
 def bezier_path(
