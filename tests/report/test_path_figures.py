@@ -110,7 +110,7 @@ def test_without_classes_there_is_no_error_rate() -> None:
     assert len(plot(instability(classes=False)).axes) == 1
 
 
-def test_seeds_are_dots_about_their_mean(tmp_path) -> None:
+def test_seeds_have_a_row_each_and_their_mean_its_interval(tmp_path) -> None:
     values = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)
     result = SeedSpread(
         value=float(values.mean()),
@@ -122,5 +122,10 @@ def test_seeds_are_dots_about_their_mean(tmp_path) -> None:
         results=(Measurement(value=0.1),) * 3,
     )
     (axes,) = plot(result, tmp_path / "seeds.png").axes
-    assert any(line.get_xdata().tolist() == values.tolist() for line in axes.get_lines())
-    assert axes.get_xlabel() == "value of bezier_path, one dot a seed"
+    dots, interval, mean = axes.get_lines()
+    assert dots.get_xdata().tolist() == values.tolist()
+    assert interval.get_xdata().tolist() == list(result.interval(0.95))
+    assert mean.get_xdata().tolist() == [result.value]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["seed 1", "seed 2", "seed 3", "mean, 95 %"]
+    assert axes.get_xlabel() == "value of bezier_path"

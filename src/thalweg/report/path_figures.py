@@ -26,7 +26,7 @@ def draw_curve_training(axes: Axes, result: Any, colour: str) -> None:
     axes.set_xlabel("training step")
     axes.set_ylabel("mini-batch loss on the curve")
     draw.scale_loss_axis(axes, losses)
-    axes.legend()
+    axes.legend(loc="upper right")  # losses fall; looking for the best place takes long with so many dots
 
 
 def draw_instability(axes: Axes, result: Any, quantity: str) -> None:
@@ -54,3 +54,14 @@ def draw_instability(axes: Axes, result: Any, quantity: str) -> None:
     axes.set_ylabel(
         f"barrier ({result.split} loss)" if quantity == "barriers" else f"barrier ({result.split} error rate)"
     )
+
+
+def draw_seeds(axes: Axes, result: Any, colour: str) -> None:
+    """A row for each seed's value, and one for the mean with its 95 % interval."""
+    values = draw.numbers(result.values)
+    rows = np.arange(len(values), 0, -1)
+    axes.plot(values, rows, "o", color=colour, markersize=4.5)
+    draw.draw_interval(axes, result.value, *result.interval(0.95), 0, draw.INK, marker="D")
+    axes.set_yticks([*rows, 0], [*(f"seed {i + 1}" for i in range(len(values))), "mean, 95 %"])
+    axes.set_ylim(-0.6, len(values) + 0.6)
+    axes.set_xlabel(f"value of {result.repeated}")

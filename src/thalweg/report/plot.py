@@ -134,15 +134,9 @@ def _instability(result: Any) -> Figure:
 
 
 def _seeds(result: Any) -> Figure:
-    figure, axes = draw.new_figure(1, 1, width=6, height=2.2)
-    ax = axes[0, 0]
-    draw.draw_samples(ax, result.values, 0.0, draw.BLUE)
-    half = result.error.half_width(0.95)
-    ax.axvspan(result.value - half, result.value + half, color=draw.FAINT, label="mean, 95 %", zorder=0)
-    ax.set_xlabel(f"value of {result.repeated}, one dot a seed")
-    ax.set_yticks([])
-    ax.set_ylim(-0.6, 0.6)
-    ax.legend()
+    num_seeds = len(result.values)
+    figure, axes = draw.new_figure(1, 1, width=5, height=1.4 + 0.2 * num_seeds)
+    paths.draw_seeds(axes[0, 0], result, draw.BLUE)
     return figure
 
 
