@@ -86,9 +86,11 @@ def test_an_untrained_curve_has_no_training_to_show() -> None:
 @pytest.mark.parametrize("num_seeds", [1, 3])
 def test_instability_shows_each_mode_each_seed_and_the_band(num_seeds, tmp_path) -> None:
     result = instability(num_seeds)
-    loss, error = plot(result, tmp_path / "instability.png").axes
+    figure = plot(result, tmp_path / "instability.png")
+    assert figure.get_suptitle() == "N = 4,096", "the modes are in the legend"
+    loss, error = figure.axes
     for axes, table in ((loss, result.barriers), (error, result.error_barriers)):
-        drawn = [line.get_ydata().tolist() for line in axes.get_lines()]
+        drawn = [list(map(float, line.get_ydata())) for line in axes.get_lines()]
         for rows in table:
             assert rows.mean(0).tolist() in drawn
             assert all(row.tolist() in drawn for row in rows)
@@ -122,10 +124,10 @@ def test_seeds_have_a_row_each_and_their_mean_its_interval(tmp_path) -> None:
         results=(Measurement(value=0.1),) * 3,
     )
     (axes,) = plot(result, tmp_path / "seeds.png").axes
-    dots, interval, mean = axes.get_lines()
-    assert dots.get_xdata().tolist() == values.tolist()
-    assert interval.get_xdata().tolist() == list(result.interval(0.95))
-    assert mean.get_xdata().tolist() == [result.value]
+    dots, interval, mean = (list(map(float, line.get_xdata())) for line in axes.get_lines())
+    assert dots == values.tolist()
+    assert interval == list(result.interval(0.95))
+    assert mean == [result.value]
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == ["seed 1", "seed 2", "seed 3", "mean, 95 %"]
     assert axes.get_xlabel() == "value of bezier_path"

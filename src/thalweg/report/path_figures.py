@@ -47,6 +47,7 @@ def draw_instability(axes: Axes, result: Any, quantity: str) -> None:
     if len(positive) > 1 and positive.max() > draw.LOG_RATIO * positive.min():
         # Early steps matter most and lie close together; nought has its place too.
         axes.set_xscale("symlog", linthresh=float(positive.min()), linscale=0.5)
+        axes.set_xlim(steps.min() - 0.2 * positive.min(), 1.15 * positive.max())
         axes.set_xticks(steps, [f"{step:g}" for step in steps])
         axes.minorticks_off()
         axes.tick_params(axis="x", labelrotation=45)

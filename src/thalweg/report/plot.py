@@ -70,7 +70,8 @@ def _subject(result: Measurement) -> str:
         "linf ball" if arguments.get("norm") == "linf" else "",
         f"scaled by {arguments['scaling']}" if arguments.get("scaling", "none") != "none" else "",
         f"N = {num_examples:,}" if num_examples else "",
-        f"batch norm: {result.batch_norm}" if result.batch_norm else "",
+        # A result of several modes says in its picture which is which.
+        f"batch norm: {result.batch_norm}" if result.batch_norm and not hasattr(result, "modes") else "",
     ]
     return ", ".join(part for part in parts if part)
 
