@@ -42,7 +42,7 @@ def rings(toys):
 
 
 # r^2 - 1 is a polynomial in t, so that the mean loss over a curve with its bend at (0, h) is one in h. The
-# best height and its barrier: h^2 / 4 = 9 / 8 and 4 / 81 for the parabola, h^2 = 3 / 2 and 1 / 4 for two sides.
+# best height and its barrier: h^2 / 4 = 9 / 8 and 4 / 81 for the parabola; h^2 = 3 / 2 and 1 / 4 for sides.
 BEST = {"bezier": (3 / math.sqrt(2), 4 / 81), "polygon": (math.sqrt(1.5), 1 / 4)}
 
 

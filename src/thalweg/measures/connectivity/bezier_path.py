@@ -85,8 +85,8 @@ def bezier_path(
     start on the straight line, and are trained by stochastic gradient descent on mini-batches of the
     objective's own data, one t a step (each uniform by itself, but spread more evenly than independent ones).
     The schedule is that of Garipov et al.: the full rate for half of the steps, falling to a hundredth of it
-    at nine tenths. L is ``objective.value()``, L2 term included; the losses reported leave it out. Any network
-    will do: the gradient in a bend is that in the parameters, times a number.
+    at nine tenths. L is ``objective.value()``, L2 term included; the losses reported leave it out. Any
+    network will do: the gradient in a bend is that in the parameters, times a number.
 
     The barrier is an upper bound on what separates the networks: longer training or another seed may find a
     lower curve, and a high barrier proves nothing. As a number it is a lower bound on the barrier of this
