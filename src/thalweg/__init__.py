@@ -7,8 +7,10 @@ from thalweg.analyses.compare import Comparison, compare
 from thalweg.analyses.contrast import contrast
 from thalweg.analyses.contrast_result import Contrast
 from thalweg.analyses.curvature_profile import CurvatureProfile, curvature_profile
+from thalweg.analyses.instability import Instability, instability
 from thalweg.analyses.invariance_audit import InvarianceAudit, invariance_audit
 from thalweg.analyses.runs import Run, Runs
+from thalweg.analyses.seed_spread import SeedSpread, seed_spread
 from thalweg.core.errors import (
     ConvergenceError,
     DataError,
@@ -20,6 +22,7 @@ from thalweg.core.errors import (
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.param_space import ParamSpace
 from thalweg.measures import MEASURES
+from thalweg.measures.connectivity.bezier_path import BezierPath, bezier_path
 from thalweg.measures.connectivity.linear_path import LinearPath, linear_path
 from thalweg.measures.curvature.block_curvature import BlockCurvature, block_curvature
 from thalweg.measures.curvature.hessian_trace import HessianTrace, hessian_trace
@@ -45,7 +48,8 @@ from thalweg.models.small_cnn import SmallCNN
 from thalweg.objective.objective import Objective
 from thalweg.report.order_page import page
 from thalweg.report.plot import plot
-from thalweg.training.trainer import TrainConfig, train
+from thalweg.training.config import TrainConfig
+from thalweg.training.trainer import train
 from thalweg.training.trajectory import TrainingHistory
 
 __version__ = _version("thalweg")
@@ -55,6 +59,7 @@ __all__ = [
     "MEASURES",
     "AverageSharpness",
     "BasinWidth",
+    "BezierPath",
     "BlockCurvature",
     "Comparison",
     "Contrast",
@@ -66,6 +71,7 @@ __all__ = [
     "ErrorBudget",
     "FisherRaoNorm",
     "HessianTrace",
+    "Instability",
     "InvarianceAudit",
     "KeskarSharpness",
     "LineSlice",
@@ -83,6 +89,7 @@ __all__ = [
     "Runs",
     "SamSharpness",
     "SamSharpnessSpread",
+    "SeedSpread",
     "SmallCNN",
     "SpectralDensity",
     "StandardError",
@@ -92,6 +99,7 @@ __all__ = [
     "TrainingHistory",
     "average_sharpness",
     "basin_width",
+    "bezier_path",
     "block_curvature",
     "build_model",
     "compare",
@@ -100,6 +108,7 @@ __all__ = [
     "curvature_profile",
     "fisher_rao_norm",
     "hessian_trace",
+    "instability",
     "invariance_audit",
     "keskar_sharpness",
     "line_slice",
@@ -113,6 +122,7 @@ __all__ = [
     "relative_flatness",
     "sam_sharpness",
     "sam_sharpness_spread",
+    "seed_spread",
     "spectral_density",
     "top_eigenvalues",
     "train",

@@ -82,7 +82,7 @@ def measure(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Weights: .safetensors, or a .pt state dictionary. Twice for linear_path, its two ends. "
+            help="Weights: .safetensors, or a .pt state dictionary. Twice for a path, its two ends. "
             "Default: the model as it is built.",
         ),
     ] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from thalweg.core.measurement import Measurement
+from thalweg.measures.connectivity.bezier_path import bezier_path
 from thalweg.measures.connectivity.linear_path import linear_path
 from thalweg.measures.curvature.block_curvature import block_curvature
 from thalweg.measures.curvature.hessian_trace import hessian_trace
@@ -41,4 +42,5 @@ MEASURES: dict[str, Callable[..., Measurement]] = {
     "preconditioned_sharpness": preconditioned_sharpness,
     "line_slice": line_slice,
     "linear_path": linear_path,
+    "bezier_path": bezier_path,
 }

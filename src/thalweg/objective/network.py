@@ -172,6 +172,14 @@ class PureNetwork:
             )
         return outputs
 
+    def in_batch_mode(self) -> PureNetwork:
+        """A copy whose batch-norm layers take each batch's own statistics."""
+        other = copy.copy(self)
+        other._module = copy.deepcopy(self._module)
+        other.mode, other.norm_order = "batch", []
+        other.norm_layers = prepare_batch_norm(other.model, "batch")
+        return other
+
     def to(self, dtype: torch.dtype) -> PureNetwork:
         """A copy in another floating dtype."""
         other = copy.copy(self)

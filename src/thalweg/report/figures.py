@@ -223,7 +223,8 @@ def draw_path(
         axes.annotate(
             f"barrier {result.barrier:.3g}",
             xy=(top, chord + result.barrier / 2),
-            xytext=(5, 0),
+            xytext=(5 if top < 0.6 else -5, 0),  # towards the middle, where there is room
+            ha="left" if top < 0.6 else "right",
             textcoords="offset points",
             va="center",
             fontsize=8,

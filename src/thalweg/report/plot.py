@@ -11,6 +11,7 @@ from thalweg.report import audit_figures as audit
 from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
 from thalweg.report import order_figures as order
+from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def _subject(result: Measurement) -> str:
         "linf ball" if arguments.get("norm") == "linf" else "",
         f"scaled by {arguments['scaling']}" if arguments.get("scaling", "none") != "none" else "",
         f"N = {num_examples:,}" if num_examples else "",
-        f"batch norm: {result.batch_norm}" if result.batch_norm else "",
+        # A result of several modes says in its picture which is which.
+        f"batch norm: {result.batch_norm}" if result.batch_norm and not hasattr(result, "modes") else "",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -106,6 +108,41 @@ def _path(result: Any) -> Figure:
         draw.draw_path(ax, result, quantity, draw.BLUE)
         ax.set_title(quantity.capitalize())
     draw.scale_loss_axis(axes[0, 0], result.losses)
+    return figure
+
+
+def _curve(result: Any) -> Figure:
+    was_trained = len(result.training_losses) > 0
+    figure, axes = draw.new_figure(1, 2 + was_trained, width=10.4 if was_trained else 7.2, height=3)
+    for ax, quantity in zip(axes.flat, ("loss", "accuracy"), strict=False):
+        draw.draw_path(ax, result, quantity, draw.BLUE)
+        ax.set_xlabel("position t on the curve")
+    draw.scale_loss_axis(axes[0, 0], result.losses)
+    bends = f"{result.num_bends} bend{'s' if result.num_bends > 1 else ''}"
+    axes[0, 0].set_title(f"Loss ({result.kind}, {bends})")
+    axes[0, 1].set_title(f"Accuracy (length {result.arc_length / result.distance:.3g} × straight)")
+    if was_trained:
+        paths.draw_curve_training(axes[0, 2], result, draw.BLUE)
+        axes[0, 2].set_title("Training of the curve")
+    return figure
+
+
+def _instability(result: Any) -> Figure:
+    has_classes = not bool(result.error_barriers.isnan().all())
+    figure, axes = draw.new_figure(1, 1 + has_classes, width=8.4 if has_classes else 4.6, height=3.2)
+    paths.draw_instability(axes[0, 0], result, "barriers")
+    axes[0, 0].set_title("Loss (band: 95 % over the seeds)")
+    if has_classes:
+        paths.draw_instability(axes[0, 1], result, "error_barriers")
+        axes[0, 1].set_title("Error rate")
+    axes[0, 0].legend()
+    return figure
+
+
+def _seeds(result: Any) -> Figure:
+    num_seeds = len(result.values)
+    figure, axes = draw.new_figure(1, 1, width=5, height=1.4 + 0.2 * num_seeds)
+    paths.draw_seeds(axes[0, 0], result, draw.BLUE)
     return figure
 
 
@@ -180,6 +217,7 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "train": _history,
     "line_slice": _slice,
     "linear_path": _path,
+    "bezier_path": _curve,
     "sam_sharpness": _single(draw.draw_restarts),
     "sam_sharpness_spread": _spread,
     "keskar_sharpness": _single(
@@ -199,4 +237,6 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "invariance_audit": _audit,
     "compare": order.comparison_figure,
     "contrast": order.contrast_figure,
+    "instability": _instability,
+    "seed_spread": _seeds,
 }

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +24,14 @@ from thalweg.core.atomic import replacing, sweep_partials
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.lock import sole_writer
 from thalweg.core.progress import Progress
-from thalweg.core.rng import generator, preserved_global_rng, stream_seed
+from thalweg.core.rng import preserved_global_rng, stream_seed
 from thalweg.objective.examples import Examples, read_examples
 from thalweg.objective.guards import unwrapped
 from thalweg.objective.losses import Loss, LossModule, cast_floating
 from thalweg.objective.objective import Objective
+from thalweg.training.branch import Branch, check_kept, check_steps, data_order, kept_checkpoint
 from thalweg.training.checkpoint import Checkpoint, save_weights
+from thalweg.training.config import TrainConfig
 from thalweg.training.trajectory import TrainingHistory
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -40,49 +41,6 @@ HISTORY_FILE = "history.json"
 # Steps between looks at the losses: each look waits for the accelerator, and a run that has diverged loses
 # no more than these.
 STEPS_BETWEEN_CHECKS = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train; the defaults are the paper's where it says, and a documented choice where it does not.
-
-    Parameters
-    ----------
-    seed
-        Of the data order and of whatever the model draws while it trains (dropout). Initialisation is
-        `build_model`'s, on another stream.
-    epochs
-        Passes over the training data.
-    lr, momentum, weight_decay
-        Of SGD in torch's convention: ``v = momentum * v + g + weight_decay * w; w = w - lr * v``.
-    batch_size
-        Examples a step, B; the last batch of an epoch is smaller where B does not divide N.
-    step_size, gamma
-        StepLR: the rate is multiplied by `gamma` after every `step_size` epochs. The paper says StepLR and
-        neither number; 2 and 0.5 are our choice.
-    """
-
-    seed: int
-    epochs: int = 6
-    lr: float = 0.01
-    momentum: float = 0.9
-    batch_size: int = 128
-    weight_decay: float = 0.0
-    step_size: int = 2
-    gamma: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "step_size"):
-            check_count(name, getattr(self, name))
-        stream_seed(self.seed)  # refuses what is no integer
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"`lr` must be a finite number above 0, got {self.lr}; the paper's is 0.01.")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"`momentum` must lie in [0, 1), got {self.momentum}; 0.9 is customary.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"`weight_decay` must be a finite number >= 0, got {self.weight_decay}.")
-        if not 0 < self.gamma < math.inf:
-            raise ValueError(f"`gamma` must be a finite number above 0, got {self.gamma}; 1 keeps the rate.")
 
 
 @dataclass(frozen=True)
@@ -118,6 +76,8 @@ def train(
     loss: Loss = "cross_entropy",
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int | None = None,
+    keep_steps: Collection[int] = (),
+    branch: Branch | None = None,
     callbacks: Sequence[Callable[[TrainingState], None]] = (),
     progress: Progress | None = None,
 ) -> TrainingHistory:
@@ -141,6 +101,12 @@ def train(
         one returned.
     checkpoint_every
         Write the checkpoint also after every so many steps.
+    keep_steps
+        Steps, 0 for the start, whose checkpoints stay in the folder: see `thalweg.training.branch`.
+    branch
+        Where this run leaves another one, of the same configuration, whose state at a kept step it starts
+        from, with its history; the data come in another order from there on. Its own checkpoint, if there is
+        one, comes first.
     callbacks
         Called after each step.
     progress
@@ -153,8 +119,8 @@ def train(
     Raises
     ------
     ValueError
-        If the folder holds another run, naming what differs, or another one is at work in it, or the data or
-        the model cannot be used.
+        If the folder holds another run, naming what differs, or another one is at work in it, or has passed a
+        step to be kept; if the data or the model cannot be used.
     NonFiniteLossError
         If the loss becomes NaN or infinite, naming the step and the epoch.
     """
@@ -164,6 +130,8 @@ def train(
     flags = [(module, module.training) for module in network.modules()]
     gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    if keep_steps and folder is None:
+        raise ValueError("`keep_steps` needs a `checkpoint_dir`, the folder to keep them in, got none.")
     try:
         with preserved_global_rng(), _sole_writer(folder):
             return _train(
@@ -174,6 +142,8 @@ def train(
                 loss,
                 folder,
                 checkpoint_every,
+                keep_steps,
+                branch,
                 callbacks,
                 progress,
             )
@@ -192,6 +162,8 @@ def _train(
     loss: Loss,
     folder: Path | None,
     checkpoint_every: int | None,
+    keep_steps: Collection[int],
+    branch: Branch | None,
     callbacks: Iterable[Callable[[TrainingState], None]],
     progress: Progress | None,
 ) -> TrainingHistory:
@@ -209,6 +181,12 @@ def _train(
         "test_data": test_objective and test_objective.describe()["data"],
         "num_test_examples": test_objective and test_objective.num_examples,
     }
+    origin, fork = None, None
+    if branch:
+        origin = branch.load()
+        _refuse_other_run(origin.header["provenance"], provenance, branch.path, "`branch`")
+        provenance["branch"] = branch.describe(origin)
+        fork = (origin.header["step"], branch.order_seed)
 
     # Resident on the device in the dtype of the model: a step costs an index and no copy from the host.
     batch = cast_floating(train_examples.batch, train_objective.dtype, train_objective.device)
@@ -218,6 +196,7 @@ def _train(
     examples = Examples(batch).in_channels_last() if convolutional else Examples(batch)
     steps_per_epoch = -(-examples.num_examples // config.batch_size)
     num_steps = config.epochs * steps_per_epoch
+    check_steps("keep_steps", keep_steps, num_steps)
     losses_of = LossModule(model, loss, batch)
     _refuse_batch_of_one(losses_of, examples, config.batch_size)
     optimizer = SGD(
@@ -245,16 +224,19 @@ def _train(
             "learning_rate": lr,
         }
 
+    seconds_before = 0.0
+    checkpoint = origin
     if folder and (folder / CHECKPOINT_FILE).exists():
         checkpoint = Checkpoint.load(folder / CHECKPOINT_FILE)
-        _refuse_other_run(checkpoint.header["provenance"], provenance, folder)
+        _refuse_other_run(checkpoint.header["provenance"], provenance, folder, "`checkpoint_dir`")
+        seconds_before = checkpoint.header["seconds"]
+    if checkpoint:
         checkpoint.restore(model, optimizer)
         scheduler.load_state_dict(checkpoint.header["scheduler"])
         step, rows = checkpoint.header["step"], checkpoint.header["rows"]
-        seconds_before = checkpoint.header["seconds"]
     else:
         _seed_global_generators(stream_seed(config.seed, "noise"))
-        step, rows, seconds_before = 0, [row(0, config.lr)], 0.0
+        step, rows = 0, [row(0, config.lr)]
 
     def save() -> None:
         if folder:
@@ -266,13 +248,20 @@ def _train(
                 # For who keeps time, see `seconds_spent`: neither the history nor its provenance knows it.
                 "seconds": seconds_before + time.perf_counter() - began,
             }
-            Checkpoint.capture(model, optimizer, header).save(folder / CHECKPOINT_FILE)
+            state = Checkpoint.capture(model, optimizer, header)
+            if step in keep_steps:
+                # Before the other, so that no kept one from before that is missing after a kill.
+                state.save(kept_checkpoint(folder, step))
+            state.save(folder / CHECKPOINT_FILE)
 
+    if folder:
+        check_kept(folder, keep_steps, step)
+    if step == 0 and 0 in keep_steps:
+        save()
     unchecked: list[Tensor] = []
     while step < num_steps:
         epoch = step // steps_per_epoch + 1
-        # A stream for each epoch, so that a run resumed in the middle draws the same order again.
-        order = torch.randperm(examples.num_examples, generator=generator(config.seed, "order", epoch))
+        order = data_order(examples.num_examples, config, epoch, fork)
         lr = optimizer.param_groups[0]["lr"]
         model.train()
         while step < epoch * steps_per_epoch:
@@ -285,7 +274,8 @@ def _train(
             optimizer.step()
             step += 1
             ends_epoch = step == epoch * steps_per_epoch
-            saves = checkpoint_every is not None and step % checkpoint_every == 0 and not ends_epoch
+            due = checkpoint_every is not None and step % checkpoint_every == 0
+            saves = (due or step in keep_steps) and not ends_epoch
 
             unchecked.append(batch_loss.detach())
             if len(unchecked) == STEPS_BETWEEN_CHECKS or saves or ends_epoch:
@@ -367,7 +357,7 @@ def _seed_global_generators(seed: int) -> None:
     random.seed(seed)
 
 
-def _refuse_other_run(there: dict[str, Any], here: dict[str, Any], folder: Path) -> None:
+def _refuse_other_run(there: dict[str, Any], here: dict[str, Any], place: Path, argument: str) -> None:
     def flat(provenance: dict[str, Any]) -> dict[str, Any]:
         own = {k: v for k, v in provenance.items() if k != "objective"}
         return own | {f"objective.{k}": v for k, v in provenance["objective"].items()}
@@ -377,6 +367,5 @@ def _refuse_other_run(there: dict[str, Any], here: dict[str, Any], folder: Path)
     if names:
         differing = "; ".join(f"{name} is {a.get(name)} there and {b.get(name)} here" for name in names)
         raise ValueError(
-            f"`checkpoint_dir` {folder} holds another run: {differing}. Name another folder, or ask for the "
-            "same run."
+            f"{argument} {place} holds another run: {differing}. Name another one, or ask for the same run."
         )

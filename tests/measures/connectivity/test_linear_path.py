@@ -282,6 +282,13 @@ def test_tuples_and_dictionaries_give_one_path(toys) -> None:
     assert torch.equal(with_tuple.losses, with_dict.losses)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_from_a_network_to_itself_there_is_none(toys, mode) -> None:
+    a, b = (Objective(toys.convnet(1), toys.images(), batch_norm=mode, batch_size=8) for _ in range(2))
+    found = linear_path(a, b, num_points=8)
+    assert (found.barrier, found.barrier_over_mean, found.error.solver) == (0.0, 0.0, 0.0)
+
+
 def test_records_and_progress(wells) -> None:
     seen: list[tuple[int, int]] = []
     a, b = wells()

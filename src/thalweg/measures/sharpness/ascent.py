@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.progress import Progress
 from thalweg.core.rng import generator
 from thalweg.measures.sharpness.ball import Ball
-from thalweg.objective.evaluation import l2_term
-from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
+from thalweg.objective.value_and_gradient import value_and_gradient
 
 
 @dataclass(frozen=True)
@@ -32,12 +30,12 @@ class Visit:
     def centre(cls, objective: Objective) -> Visit:
         """Loss and gradient at the centre of the ball."""
         # The objective itself, not a copy of it: its recalibrated statistics may be known already.
-        return cls(torch.zeros_like(objective.params), *_loss_and_gradient(objective))
+        return cls(torch.zeros_like(objective.params), *value_and_gradient(objective))
 
     @classmethod
     def of(cls, objective: Objective, delta: Tensor) -> Visit:
         """Loss and gradient at ``objective.params + delta``."""
-        return cls(delta, *_loss_and_gradient(objective.at(objective.params + delta)))
+        return cls(delta, *value_and_gradient(objective.at(objective.params + delta)))
 
     @property
     def slope(self) -> Tensor:
@@ -172,26 +170,3 @@ def _peak(here: Visit, there: Visit) -> float:
     fall = here.loss - there.loss
     # The slope is zero only where `here` is stationary on the sphere, and up to rounding.
     return slope / (2 * (slope + fall)) if slope > 0 else 0.5
-
-
-def _loss_and_gradient(point: Objective) -> tuple[float, Tensor]:
-    """Both in one pass over the data, which costs a forward pass less than one after the other."""
-    named = point.named_params
-
-    def summed(params: dict[str, Tensor], micro: MicroBatch) -> tuple[Tensor, Tensor]:
-        losses = micro.losses(params)
-        return losses.sum(), losses.detach()
-
-    def sums(micro: MicroBatch) -> tuple[Tensor, Tensor]:
-        gradient, losses = torch.func.grad(summed, has_aux=True)(named, micro)
-        # Float64 as in the objective's own value: a rise is a small difference of two losses.
-        return point.space.flatten(gradient), losses.cpu().double().sum()
-
-    gradient_sum, loss_sum = point.reduce(sums)
-    gradient = gradient_sum / point.num_examples + point.weight_decay * point.params
-    if not (bool(loss_sum.isfinite()) and bool(gradient.isfinite().all())):
-        point.value()  # names the batch, where the loss itself is at fault
-        raise NonFiniteLossError(
-            "the gradient is not finite although the loss is; see the layers' derivatives."
-        )
-    return float(loss_sum) / point.num_examples + l2_term(point.params, point.weight_decay), gradient
