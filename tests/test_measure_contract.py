@@ -56,6 +56,7 @@ CALLS = {
     "preconditioned_sharpness": Call({"lr": 0.1, "rtol": 1e-4}, rounding=1e-5, single=1e-2),
     "line_slice": Call({"num_points": 5, "num_directions": 2}),
     "linear_path": Call({"num_points": 5}, takes_two=True, seeded=False),
+    "align_permutation": Call({"num_restarts": 3}, takes_two=True),
 }
 NAMES = [name for name in MEASURES if name in CALLS]
 DEVICES = [

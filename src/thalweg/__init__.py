@@ -21,6 +21,7 @@ from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.param_space import ParamSpace
 from thalweg.measures import MEASURES
 from thalweg.measures.connectivity.linear_path import LinearPath, linear_path
+from thalweg.measures.connectivity.permutation import PermutationAlignment, align_permutation
 from thalweg.measures.curvature.block_curvature import BlockCurvature, block_curvature
 from thalweg.measures.curvature.hessian_trace import HessianTrace, hessian_trace
 from thalweg.measures.curvature.spectral_density import SpectralDensity, spectral_density
@@ -77,6 +78,7 @@ __all__ = [
     "Objective",
     "PacBayesSigma",
     "ParamSpace",
+    "PermutationAlignment",
     "PreconditionedSharpness",
     "RelativeFlatness",
     "Run",
@@ -90,6 +92,7 @@ __all__ = [
     "TopEigenvalues",
     "TrainConfig",
     "TrainingHistory",
+    "align_permutation",
     "average_sharpness",
     "basin_width",
     "block_curvature",

@@ -1,5 +1,6 @@
-"""Loss and accuracy on paths from one network to another."""
+"""Loss and accuracy on paths from one network to another, and the permutations that bring them closer."""
 
 from thalweg.measures.connectivity.linear_path import LinearPath, linear_path
+from thalweg.measures.connectivity.permutation import PermutationAlignment, align_permutation
 
-__all__ = ["LinearPath", "linear_path"]
+__all__ = ["LinearPath", "PermutationAlignment", "align_permutation", "linear_path"]
