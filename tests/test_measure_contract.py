@@ -57,6 +57,7 @@ CALLS = {
     "line_slice": Call({"num_points": 5, "num_directions": 2}),
     "linear_path": Call({"num_points": 5}, takes_two=True, seeded=False),
     "bezier_path": Call({"num_points": 5, "num_steps": 4}, takes_two=True),
+    "align_permutation": Call({"num_restarts": 3}, takes_two=True),
 }
 NAMES = [name for name in MEASURES if name in CALLS]
 DEVICES = [

@@ -24,6 +24,7 @@ from thalweg.core.param_space import ParamSpace
 from thalweg.measures import MEASURES
 from thalweg.measures.connectivity.bezier_path import BezierPath, bezier_path
 from thalweg.measures.connectivity.linear_path import LinearPath, linear_path
+from thalweg.measures.connectivity.permutation import PermutationAlignment, align_permutation
 from thalweg.measures.curvature.block_curvature import BlockCurvature, block_curvature
 from thalweg.measures.curvature.hessian_trace import HessianTrace, hessian_trace
 from thalweg.measures.curvature.spectral_density import SpectralDensity, spectral_density
@@ -83,6 +84,7 @@ __all__ = [
     "Objective",
     "PacBayesSigma",
     "ParamSpace",
+    "PermutationAlignment",
     "PreconditionedSharpness",
     "RelativeFlatness",
     "Run",
@@ -97,6 +99,7 @@ __all__ = [
     "TopEigenvalues",
     "TrainConfig",
     "TrainingHistory",
+    "align_permutation",
     "average_sharpness",
     "basin_width",
     "bezier_path",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from thalweg.core.measurement import Measurement
 from thalweg.measures.connectivity.bezier_path import bezier_path
 from thalweg.measures.connectivity.linear_path import linear_path
+from thalweg.measures.connectivity.permutation import align_permutation
 from thalweg.measures.curvature.block_curvature import block_curvature
 from thalweg.measures.curvature.hessian_trace import hessian_trace
 from thalweg.measures.curvature.spectral_density import spectral_density
@@ -43,4 +44,5 @@ MEASURES: dict[str, Callable[..., Measurement]] = {
     "line_slice": line_slice,
     "linear_path": linear_path,
     "bezier_path": bezier_path,
+    "align_permutation": align_permutation,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thalweg.solvers.symmetries.axes import Dim, flat
-from thalweg.solvers.symmetries.flow import Call, Dims
+from thalweg.solvers.symmetries.flow import Call, Dims, Traced
 from thalweg.solvers.symmetries.rulebook import rule
 
 
@@ -87,12 +87,17 @@ def contract(call: Call, a: Dim, b: Dim, both_data: bool) -> None:
 
 @rule("mm", "bmm", "mv", "dot")
 def _matrix_product(call: Call) -> None:
-    first, second = call.inputs
+    _multiply(call, *call.inputs)
+
+
+def _multiply(call: Call, first: Traced, second: Traced) -> None:
     batch, a, b = first.dims[:-2], first.dims[-2:], second.dims[len(first.dims[:-2]) :]
     for one, other in zip(batch, second.dims, strict=False):
         call.flow.link(one, other)
         call.flow.stiffen((one, other), "go through a product of two batches")
     both = first.from_data and second.from_data
+    call.read(first, len(first.dims) - 1, not both)
+    call.read(second, len(batch), not both)
     contract(call, a[-1], b[0], both)
     if both:
         call.flow.carried += [axis for dim in (*a[:-1], *b[1:]) for axis in flat(dim)]
@@ -102,7 +107,7 @@ def _matrix_product(call: Call) -> None:
 @rule("addmm", "baddbmm", "addmv")
 def _matrix_product_plus(call: Call) -> None:
     bias, *factors = call.inputs
-    _matrix_product(Call(call.state, call.name, {}, factors, call.outputs))
+    _multiply(call, *factors)
     dims = call.state.of(call.outputs[0], call.name).dims
     added: Dims = ((),) * (len(dims) - len(bias.dims)) + bias.dims
     for own, other in zip(dims, added, strict=True):

@@ -66,6 +66,11 @@ def flat(dim: Dim) -> Dim:
     return tuple(leaf for axis in dim for leaf in axis.flat())
 
 
+def size_of(dim: Dim) -> int:
+    """Entries along a dimension."""
+    return math.prod(axis.size for axis in dim)
+
+
 def split(axis: Axis, sizes: tuple[int, ...]) -> Dim:
     """Make an axis a product of the given sizes, and all its class with it; its parts."""
     assert not axis.parts, "already a product"
@@ -224,6 +229,26 @@ def matched(a: Axis, b: Axis) -> Iterator[tuple[Axis, Axis]]:
                 yield from matched(one, other)
     else:
         yield a, b
+
+
+def entries_of_units(dim: Dim, end: Axis) -> Tensor:
+    """Which entries along a dimension belong to each unit of one of its ends: ``(units, entries of each)``.
+
+    Reordering the units moves row to row and column to the same column. No columns if `end` is not there.
+    """
+    leaves = flat(dim)
+    index = torch.arange(size_of(dim)).reshape([leaf.size for leaf in leaves])
+    found = [index.new_empty(end.size, 0)]
+    for j, leaf in enumerate(leaves):
+        if leaf is end:
+            found.append(index.movedim(j, 0).reshape(leaf.size, -1))
+        # Each variant lies beside one index of the selector, where that stands beside it.
+        beside = [i for i, other in enumerate(leaves) if other is leaf.selector]
+        for i, own in enumerate(leaf.variants if beside else ()):
+            inner = entries_of_units((own,), end)
+            rows = index.movedim((beside[0], j), (0, 1))[i].reshape(leaf.size, -1)
+            found.append(rows[inner].flatten(1))
+    return torch.cat(found, 1)
 
 
 @dataclass(frozen=True)

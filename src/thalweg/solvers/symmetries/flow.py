@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 from torch import Tensor
 
-from thalweg.solvers.symmetries.axes import Axis, Dim, NotAProduct, flat, paired, unify
+from thalweg.solvers.symmetries.axes import Axis, Dim, NotAProduct, flat, paired, size_of, unify
 
 Dims = tuple[Dim, ...]
 
@@ -34,6 +33,33 @@ class NormSite:
     var: str | None
     eps: float
     computes: bool
+
+
+@dataclass(frozen=True)
+class Read:
+    """Units that enter a product, with weights or with other activations: where their values can be seen.
+
+    Parameters
+    ----------
+    operation, number
+        The product: the operation's name, and how many of that name came before it in the pass.
+    position, dim
+        Which of its tensors, and along which dimension of that the units lie.
+    units
+        The axes of that dimension.
+    by_weights
+        Whether it is weights that take them.
+    is_hidden
+        Whether other weights put them out, near or far, rather than the data alone.
+    """
+
+    operation: str
+    number: int
+    position: int
+    dim: int
+    units: Dim
+    by_weights: bool
+    is_hidden: bool
 
 
 @dataclass
@@ -56,6 +82,8 @@ class Flow:
     contracted, carried
         Axes summed over in a product of two activations, and those such a product passes on: queries with
         keys, and values.
+    reads
+        Activations that enter a product, in the order of execution.
     """
 
     roots: dict[str, tuple[Axis | None, ...]]
@@ -66,6 +94,7 @@ class Flow:
     norms: list[NormSite] = field(default_factory=list)
     contracted: list[Axis] = field(default_factory=list)
     carried: list[Axis] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
 
     def fix(self, dims: Iterable[Dim], reason: str) -> None:
         """Units of these dimensions are told apart."""
@@ -85,12 +114,16 @@ class Flow:
 
 @dataclass(frozen=True)
 class Traced:
-    """A tensor of the pass: its axes, its name if it is a parameter or statistic, whether data went in."""
+    """A tensor of the pass: its axes, its name if it is a parameter or statistic, what went into it.
+
+    `is_hidden` says whether weights have taken the data that went in: what they put out, and all that follows.
+    """
 
     tensor: Tensor
     dims: Dims
     name: str | None = None
     from_data: bool = True
+    is_hidden: bool = False
 
 
 class Pass:
@@ -128,7 +161,7 @@ class Pass:
         self.flow.fix(dims, reason)
         return dims
 
-    def know(self, tensor: Tensor, dims: Dims, name: str | None, from_data: bool) -> None:
+    def know(self, tensor: Tensor, dims: Dims, name: str | None, from_data: bool, is_hidden: bool) -> None:
         """Note the axes of an output.
 
         Raises
@@ -136,9 +169,9 @@ class Pass:
         NotAProduct
             If the sizes are others: the rule that says so does not fit this use of its operation.
         """
-        if [prod(axis.size for axis in dim) for dim in dims] != list(tensor.shape):
+        if [size_of(dim) for dim in dims] != list(tensor.shape):
             raise NotAProduct
-        self._traced[id(tensor)] = Traced(tensor, dims, name, from_data)
+        self._traced[id(tensor)] = Traced(tensor, dims, name, from_data, is_hidden)
 
 
 class Call:
@@ -158,6 +191,8 @@ class Call:
         All tensors that came out.
     is_pointwise
         Whether torch says that each entry depends on the same entry of the inputs alone.
+    number
+        How many operations of this name came before it in the pass.
     """
 
     def __init__(
@@ -168,9 +203,11 @@ class Call:
         inputs: list[Traced],
         outputs: list[Tensor],
         is_pointwise: bool = False,
+        number: int = 0,
     ) -> None:
         self.state, self.flow, self.name, self.arguments = state, state.flow, name, arguments
         self.inputs, self.outputs, self.is_pointwise = inputs, outputs, is_pointwise
+        self.number, self._is_hidden = number, any(known.is_hidden for known in inputs)
 
     def __getitem__(self, argument: str) -> Any:
         return self.arguments.get(argument)
@@ -190,7 +227,21 @@ class Call:
     def put(self, dims: Dims, index: int = 0, name: str | None = None) -> None:
         """Say what the axes of an output are."""
         from_data = any(known.from_data for known in self.inputs)
-        self.state.know(self.outputs[index], dims, name, from_data)
+        self.state.know(self.outputs[index], dims, name, from_data, self._is_hidden)
+
+    def read(self, known: Traced, dim: int, by_weights: bool) -> None:
+        """Note that a product takes the units along dimension `dim` of one of its tensors."""
+        if not known.from_data:
+            return
+        position = next(i for i, other in enumerate(self.inputs) if other is known)
+        units = known.dims[dim]
+        read = Read(self.name, self.number, position, dim, units, by_weights, known.is_hidden)
+        self.flow.reads.append(read)
+        self._is_hidden |= by_weights
+
+    def come_from_weights(self) -> None:
+        """The units that come out are those of a weight, though no product puts them out."""
+        self._is_hidden = True
 
     def put_fresh(self, start: int = 0) -> None:
         """Outputs from `start` on have axes of their own, whose units are told apart."""

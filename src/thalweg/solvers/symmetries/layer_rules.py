@@ -15,6 +15,7 @@ def _convolution(call: Call) -> None:
     lead, channels = x[: -spatial - 1], x[-spatial - 1]
     groups = call["groups"] or 1
     call.flow.fix(weight[2:], "are positions of a kernel")
+    call.read(call.traced("input"), len(lead), not call.traced("weight").from_data)
     if call["transposed"]:
         if groups > 1:
             call.give_up()
@@ -45,6 +46,7 @@ def _convolution(call: Call) -> None:
 def _embedding(call: Call) -> None:
     rows, features = call.dims("weight")
     call.flow.fix((rows,), "are looked up by number")
+    call.come_from_weights()
     call.put((*call.dims("indices"), features))
 
 
@@ -56,6 +58,8 @@ def attention(call: Call) -> None:
             call.flow.link(one, two)
             call.flow.stiffen((one, two), "are heads")
     call.flow.link(key[-2], value[-2])
+    for name in ("query", "key"):
+        call.read(call.traced(name), len(query) - 1, by_weights=False)
     contract(call, query[-1], key[-1], both_data=True)
     call.flow.carried += value[-1]
     for name in ("attn_mask", "attn_bias"):

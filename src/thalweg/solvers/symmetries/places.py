@@ -79,8 +79,7 @@ class Place:
             On the CPU.
         """
         if self.transformation == "permutation":
-            order = _order(self.size, rng)
-            return {axis: [lambda x, order=order: x[order.to(x.device)]] for axis in self.signs}
+            return self.reorder(_order(self.size, rng))
         if self.transformation in ("query_key", "value_output"):
             pairs = [_transform(self.size, strength, rng) for _ in range(self.heads or 1)]
             by_sign = {sign: [_multiplied(pair[sign < 0]) for pair in pairs] for sign in (1, -1)}
@@ -106,6 +105,11 @@ class Place:
             else:
                 actions.setdefault(_root(roots, site.var), []).append(_variance(scale, site.eps))
         return actions
+
+
+    def reorder(self, order: Tensor) -> Actions:
+        """What to do to each axis that the units may come in another order ``(size,)``."""
+        return {axis: [lambda x: x[order.to(x.device)]] for axis in self.signs}
 
 
 def find_places(flow: Flow, mode: str) -> tuple[list[Place], dict[str, str]]:

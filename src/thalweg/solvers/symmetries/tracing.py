@@ -1,8 +1,9 @@
-"""The forward pass of an objective, traced operation by operation."""
+"""The forward pass of an objective, operation by operation: traced, or followed to see what products take."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from thalweg.objective.batch_norm import STATISTICS, batch_norm_layers
 from thalweg.objective.compilation import first_micro_batch
 from thalweg.objective.isolation import isolated
+from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
-from thalweg.solvers.symmetries.axes import NotAProduct
-from thalweg.solvers.symmetries.flow import Call, Flow, Pass
+from thalweg.solvers.symmetries.axes import NotAProduct, size_of
+from thalweg.solvers.symmetries.flow import Call, Flow, Pass, Read
 from thalweg.solvers.symmetries.rules import apply_rule
 
 
@@ -43,11 +45,61 @@ def trace(objective: Objective) -> Flow:
     return state.flow
 
 
+def activations(micro: MicroBatch, reads: Sequence[Read]) -> list[Tensor]:
+    """What products take, in a pass over some examples: ``(units, ...)`` each, the dimension of the units first.
+
+    Parameters
+    ----------
+    micro
+        Examples, at the point to be seen.
+    reads
+        Of a trace of the same network on other examples.
+
+    Raises
+    ------
+    ValueError
+        If the pass has other products than the one that was traced.
+    """
+    reader = _Reader(reads)
+    with torch.no_grad(), reader:
+        micro.losses()
+    missing = [read.operation for read in reads if read not in reader.found]
+    if missing:
+        raise ValueError(
+            "`data` must take one path through the network, but examples "
+            f"{micro.start} to {micro.stop - 1} do not reach the {missing[0]} that the first ones do."
+        )
+    return [reader.found[read] for read in reads]
+
+
+class _Reader(TorchDispatchMode):
+    def __init__(self, reads: Sequence[Read]) -> None:
+        super().__init__()
+        self._wanted: dict[tuple[str, int], list[Read]] = {}
+        for read in reads:
+            self._wanted.setdefault((read.operation, read.number), []).append(read)
+        self._counts: Counter[str] = Counter()
+        self.found: dict[Read, Tensor] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs, name = kwargs or {}, _name(func)
+        for read in self._wanted.get((name, self._counts[name]), ()):
+            x = _tensors((args, kwargs))[read.position]
+            if x.shape[read.dim] == size_of(read.units):
+                # A copy: what follows may write to it in place.
+                self.found[read] = x.movedim(read.dim, 0).clone()
+        self._counts[name] += 1
+        return func(*args, **kwargs)
+
+
 class _Tracer(TorchDispatchMode):
     def __init__(self, state: Pass) -> None:
         super().__init__()
         self.state = state
         self.used: set[str] = set()
+        self._counts: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -57,7 +109,16 @@ class _Tracer(TorchDispatchMode):
         self.used |= {known.name for known in inputs if known.name}
         out = func(*args, **kwargs)
         is_pointwise = torch.Tag.pointwise in func.tags
-        call = Call(self.state, name, _arguments(func, args, kwargs), inputs, _tensors(out), is_pointwise)
+        call = Call(
+            self.state,
+            name,
+            _arguments(func, args, kwargs),
+            inputs,
+            _tensors(out),
+            is_pointwise,
+            self._counts[name],
+        )
+        self._counts[name] += 1
         try:
             apply_rule(call)
         except NotAProduct:

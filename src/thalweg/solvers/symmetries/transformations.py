@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from thalweg.core.rng import generator
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 from thalweg.solvers.symmetries.axes import Axis, act
-from thalweg.solvers.symmetries.places import Actions, Place, find_places
+from thalweg.solvers.symmetries.places import TRANSFORMATIONS, Actions, Place, find_places
 from thalweg.solvers.symmetries.tracing import trace
+from thalweg.solvers.symmetries.units import layers_of, told_apart
 
 Roots = Mapping[str, tuple[Axis | None, ...]]
 
@@ -100,12 +101,17 @@ class Symmetries:
         By transformation, those that have any.
     refused
         The other transformations, and why.
+    roots
+        The axes of each tensor.
+    told_apart
+        Layers of hidden units that may not trade places, and why not; see `units.told_apart`.
     """
 
     objective: Objective
     places: Mapping[str, tuple[Place, ...]]
     refused: Mapping[str, str]
     roots: Roots
+    told_apart: Mapping[str, str] = field(default_factory=dict)
 
     def transformed(self, transformation: str, *, strength: float, seed: int) -> Objective:
         """The point after a transformation at all its places.
@@ -139,12 +145,31 @@ class Symmetries:
         kept = tuple(place for place in own if tried((place,)).agreement.holds)
         return tried(kept) if kept else together
 
+    def reordered(self, objective: Objective, orders: Sequence[Tensor]) -> Objective:
+        """A point with the units at the places of ``permutation`` in other orders; entries move, none changes.
+
+        Parameters
+        ----------
+        objective
+            The network on any data and in any dtype, at any point.
+        orders
+            ``(units,)`` for each place: which unit comes where.
+        """
+        actions: Actions = {}
+        for place, order in zip(self.places["permutation"], orders, strict=True):
+            for axis, todo in place.reorder(order).items():
+                actions.setdefault(axis, []).extend(todo)
+        # Its own buffers: statistics that are recalibrated anyway are not computed for this.
+        return _acted(objective, self.roots, actions, objective.named_params | objective.buffers)
+
     def _at(self, places: Sequence[Place], transformation: str, strength: float, seed: int) -> Objective:
         rng = generator(seed, "symmetries", transformation)
         return _moved(self.objective, self.roots, places, strength, rng)
 
 
-def find_symmetries(objective: Objective) -> Symmetries:
+def find_symmetries(
+    objective: Objective, transformations: Sequence[str] = TRANSFORMATIONS
+) -> Symmetries:
     r"""Find where an objective's network can be changed without changing its function.
 
     One forward pass is traced, operation by operation, so that sequential, residual and any other network is
@@ -175,6 +200,13 @@ def find_symmetries(objective: Objective) -> Symmetries:
     takes in groups absorbs no scale, nor does a layer of a single unit.
     With an L2 term, which sees the length of the weights, only permutations leave the objective as it is.
 
+    Parameters
+    ----------
+    objective
+        The point.
+    transformations
+        Which of these to look for.
+
     Raises
     ------
     ValueError
@@ -190,7 +222,10 @@ def find_symmetries(objective: Objective) -> Symmetries:
     probe = _probe(wide)
     flow = trace(probe)
     mode = wide.batch_norm if wide.has_batch_norm else "running"
+    fixed = told_apart(flow)
     candidates, refused = find_places(flow, mode)
+    candidates = [place for place in candidates if place.transformation in transformations]
+    refused = {name: reason for name, reason in refused.items() if name in transformations}
     places: dict[str, tuple[Place, ...]] = {}
     for name in dict.fromkeys(place.transformation for place in candidates):
         own = tuple(place for place in candidates if place.transformation == name)
@@ -208,11 +243,14 @@ def find_symmetries(objective: Objective) -> Symmetries:
                 )
                 continue
         kept, change = _kept(probe, flow.roots, own)
+        if name == "permutation":
+            dropped = layers_of([place for place in own if place not in kept], flow.roots)
+            fixed |= {layer.name: "change the outputs when they trade places" for layer in dropped}
         if kept:
             places[name] = kept
         else:
             refused[name] = _not_kept(name, mode, change)
-    return Symmetries(wide, places, refused, flow.roots)
+    return Symmetries(wide, places, refused, flow.roots, fixed)
 
 
 def agreement(before: Objective, after: Objective) -> Agreement:
@@ -287,8 +325,14 @@ def _moved(
     for place in places:
         for axis, todo in place.draw(roots, tensors, strength, rng).items():
             actions.setdefault(axis, []).extend(todo)
+    return _acted(objective, roots, actions, tensors)
+
+
+def _acted(objective: Objective, roots: Roots, actions: Actions, tensors: Mapping[str, Tensor]) -> Objective:
     moved: dict[str, Tensor] = {}
     for name, axes in roots.items():
+        if name not in tensors:
+            continue
         x = tensors[name]
         for dim, axis in enumerate(axes):
             if axis and any(end in actions for end in axis.ends()):

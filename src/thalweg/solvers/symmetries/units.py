@@ -1,0 +1,162 @@
+"""Layers of hidden units in arrays: where each unit's entries lie, and which units may not trade places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from thalweg.solvers.symmetries.axes import Axis, entries_of_units
+from thalweg.solvers.symmetries.flow import GIVEN, Flow, Read
+from thalweg.solvers.symmetries.places import Place
+
+Roots = Mapping[str, tuple[Axis | None, ...]]
+
+# Reasons of units that are places in an image: nobody takes them for interchangeable.
+POSITIONS = ("are positions", "are padded")
+
+
+@dataclass(frozen=True)
+class Along:
+    """Where a layer's units lie along one dimension of a tensor: row i of `entries` belongs to unit i."""
+
+    tensor: str
+    dim: int
+    entries: Tensor
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Units that may trade places, with all that belongs to them.
+
+    Parameters
+    ----------
+    name
+        Of the module whose weight puts them out; the first, where a residual stream joins several, numbered
+        where one weight has several kinds of units, as heads and their features.
+    size
+        Units.
+    tensors
+        Names of what moves with them.
+    along
+        Where they lie in each of these; a tensor that both puts them out and takes them comes twice.
+    ends
+        The same places as ``(tensor, dimension, which end of its axis)``.
+    """
+
+    name: str
+    size: int
+    tensors: tuple[str, ...]
+    along: tuple[Along, ...]
+    ends: tuple[tuple[str, int, int], ...]
+
+
+def layers_of(places: Sequence[Place], roots: Roots) -> list[Layer]:
+    """The layer at each place of a permutation."""
+    layers: list[Layer] = []
+    names: dict[str, int] = {}
+    for place in places:
+        ends = [
+            (name, dim, number, end)
+            for name, axes in roots.items()
+            for dim, axis in enumerate(axes)
+            for number, end in enumerate(axis.ends() if axis else ())
+            if end in place.signs
+        ]
+        along = []
+        for name, dim, _, end in ends:
+            axis = roots[name][dim]
+            assert axis is not None
+            entries = entries_of_units((axis,), end)
+            assert entries.shape[1], "an end of an axis has entries along it"
+            along.append(Along(name, dim, entries))
+        module = _module(_makers(roots, ends[0][3]), place.tensors)
+        names[module] = names.get(module, 0) + 1
+        label = module if names[module] == 1 else f"{module} #{names[module]}"
+        where = tuple((name, dim, number) for name, dim, number, _ in ends)
+        layers.append(Layer(label, place.size, place.tensors, tuple(along), where))
+    return layers
+
+
+def reads_of(layers: Sequence[Layer], flow: Flow) -> list[tuple[Read, dict[int, Tensor]]]:
+    """Where a pass shows the layers' values: each read with, by number of the layer, the entries of its units.
+
+    The layers may be those of another trace of the same network, as in another dtype.
+
+    Raises
+    ------
+    ValueError
+        If a layer has no such place in this trace: its units are seen by no product.
+    """
+    classes = {}
+    for number, layer in enumerate(layers):
+        name, dim, which = layer.ends[0]
+        axis = flow.roots[name][dim]
+        ends = axis.ends() if axis else ()
+        if which < len(ends) and ends[which].size == layer.size:
+            classes[id(ends[which].members)] = number
+    found: list[tuple[Read, dict[int, Tensor]]] = []
+    for read in flow.reads:
+        here = {
+            classes[id(end.members)]: entries_of_units(read.units, end)
+            for axis in read.units
+            for end in axis.ends()
+            if id(end.members) in classes
+        }
+        if here:
+            found.append((read, here))
+    seen = {number for _, here in found for number in here}
+    for number, layer in enumerate(layers):
+        if number not in seen:
+            raise ValueError(
+                f"`method='activations'` needs products that take a layer's units, but none takes those of "
+                f"{layer.name} ({', '.join(layer.tensors)}); use method='weights'."
+            )
+    return found
+
+
+def told_apart(flow: Flow) -> dict[str, str]:
+    """Layers of hidden units that weights take but that may not trade places, and why not.
+
+    By the module whose weight puts them out, or else of the weight that takes them. Units that are meant to
+    differ are left out: places in an image, and what the data number.
+    """
+    reasons: dict[int, list[str]] = {}
+    for axis, reason in flow.fixed:
+        for end in axis.ends():
+            reasons.setdefault(id(end.members), []).append(reason)
+    found: dict[str, str] = {}
+    for read in flow.reads:
+        for end in (end for axis in read.units for end in axis.ends()):
+            own = reasons.get(id(end.members), [])
+            if not (read.is_hidden and read.by_weights and own) or any(r in POSITIONS for r in own):
+                continue
+            makers = _makers(flow.roots, end)
+            given = all(reason.startswith(GIVEN) for reason in own)
+            if makers or not given:
+                takers = [name for name, dim, _ in _everywhere(flow.roots, end) if dim == 1]
+                reason = next((r for r in own if not r.startswith(GIVEN)), own[0])
+                found.setdefault(_module(makers, takers or [read.operation]), reason)
+    return found
+
+
+def _everywhere(roots: Roots, end: Axis) -> Iterable[tuple[str, int, int]]:
+    """Where the class of an end occurs: name of the tensor, dimension, number of dimensions."""
+    return (
+        (name, dim, len(axes))
+        for name, axes in roots.items()
+        for dim, axis in enumerate(axes)
+        for other in (axis.ends() if axis else ())
+        if other.members is end.members
+    )
+
+
+def _makers(roots: Roots, end: Axis) -> list[str]:
+    """Weights that put the units out."""
+    return [name for name, dim, ndim in _everywhere(roots, end) if dim == 0 and ndim > 1]
+
+
+def _module(makers: Sequence[str], others: Sequence[str]) -> str:
+    name = (*makers, *others)[0]
+    return name.rpartition(".")[0] or name

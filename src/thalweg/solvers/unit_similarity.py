@@ -1,0 +1,100 @@
+"""How alike the units of two networks are: by their weights, or by what they put out on the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from thalweg.core.progress import Progress
+from thalweg.objective.micro_batch import MicroBatch
+from thalweg.objective.objective import Objective
+from thalweg.solvers.matching import InnerProduct, PairScores, Term, Units
+from thalweg.solvers.symmetries.tracing import activations, trace
+from thalweg.solvers.symmetries.units import Layer, reads_of
+
+# Examples of a pass that keeps the activations of all layers at once.
+EXAMPLES_AT_ONCE = 64
+
+# A variance below this part of the mean square is rounding: a unit that is always the same.
+CONSTANT = 1e-12
+
+
+def weight_terms(a: Objective, b: Objective, layers: Sequence[Layer]) -> list[Term]:
+    r"""Inner products of the parameters that the layers' orders move: their sum falls with the distance.
+
+    :math:`\lVert\theta_a - \pi(\theta_b)\rVert^2 = \lVert\theta_a\rVert^2 + \lVert\theta_b\rVert^2 - 2
+    \langle\theta_a, \pi(\theta_b)\rangle`, over all trainable parameters, each entry counting once: weights,
+    biases, scales and shifts of norms. Running statistics go along and do not count. In float64.
+    """
+    first, second = (o.space.unflatten(o.params.detach().cpu().double()) for o in (a, b))
+    units: dict[str, list[Units]] = {}
+    for number, layer in enumerate(layers):
+        for own in layer.along:
+            units.setdefault(own.tensor, []).append(Units(number, own.dim, own.entries))
+    return [InnerProduct(first[name], second[name], own) for name, own in units.items() if name in first]
+
+
+def activation_terms(
+    a: Objective, b: Objective, layers: Sequence[Layer], progress: Progress | None = None
+) -> list[Term]:
+    """Pearson correlations of the units' values over the data, wherever a product takes them.
+
+    One term for each product: a convolution or a matrix product with weights takes a layer's values after
+    its activation function; queries and keys are taken by each other. A value that several products take
+    counts for each. Examples and positions are the sample; statistics of batch norm are those of the mode.
+    A unit that never changes is correlated with none.
+
+    Raises
+    ------
+    ValueError
+        If no product takes the units of some layer, or a pass over later examples has other products.
+    """
+    found = reads_of(layers, trace(b))
+    reads = [read for read, _ in found]
+    gathered = [_gathered(here, layers) for _, here in found]
+    wide = torch.float32 if a.device.type == "mps" else torch.float64
+
+    def moments(micro: MicroBatch) -> list[tuple[Tensor, ...]]:
+        other = MicroBatch(b, micro.batch, micro.start, micro.stop)
+        sums = []
+        for first, second, (entries, _) in zip(
+            activations(micro, reads), activations(other, reads), gathered, strict=True
+        ):
+            x, y = (t.flatten(1)[entries.to(t.device)].flatten(1).to(wide) for t in (first, second))
+            count = torch.tensor(x.shape[1], dtype=torch.float64)
+            squares = (x.square().sum(1), y.square().sum(1), x @ y.T)
+            sums.append((count, *(t.cpu().double() for t in (x.sum(1), y.sum(1), *squares))))
+        if progress:
+            progress(micro.stop, a.num_examples)
+        return sums
+
+    totals = a.reduce(moments, at_most=EXAMPLES_AT_ONCE)
+    return [
+        PairScores(_correlations(*sums), units) for sums, (_, units) in zip(totals, gathered, strict=True)
+    ]
+
+
+def _gathered(here: dict[int, Tensor], layers: Sequence[Layer]) -> tuple[Tensor, list[Units]]:
+    """Entries ``(Q, m)`` along a dimension, one row a combination of units; and the units' rows of these."""
+    numbers, sizes = list(here), [layers[number].size for number in here]
+    length = next(iter(here.values())).numel()
+    which = torch.zeros(length, dtype=torch.int64)
+    for entries, size in zip(here.values(), sizes, strict=True):
+        unit = torch.empty(length, dtype=torch.int64)
+        unit[entries] = torch.arange(size)[:, None].expand_as(entries)
+        which = which * size + unit
+    rows = torch.arange(int(torch.tensor(sizes).prod())).reshape(sizes)
+    units = [Units(number, 1, rows.movedim(k, 0).flatten(1)) for k, number in enumerate(numbers)]
+    # Where a unit has several entries, their order is the same in both networks.
+    return which.argsort(stable=True).reshape(rows.numel(), -1), units
+
+
+def _correlations(count: Tensor, x: Tensor, y: Tensor, xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
+    """``(Q, Q)`` from sums over the sample."""
+    means = x / count, y / count
+    variances = [s / count - m.square() for s, m in zip((xx, yy), means, strict=True)]
+    moving = [v > CONSTANT * s / count for v, s in zip(variances, (xx, yy), strict=True)]
+    scales = [torch.where(m, v, 1.0).rsqrt() * m for v, m in zip(variances, moving, strict=True)]
+    return (xy / count - torch.outer(*means)) * torch.outer(*scales)
