@@ -69,7 +69,7 @@ def test_the_diagram_shows_every_feature_once_and_fills_the_significant_ones():
 
 
 def test_the_shading_is_as_wide_as_the_margins():
-    result = CASES["plane"]()
+    result = measured(of_function(ring, 41, 41), 0.1)
     bands = tw.plot(result).axes[0].collections
     for band, colour, width in zip(bands, (FAINT, GREY), (result.margin, result.noise_band), strict=True):
         assert to_hex(band.get_facecolor()[0]) == to_hex(colour)

@@ -160,13 +160,13 @@ def test_with_a_ceiling_lifetimes_end_there_and_so_does_the_noise():
 def test_points_that_were_interpolated_add_their_error_to_the_grids():
     base = of_function(double_well, 31, 31)
     errors = torch.zeros_like(base.losses)
-    errors[0, 0], errors[3, 3] = 2.0, 0.25  # at a height of 4.8, and of 2.8
+    errors[0, 0], errors[3, 3] = 2.0, 0.25  # at a height of 6.0, and of 3.1
     plain = tw.persistence(base).grid_error
     interpolated = dataclasses.replace(base, interpolation_errors=errors)
     assert tw.persistence(interpolated).grid_error == pytest.approx(plain + 2)
-    reach = 2.0 - (float(base.losses[0, 0]) - 4.0)
-    below = tw.persistence(base, ceiling=4.0).grid_error
-    assert tw.persistence(interpolated, ceiling=4.0).grid_error == pytest.approx(below + reach)
+    reach = 2.0 - (float(base.losses[0, 0]) - 5.0)
+    below = tw.persistence(base, ceiling=5.0).grid_error
+    assert tw.persistence(interpolated, ceiling=5.0).grid_error == pytest.approx(below + reach)
 
 
 def test_a_finer_grid_resolves_what_a_coarse_one_cannot():

@@ -15,7 +15,7 @@ complex joins them at the lowest such way, the loss perhaps sooner, but no soone
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import combinations, permutations, product
 
 import numpy as np
@@ -87,7 +87,7 @@ def _diagonals(heights: Heights) -> Iterator[tuple[Heights, Heights]]:
             yield ends, np.maximum(ends, np.minimum.reduce(ways))
 
 
-def _corner(heights: Heights, sides: dict[int, int], crossed: tuple[int, ...]) -> Heights:
+def _corner(heights: Heights, sides: Mapping[int, int], crossed: tuple[int, ...]) -> Heights:
     """One corner of all cells: on these sides along the axes, on the other side of those crossed."""
     for k, side in sides.items():
         far = side != (k in crossed)

@@ -35,8 +35,9 @@ class Persistence(Measurement):
     does so in the space, at that level or below. That something is apart on the slice proves nothing about
     the space. As heights of the true loss between the grid's points, bounds hold up to `margin`.
 
-    Of all features with a lifetime above twice `margin`, none is owed to the noise or to the grid, at
-    confidence `level`: the value is a lower bound for the number of components *of the slice*.
+    Of all features with a lifetime above twice `margin`, none is owed to noise, at confidence `level`, nor to
+    the grid, as far as its error can be estimated: the value is a lower bound for the number of components
+    *of the slice*.
 
     Parameters
     ----------
@@ -119,8 +120,8 @@ class Persistence(Measurement):
     def __repr__(self) -> str:
         components = f"at least {self.value:g} of {len(self.parents)} components of the slice significant"
         others = [
-            f"{self.num_significant(k)} {name}"
-            for k, name in ((1, "loops"), (2, "voids"))
+            f"{self.num_significant(k)} {name}{'' if self.num_significant(k) == 1 else 's'}"
+            for k, name in ((1, "loop"), (2, "void"))
             if self.birth_points.shape[1] > k
         ]
         noise = f"noise ± {at_most(self.noise_band, 2)} ({100 * self.level:g} %)"
