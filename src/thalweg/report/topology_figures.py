@@ -127,6 +127,8 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
     scale_loss_axis(axes, births[:count], ends)
     is_log = axes.get_yscale() == "log"
     top = high * (high / low) ** 0.08 if is_log else high + 0.08 * ((high - low) or 1.0)
+    points = numbers(tree.minimum_points)
+    points = np.where(np.abs(points) > 1e-9 * np.abs(points).max(), points, 0.0)  # nought, but for rounding
     places = _places(parents[:count], deaths[:count])
     names = []
     for i in range(count):
@@ -151,7 +153,7 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
         fill = colour if significant[i] else "white"
         axes.plot([places[i]], [births[i]], "o", color=colour, markerfacecolor=fill, markersize=5)
         if significant[i] or count <= 6:
-            names.append((places[i], ", ".join(f"{x:.2g}" for x in numbers(tree.minimum_points[i]) + 0.0)))
+            names.append((places[i], ", ".join(f"{x:.2g}" for x in points[i])))
     axes.plot([], [], "o-", color=BLUE, label="significant")
     if not significant[:count].all():
         axes.plot(
