@@ -5,13 +5,14 @@ import inspect
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.measures.topology.surfaces import surface_of
 from tests.networks import images, mlp, residual, vectors
 from torch import Tensor
 
@@ -25,13 +26,15 @@ class Call:
 
     arguments: dict[str, Any] = field(default_factory=dict)
     takes_two: bool = False
+    takes_surface: bool = False
     seeded: bool = True
     # Results are compared to within this fraction of the larger between micro-batches and dtypes.
     rounding: float = 1e-9
     single: float = 1e-3
 
 
-MEASURES = {**tw.MEASURES, **tw.ANALYSES}
+# What is measured on an objective, and what on a surface of one.
+MEASURES = {**tw.MEASURES, **tw.ANALYSES, "persistence": tw.persistence}
 
 # A measure that is not here fails `test_every_measure_has_an_entry`.
 CALLS = {
@@ -58,6 +61,7 @@ CALLS = {
     "linear_path": Call({"num_points": 5}, takes_two=True, seeded=False),
     "bezier_path": Call({"num_points": 5, "num_steps": 4}, takes_two=True),
     "align_permutation": Call({"num_restarts": 3}, takes_two=True),
+    "persistence": Call({"num_draws": 50}, takes_surface=True),
 }
 NAMES = [name for name in MEASURES if name in CALLS]
 DEVICES = [
@@ -104,7 +108,13 @@ def objectives(
 def measure(name: str, *args: tw.Objective, seed: int | None = 3, **more: Any) -> tw.Measurement:
     call = CALLS[name]
     seeded = {"seed": seed} if call.seeded else {}
-    return MEASURES[name](*args, **call.arguments, **seeded, **more)
+    return MEASURES[name](*taken_by(name, args), **call.arguments, **seeded, **more)
+
+
+def taken_by(name: str, args: Sequence[Any]) -> list[Any]:
+    """The objectives themselves, or a surface of each."""
+    takes_surface = CALLS[name].takes_surface
+    return [surface_of(a) if takes_surface and isinstance(a, tw.Objective) else a for a in args]
 
 
 @functools.cache
@@ -131,7 +141,10 @@ def test_every_measure_has_an_entry():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bare_network_is_refused(name):
     given = [network(0)] * (2 if CALLS[name].takes_two else 1)
-    with pytest.raises(TypeError, match=r"`\w+` must be a thalweg.Objective, .* got .*; wrap it first"):
+    wanted = (
+        r"`\w+` must be a (thalweg.Objective|slice of the loss .*), .* got .*; (wrap it|measure one) first"
+    )
+    with pytest.raises(TypeError, match=wanted):
         measure(name, *given)
 
 
@@ -185,7 +198,7 @@ def test_what_a_result_says_of_itself(name):
     assert provenance["objective"]["batch_norm"] == "recalibrated"
     # Every argument but the objectives and the progress bar, defaults included.
     signature = inspect.signature(MEASURES[name]).parameters
-    taken = {n for n in signature if n not in ("objective", "a", "b", "trajectory", "progress")}
+    taken = {n for n in signature if n not in ("objective", "a", "b", "trajectory", "surface", "progress")}
     assert set(provenance["arguments"]) == taken
     for argument, value in CALLS[name].arguments.items():
         assert provenance["arguments"][argument] == value
@@ -210,7 +223,7 @@ def test_the_seed_matters_and_must_be_given(name):
     first, other = numbers(reference(name)), numbers(measure(name, *built, seed=4))
     assert any(not torch.equal(first[k], other[k]) for k in first), "another seed, other random numbers"
     with pytest.raises(TypeError, match="seed"):
-        MEASURES[name](*built, **CALLS[name].arguments)
+        MEASURES[name](*taken_by(name, built), **CALLS[name].arguments)
     with pytest.raises(TypeError, match="`seed` must be an integer"):
         measure(name, *built, seed=None)
 

@@ -44,6 +44,8 @@ from thalweg.measures.sharpness.relative_flatness import RelativeFlatness, relat
 from thalweg.measures.sharpness.sam_sharpness import SamSharpness, sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import SamSharpnessSpread, sam_sharpness_spread
 from thalweg.measures.surfaces.line import LineSlice, line_slice
+from thalweg.measures.topology.merge_tree import MergeTree
+from thalweg.measures.topology.persistence import Persistence, persistence
 from thalweg.models.registry import build_model, register_model
 from thalweg.models.small_cnn import SmallCNN
 from thalweg.objective.objective import Objective
@@ -78,6 +80,7 @@ __all__ = [
     "LineSlice",
     "LinearPath",
     "Measurement",
+    "MergeTree",
     "NonFiniteLossError",
     "NondeterminismError",
     "NormalizedCurvature",
@@ -85,6 +88,7 @@ __all__ = [
     "PacBayesSigma",
     "ParamSpace",
     "PermutationAlignment",
+    "Persistence",
     "PreconditionedSharpness",
     "RelativeFlatness",
     "Run",
@@ -119,6 +123,7 @@ __all__ = [
     "normalized_curvature",
     "pac_bayes_sigma",
     "page",
+    "persistence",
     "plot",
     "preconditioned_sharpness",
     "register_model",

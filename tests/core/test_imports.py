@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from thalweg.core.imports import import_callable, naming
+from thalweg.core.imports import import_callable, import_extra, naming
 
 
 @pytest.fixture
@@ -92,3 +92,10 @@ def test_what_is_let_through_stays_as_it_is():
         raise NotImplementedError("no")
     with pytest.raises(KeyboardInterrupt, match="stop"), naming("loss", "own:loss"):
         raise KeyboardInterrupt("stop")
+
+
+def test_an_optional_package_that_is_not_there_names_its_extra(monkeypatch):
+    assert import_extra("math", "topology") is sys.modules["math"]
+    monkeypatch.setitem(sys.modules, "absent", None)
+    with pytest.raises(ImportError, match=r"needs the package absent, .*pip install 'thalweg\[topology\]'"):
+        import_extra("absent", "topology")

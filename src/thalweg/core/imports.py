@@ -1,10 +1,12 @@
-"""Callables of the user's own: importing what is named as ``module:callable``, and what they raise."""
+"""What is imported late: callables named as ``module:callable``, what they raise, and optional packages."""
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 
@@ -67,6 +69,23 @@ def naming(
         raise
     except (Exception, SystemExit) as error:
         raise ValueError(f"`{argument}` {name} raised {in_words(error)}.") from error
+
+
+def import_extra(package: str, extra: str) -> ModuleType:
+    """Import an optional package where it is used.
+
+    Raises
+    ------
+    ImportError
+        If it is not there; the message names the `extra` that brings it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"this needs the package {package}, which cannot be imported ({in_words(error)}); install it: "
+            f"pip install 'thalweg[{extra}]'."
+        ) from error
 
 
 def in_words(error: BaseException) -> str:

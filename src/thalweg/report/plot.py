@@ -13,6 +13,7 @@ from thalweg.report import figures as draw
 from thalweg.report import order_figures as order
 from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
+from thalweg.report import topology_figures as topology
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -234,6 +235,7 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "spectral_density": _density,
     "block_curvature": _blocks,
     "curvature_profile": _profile,
+    "persistence": topology.persistence_figure,
     "invariance_audit": _audit,
     "compare": order.comparison_figure,
     "contrast": order.contrast_figure,

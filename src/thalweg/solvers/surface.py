@@ -14,8 +14,8 @@ from thalweg.core.measurement import Measurement
 class Surface(Measurement, ABC):
     """Losses on a grid.
 
-    A point whose loss is not finite is NaN. Where the losses come from a sample of the examples, `fold_losses`
-    says how they would vary with it.
+    A point whose loss is not finite is NaN. Where the losses come from a sample of the examples,
+    `fold_losses` says how they would vary with it.
 
     Parameters
     ----------
@@ -24,10 +24,14 @@ class Surface(Measurement, ABC):
         examples at every point, so that points can be resampled jointly. ``None`` where the losses are exact.
     fold_sizes
         ``(F,)`` int64: examples of each part. ``None`` likewise.
+    interpolation_errors
+        ``(*grid)`` float64: estimated error of points that were interpolated, zero at others. ``None`` where
+        all were evaluated.
     """
 
     fold_losses: Tensor | None = None
     fold_sizes: Tensor | None = None
+    interpolation_errors: Tensor | None = None
 
     @property
     @abstractmethod
