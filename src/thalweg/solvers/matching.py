@@ -115,7 +115,9 @@ class PairScores(Term):
 
     def gains(self, present: Tensor, layer: int) -> Tensor:
         tables = [
-            present[own.entries[:, None], own.entries[None]].sum(2) for own in self.units if own.layer == layer
+            present[own.entries[:, None], own.entries[None]].sum(2)
+            for own in self.units
+            if own.layer == layer
         ]
         return torch.stack(tables).sum(0)
 

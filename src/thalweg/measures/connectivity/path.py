@@ -13,9 +13,9 @@ from thalweg.core.arguments import check_count
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.progress import Progress
-from thalweg.solvers.comparable import check_comparable, check_same_losses
 from thalweg.objective.evaluation import Point, independent_unit, l2_term
 from thalweg.objective.objective import Objective
+from thalweg.solvers.comparable import check_comparable, check_same_losses
 from thalweg.stats.clustered_mean import mean_standard_error
 
 

@@ -167,9 +167,7 @@ class Symmetries:
         return _moved(self.objective, self.roots, places, strength, rng)
 
 
-def find_symmetries(
-    objective: Objective, transformations: Sequence[str] = TRANSFORMATIONS
-) -> Symmetries:
+def find_symmetries(objective: Objective, transformations: Sequence[str] = TRANSFORMATIONS) -> Symmetries:
     r"""Find where an objective's network can be changed without changing its function.
 
     One forward pass is traced, operation by operation, so that sequential, residual and any other network is
