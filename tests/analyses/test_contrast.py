@@ -297,12 +297,12 @@ def test_a_planted_difference_is_found_where_holm_cannot():
     assert not joint.remarks[0].startswith("Nothing can be decided")
 
 
-@pytest.mark.parametrize("num", [2, 3, 4, 5])
+@pytest.mark.parametrize("num", [3, 4, 5])
 @pytest.mark.parametrize("paired_by", [None, "seed"])
 @pytest.mark.parametrize("correction", ["joint", "holm", "none"])
 def test_what_can_be_decided_is_foreseen(num, paired_by, correction):
     rule = {"by": "recipe", "paired_by": paired_by, "correction": correction, "level": 0.9}
-    measures = ["sam_sharpness", "critical_sharpness"]
+    measures = ["sam_sharpness", "keskar_sharpness"]
     before = foreseen(runs_of(num), measures=measures, **rule)
     after = tw.contrast(runs_of(num), measures=measures, **rule)
     assert before == (after.remarks[0] if after.smallest_corrected_p > 0.1 + 1e-9 else "")
