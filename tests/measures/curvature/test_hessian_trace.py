@@ -272,6 +272,38 @@ def test_budget_spent() -> None:
     assert abs(partial.value - 50) < 4 * partial.error.probe.value
 
 
+def test_budget_spent_and_not_required() -> None:
+    objective = planted(scattered(torch.linspace(-1, 1.5, 200).double(), 3))
+    spent: dict[str, Any] = {"rtol": 0.001, "method": "hutchinson", "max_matvecs": 40, "seed": 0}
+    reports: list[tuple[int, int]] = []
+    result = hessian_trace(
+        objective, require_convergence=False, progress=lambda *r: reports.append(r), **spent
+    )
+    with pytest.raises(ConvergenceError) as caught:
+        hessian_trace(objective, **spent)
+    assert result.value == caught.value.partial.value
+    assert result.provenance["converged"] is False
+    assert "not converged" in repr(result)
+    assert reports[-1][0] == reports[-1][1]
+    met = hessian_trace(objective, require_convergence=False, rtol=0.3, seed=0)
+    assert met.provenance["converged"] is True
+    assert "not converged" not in repr(met)
+
+
+def test_memory_is_bounded() -> None:
+    objective = planted(scattered(torch.linspace(0, 1.5, 200).double(), 3))
+    entry = objective.params.element_size() * objective.space.dim
+    with pytest.raises(ValueError, match=f"must hold a single probe, .* {11 * entry:,} bytes. Raise it"):
+        hessian_trace(objective, max_memory_bytes=11 * entry - 1, seed=0)
+    with pytest.raises(ValueError, match=f"which method='hutch\\+\\+' starts from, .* {96 * entry:,} bytes"):
+        hessian_trace(objective, method="hutch++", max_memory_bytes=96 * entry - 1, seed=0)
+    little = hessian_trace(objective, max_memory_bytes=11 * entry, seed=0)
+    full = hessian_trace(objective, method="hutchinson", seed=0)
+    assert little.method == "hutchinson"
+    assert little.provenance["arguments"]["max_memory_bytes"] == 11 * entry
+    assert little.value == pytest.approx(full.value, rel=1e-9)
+
+
 def test_zero_hessian() -> None:
     result = hessian_trace(planted(torch.zeros(13, 50)), seed=0)
     assert result.value == result.frobenius_norm == result.frobenius_error == 0
@@ -287,6 +319,8 @@ def test_zero_hessian() -> None:
         ({"params": "nothing"}, ValueError, "`params` must match trainable parameters"),
         ({"max_matvecs": 0}, ValueError, "`max_matvecs` must be a whole number of at least 1"),
         ({"max_matvecs": 20}, ValueError, "`max_matvecs` must be at least 36, got 20"),
+        ({"max_memory_bytes": 0}, ValueError, "`max_memory_bytes` must be a whole number"),
+        ({"require_convergence": "no"}, ValueError, "`require_convergence` must be True or False"),
         ({"num_folds": 0}, ValueError, "`num_folds` must be a whole number"),
         ({"population": True, "num_folds": 62}, ValueError, "`num_folds` must lie between 2 and the 61 ex"),
         ({"population": True, "method": "xtrace"}, ValueError, "'xtrace' does not tell summands apart"),

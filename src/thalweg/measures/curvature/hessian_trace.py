@@ -86,6 +86,8 @@ def hessian_trace(
     params: str | Sequence[str] | None = None,
     method: str = "auto",
     max_matvecs: int | None = None,
+    max_memory_bytes: int = 2 << 30,
+    require_convergence: bool = True,
     sampled: bool = False,
     population: bool = False,
     num_folds: int = 10,
@@ -125,6 +127,13 @@ def hessian_trace(
         products. Each turns exact where P products cost no more.
     max_matvecs
         Most products with single vectors, at least 36 or P. Default: 2,000.
+    max_memory_bytes
+        Bound on the probes, their products and what is computed of them, eight vectors of length P for each
+        that is held at once. Where it does not hold the pilot, 96 vectors, ``"auto"`` goes without it and
+        takes Hutchinson's probes, as many at a time as fit. With `sampled` one probe is held at a time.
+    require_convergence
+        Raise if `max_matvecs` is spent first; else the partial result is returned, and says that it has not
+        converged.
     sampled
         Estimate it from samples of the examples, drawn by importance, until the standard error of probes and
         data together is `rtol` times the value: see `thalweg.solvers.sampled_trace`. The number meant is that
@@ -141,12 +150,14 @@ def hessian_trace(
     Raises
     ------
     ConvergenceError
-        If `max_matvecs` is spent first; carries the partial `HessianTrace`. A trace near nought, of an
-        indefinite H, has no small relative error.
+        If `max_matvecs` is spent first and `require_convergence` is set; carries the partial `HessianTrace`.
+        A trace near nought, of an indefinite H, has no small relative error.
     DerivativeError
         If no second derivative of this network can be trusted.
     NonFiniteLossError
         If the loss or a product is not finite.
+    ValueError
+        If an argument is out of range, or the memory does not hold the method.
 
     References
     ----------
@@ -158,6 +169,8 @@ def hessian_trace(
     check_count("num_folds", num_folds)
     check_flag("population", population)
     check_flag("sampled", sampled)
+    check_flag("require_convergence", require_convergence)
+    check_count("max_memory_bytes", max_memory_bytes)
     operator = operator_named(of, objective, params, seed=seed)
     target = operator.objective
     if population and of not in MEANS:
@@ -177,6 +190,8 @@ def hessian_trace(
             "params": params if params is None or isinstance(params, str) else list(params),
             "method": method,
             "max_matvecs": max_matvecs,
+            "max_memory_bytes": max_memory_bytes,
+            "require_convergence": require_convergence,
             "sampled": sampled,
             "population": population,
             "num_folds": num_folds,
@@ -212,13 +227,14 @@ def hessian_trace(
         method=method,
         groups=groups,
         max_matvecs=budget,
+        max_memory_bytes=max_memory_bytes,
         on_plan=lambda products: work.expect(products * target.num_examples),
     )
     data = None
     if population:
         data = StandardError(*fold_standard_error(estimate.forms.numpy(), estimate.weights.numpy()))
     result = _result(estimate, decay, layers, groups, provenance, data)
-    if not estimate.converged:
+    if require_convergence and not estimate.converged:
         assert estimate.error is not None
         raise ConvergenceError(
             f"{estimate.num_matvecs} products were spent and the standard error of the trace, "
