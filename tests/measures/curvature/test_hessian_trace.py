@@ -155,6 +155,25 @@ def test_frozen_and_tied_parameters_count_once() -> None:
     assert len(tied.diagonal) == 7 * 4 + 4 * 4 + 4
 
 
+def test_a_tied_parameter_is_chosen_by_its_second_name() -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = torch.nn.Linear(3, 3, bias=False)
+            self.decoder = torch.nn.Linear(3, 3)
+            self.decoder.weight = self.encoder.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.decoder(torch.tanh(self.encoder(x)))
+
+    x = torch.randn(11, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    objective = tw.Objective(Tied().double(), (x, x.flip(1)), loss="mse")
+    whole, chosen = (hessian_trace(objective, params=p, seed=0) for p in ("*", "decoder"))
+    assert (whole.method, chosen.method) == ("exact", "exact")
+    assert chosen.value == pytest.approx(whole.value, rel=1e-12)
+    assert hessian_trace(objective, params="decoder.bias", seed=0).value != pytest.approx(whole.value)
+
+
 def test_a_parameter_of_the_root_is_a_layer_by_its_own_name() -> None:
     result = hessian_trace(planted(scattered(torch.linspace(0, 1, 9).double())), seed=0)
     assert result.layers == ("theta",)
