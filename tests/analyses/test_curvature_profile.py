@@ -141,6 +141,24 @@ def test_bad_budgets(budget) -> None:
         curvature_profile(CASES["tied"].objective(), max_matvecs=budget, seed=0)
 
 
+@pytest.mark.parametrize(("vectors", "split"), [(120, (5, 21)), (30, (2, 12))])
+def test_a_budget_left_open_fits_into_the_memory(vectors: int, split: tuple[int, int]) -> None:
+    objective = CASES["residual-running"].objective()
+    entry = objective.params.element_size() * objective.space.dim
+    found = curvature_profile(objective, max_memory_bytes=vectors * entry, seed=0)
+    assert found.provenance["split"] == {"num_probes": split[0], "num_steps": split[1]}
+    assert (found.num_probes, found.num_steps) == split
+    assert found.num_matvecs == split[0] * split[1]
+    same = curvature_profile(objective, max_matvecs=split[0] * split[1], seed=0)
+    assert same.value == found.value
+    with pytest.raises(ValueError, match=r"`max_memory_bytes` must hold 40 steps of 8 probes, got .* bytes"):
+        curvature_profile(objective, max_matvecs=320, max_memory_bytes=30 * entry, seed=0)
+    with pytest.raises(
+        ValueError, match=rf"must hold 2 steps of 2 probes, .* they need {10 * entry:,} bytes"
+    ):
+        curvature_profile(objective, max_memory_bytes=10 * entry - 1, seed=0)
+
+
 def test_bad_tolerance_and_memory() -> None:
     with pytest.raises(ValueError, match=r"`rtol` must lie in \(0, 1\), got 2"):
         curvature_profile(CASES["tied"].objective(), rtol=2, seed=0)
