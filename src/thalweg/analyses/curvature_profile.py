@@ -21,8 +21,9 @@ from thalweg.linalg.estimate import Estimate
 from thalweg.linalg.fold_forms import FoldForms
 from thalweg.linalg.quadrature import ProbeProcess, bytes_per_vector, vectors_held
 from thalweg.measures.curvature.hessian_trace import MEANS
-from thalweg.measures.curvature.layer_traces import LayerTraces, layer_indices
+from thalweg.measures.curvature.layer_traces import LayerTraces, blocks_of
 from thalweg.measures.curvature.spectral_density import SpectralDensity, density_result
+from thalweg.objective.check_objective import check_objective
 from thalweg.objective.folds import random_folds
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
@@ -129,6 +130,7 @@ def curvature_profile(
     max_matvecs: int | None = None,
     of: str = "hessian",
     params: str | Sequence[str] | None = None,
+    blocks: Sequence[str] | None = None,
     rtol: float = 1e-3,
     require_convergence: bool = False,
     max_memory_bytes: int = 2 << 30,
@@ -159,6 +161,10 @@ def curvature_profile(
         The matrix: ``"hessian"``, ``"ggn"``, or another of `thalweg.operators.registry.OPERATORS`.
     params
         Only the block of the parameters that match, ``"layer4.*"``.
+    blocks
+        Patterns such as ``["conv*", "head"]``, each a block whose trace comes from the same probes, none
+        overlapping; parameters that match none are held constant. Default: the layers. They stand in the
+        result as its `layers`.
     rtol
         Residual of the ends, relative to the largest absolute Ritz value, at which they count as converged.
     require_convergence
@@ -193,8 +199,9 @@ def curvature_profile(
     if population and of not in MEANS:
         raise ValueError(f"`population` takes a mean over examples, of={' or '.join(MEANS)}, got {of!r}.")
     num_probes, num_steps = _split(DEFAULT_MAX_MATVECS if max_matvecs is None else max_matvecs)
-    operator = operator_named(of, objective, params, seed=seed)
-    target = operator.objective
+    check_objective("objective", objective)
+    target, indices = blocks_of(objective if params is None else objective.restrict(params), blocks)
+    operator = operator_named(of, target, seed=seed)
     if max_matvecs is None:
         held = max_memory_bytes // bytes_per_vector(operator)
         num_probes, num_steps = _fitting(operator.dim, held, num_probes, num_steps)
@@ -217,6 +224,7 @@ def curvature_profile(
             "max_matvecs": max_matvecs,
             "of": of,
             "params": params if params is None or isinstance(params, str) else list(params),
+            "blocks": None if blocks is None else list(blocks),
             "rtol": rtol,
             "require_convergence": require_convergence,
             "max_memory_bytes": max_memory_bytes,
@@ -230,7 +238,6 @@ def curvature_profile(
     }
     density = density_result(process.quadrature(), {})
     top, bottom = certificate.bounds(krylov, density.lambda_max, density.lambda_min)
-    indices = layer_indices(target.space)
     by_layer = Estimate.of(_layer_trace_samples(process, indices))
     trace = Estimate.of(density.quadrature.samples(lambda nodes: operator.dim * nodes))
     data, by_fold = None, None
@@ -258,7 +265,8 @@ def curvature_profile(
     if require_convergence and not result.converged:
         raise ConvergenceError(
             f"{result.num_matvecs} products were spent before both ends converged: the larger relative "
-            f"residual is {worst / krylov.norm:.2g}, `rtol` asks for {rtol:.2g}. Raise `max_matvecs` or `rtol`.",
+            f"residual is {worst / krylov.norm:.2g}, `rtol` asks for {rtol:.2g}. "
+            "Raise `max_matvecs` or `rtol`.",
             result,
         )
     return result
@@ -280,7 +288,7 @@ def _split(max_matvecs: int) -> tuple[int, int]:
 
 
 def _fitting(dim: int, held: int, num_probes: int, num_steps: int) -> tuple[int, int]:
-    """The first split whose basis is no more than `held` vectors: most probes of enough steps, else most steps.
+    """The split with most probes of enough steps, else with most steps, whose basis `held` vectors hold.
 
     The smallest where none fits, which is then refused with the memory it needs.
 

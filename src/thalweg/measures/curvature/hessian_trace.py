@@ -13,13 +13,13 @@ from torch import Tensor
 from thalweg.core.arguments import check_count, check_flag
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, StandardError
-from thalweg.core.param_space import ParamSpace
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.sum_operator import SumOperator
 from thalweg.linalg.trace import estimate_trace
 from thalweg.linalg.trace_estimate import TraceEstimate
-from thalweg.measures.curvature.layer_traces import LayerTraces, layer_indices
+from thalweg.measures.curvature.layer_traces import LayerTraces, blocks_of
+from thalweg.objective.check_objective import check_objective
 from thalweg.objective.folds import random_folds
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
@@ -84,6 +84,7 @@ def hessian_trace(
     rtol: float = 0.05,
     of: str = "hessian",
     params: str | Sequence[str] | None = None,
+    blocks: Sequence[str] | None = None,
     method: str = "auto",
     max_matvecs: int | None = None,
     max_memory_bytes: int = 2 << 30,
@@ -122,6 +123,10 @@ def hessian_trace(
         The matrix: ``"hessian"``, ``"ggn"`` or another of `thalweg.operators.registry`.
     params
         Only the block of the parameters that match, ``"layer4.*"``.
+    blocks
+        Patterns such as ``["conv*", "head"]``, each a block whose trace comes from the same probes, none
+        overlapping; parameters that match none are held constant. Default: the layers. They stand in the
+        result as its `layers`.
     method
         ``"hutchinson"``, ``"hutch++"``, ``"xtrace"``, or ``"auto"``, the cheapest by a pilot of twelve
         products. Each turns exact where P products cost no more.
@@ -171,8 +176,9 @@ def hessian_trace(
     check_flag("sampled", sampled)
     check_flag("require_convergence", require_convergence)
     check_count("max_memory_bytes", max_memory_bytes)
-    operator = operator_named(of, objective, params, seed=seed)
-    target = operator.objective
+    check_objective("objective", objective)
+    target, indices = blocks_of(objective if params is None else objective.restrict(params), blocks)
+    operator = operator_named(of, target, seed=seed)
     if population and of not in MEANS:
         raise ValueError(f"`population` takes a mean over examples, of={' or '.join(MEANS)}, got {of!r}.")
     if sampled and (of not in SAMPLED or population or method != "auto"):
@@ -181,13 +187,14 @@ def hessian_trace(
             f"got of={of!r}, method={method!r}, population={population}."
         )
     decay = target.weight_decay if operator.has_weight_decay else 0.0
-    layers, groups = _layers(target.space)
+    layers, groups = tuple(indices), _groups(indices, target.space.dim)
     provenance: dict[str, Any] = {
         "function": "hessian_trace",
         "arguments": {
             "rtol": rtol,
             "of": of,
             "params": params if params is None or isinstance(params, str) else list(params),
+            "blocks": None if blocks is None else list(blocks),
             "method": method,
             "max_matvecs": max_matvecs,
             "max_memory_bytes": max_memory_bytes,
@@ -261,13 +268,12 @@ def _without_decay(
     )
 
 
-def _layers(space: ParamSpace) -> tuple[tuple[str, ...], Tensor]:
-    """Names of the layers, and ``(P,)`` the number of each entry's."""
-    indices = layer_indices(space)
-    groups = torch.empty(space.dim, dtype=torch.int64)
+def _groups(indices: dict[str, Tensor], dim: int) -> Tensor:
+    """``(P,)``: the number of each entry's layer or block."""
+    groups = torch.empty(dim, dtype=torch.int64)
     for i, index in enumerate(indices.values()):
         groups[index] = i
-    return tuple(indices), groups
+    return groups
 
 
 def _result(
