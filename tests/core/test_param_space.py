@@ -106,6 +106,20 @@ def test_select_by_pattern_by_module_and_by_list():
     assert (part.slots[0].start, part.dim) == (0, 51), "a sub-space is laid out anew"
 
 
+def test_a_tied_parameter_is_matched_by_all_its_names():
+    model = nn.ModuleDict({"encoder": nn.Linear(4, 4), "decoder": nn.Linear(4, 4)})
+    model["decoder"].weight = model["encoder"].weight
+    space = ParamSpace.of(model)
+    assert space.names == ("encoder.weight", "encoder.bias", "decoder.bias")
+    assert space.select("decoder").names == ("encoder.weight", "decoder.bias")
+    assert space.select("decoder.weight").names == ("encoder.weight",)
+    assert space.select("decoder").select("decoder.w*").names == ("encoder.weight",), "a sub-space knows them"
+    with pytest.raises(ValueError, match="matches none"):
+        space.select("decoder.bias").select("decoder.weight")
+    model["encoder"].weight.requires_grad_(False)
+    assert ParamSpace.of(model).select("decoder").names == ("decoder.bias",), "frozen under all its names"
+
+
 def test_a_module_name_is_no_prefix_of_another():
     model = nn.ModuleDict({"fc1": nn.Linear(1, 1), "fc10": nn.Linear(1, 1)})
     assert ParamSpace.of(model).select("fc1").names == ("fc1.weight", "fc1.bias")

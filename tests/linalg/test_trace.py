@@ -305,11 +305,40 @@ def test_a_trace_of_nought_has_no_relative_error(method: str) -> None:
 def test_little_memory_takes_a_smaller_sketch() -> None:
     A = operator(SPECTRA["1/k"])
     wide = estimate_trace(A, rng=generator(0), rtol=0.005, method="hutch++")
+    least = 8 * 12 * P * 8  # the pilot's columns, in float64
     narrow = estimate_trace(
-        A, rng=generator(0), rtol=0.005, method="xtrace", max_memory_bytes=1, max_matvecs=100
+        A, rng=generator(0), rtol=0.005, method="xtrace", max_memory_bytes=least, max_matvecs=100
     )
     assert wide.converged
     assert len(narrow.samples) == 12
+    for method in ("xtrace", "hutch++"):
+        with pytest.raises(ValueError, match=rf"`max_memory_bytes` must hold 12 columns, .* {least:,} bytes"):
+            estimate_trace(A, rng=generator(0), method=method, max_memory_bytes=least - 1)
+
+
+@pytest.mark.parametrize("dim", [P, 20])
+def test_less_memory_than_a_pilot_takes_fewer_probes_together(dim: int) -> None:
+    widths: list[int] = []
+
+    class Counted(LinearOperator):
+        def matmat(self, V: Tensor) -> Tensor:
+            widths.append(V.shape[1])
+            return inner @ V
+
+    inner = DenseOperator(planted_matrix(SPECTRA["1/k"][:dim], seed=0)[0])
+    A = Counted(dim, torch.float64)
+    full = estimate_trace(A, rng=generator(0), rtol=0.1, method="hutchinson")
+    assert max(widths) == 8
+    for columns in (1, 3):
+        widths.clear()
+        small = estimate_trace(A, rng=generator(0), rtol=0.1, max_memory_bytes=(8 * columns + 3) * dim * 8)
+        assert max(widths) == columns
+        assert small.method == ("hutchinson" if dim == P else "exact")
+        assert len(small.samples) == len(full.samples)
+        assert small.value == pytest.approx(full.value, rel=1e-12)
+    needed = f"{11 * dim * 8:,}"
+    with pytest.raises(ValueError, match=rf"`max_memory_bytes` must hold a single probe, .* {needed} bytes"):
+        estimate_trace(A, rng=generator(0), max_memory_bytes=11 * dim * 8 - 1)
 
 
 def test_same_generator_same_numbers_and_blocks_do_not_matter() -> None:

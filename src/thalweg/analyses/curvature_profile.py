@@ -19,10 +19,11 @@ from thalweg.core.rng import generator
 from thalweg.linalg.certificate import RandomStartCertificate
 from thalweg.linalg.estimate import Estimate
 from thalweg.linalg.fold_forms import FoldForms
-from thalweg.linalg.quadrature import ProbeProcess
+from thalweg.linalg.quadrature import ProbeProcess, bytes_per_vector, vectors_held
 from thalweg.measures.curvature.hessian_trace import MEANS
-from thalweg.measures.curvature.layer_traces import LayerTraces, layer_indices
+from thalweg.measures.curvature.layer_traces import LayerTraces, blocks_of
 from thalweg.measures.curvature.spectral_density import SpectralDensity, density_result
+from thalweg.objective.check_objective import check_objective
 from thalweg.objective.folds import random_folds
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
@@ -32,6 +33,9 @@ from thalweg.stats.crossed_means import fold_standard_error
 # How a budget is split: no more probes than these, and no fewer steps for each than those while it lasts.
 MOST_PROBES = 8
 FEWEST_STEPS = 20
+
+# Products where the budget is left open, and the memory holds their basis.
+DEFAULT_MAX_MATVECS = 320
 
 # Probability with which the bounds on both ends hold together.
 CONFIDENCE = 0.99
@@ -123,9 +127,10 @@ class CurvatureProfile(LayerTraces):
 def curvature_profile(
     objective: Objective,
     *,
-    max_matvecs: int = 320,
+    max_matvecs: int | None = None,
     of: str = "hessian",
     params: str | Sequence[str] | None = None,
+    blocks: Sequence[str] | None = None,
     rtol: float = 1e-3,
     require_convergence: bool = False,
     max_memory_bytes: int = 2 << 30,
@@ -150,16 +155,23 @@ def curvature_profile(
         Mean loss over N examples at one point. In ``"recalibrated"`` mode the statistics are held constant.
     max_matvecs
         Products with single vectors, all of which are spent unless the space is exhausted first; at least 4.
+        Default: 320, 40 steps of 8 probes. Where the memory does not hold their basis, fewer steps, down to
+        20, then fewer probes, down to 2, then fewer steps again, down to 2; the provenance has the split.
     of
         The matrix: ``"hessian"``, ``"ggn"``, or another of `thalweg.operators.registry.OPERATORS`.
     params
         Only the block of the parameters that match, ``"layer4.*"``.
+    blocks
+        Patterns such as ``["conv*", "head"]``, each a block whose trace comes from the same probes, none
+        overlapping; parameters that match none are held constant. Default: the layers. They stand in the
+        result as its `layers`.
     rtol
         Residual of the ends, relative to the largest absolute Ritz value, at which they count as converged.
     require_convergence
         Raise if they are not, instead of saying so in the result.
     max_memory_bytes
-        Bound on the basis, R (M + 3) vectors of length P; the layers take 3 R more in its stead.
+        Bound on the basis, R (M + 3) vectors of length P, which a budget that is stated must fit into;
+        the layers take 3 R more in its stead.
     population
         Whether the trace is about the distribution behind the examples.
     num_folds
@@ -186,9 +198,13 @@ def curvature_profile(
     check_count("num_folds", num_folds)
     if population and of not in MEANS:
         raise ValueError(f"`population` takes a mean over examples, of={' or '.join(MEANS)}, got {of!r}.")
-    num_probes, num_steps = _split(max_matvecs)
-    operator = operator_named(of, objective, params, seed=seed)
-    target = operator.objective
+    num_probes, num_steps = _split(DEFAULT_MAX_MATVECS if max_matvecs is None else max_matvecs)
+    check_objective("objective", objective)
+    target, indices = blocks_of(objective if params is None else objective.restrict(params), blocks)
+    operator = operator_named(of, target, seed=seed)
+    if max_matvecs is None:
+        held = max_memory_bytes // bytes_per_vector(operator)
+        num_probes, num_steps = _fitting(operator.dim, held, num_probes, num_steps)
     work = Work(progress, min(num_probes * num_steps, target.space.dim) * target.num_examples)
     counting = operator.counting(work.add)
     folds = _over_folds(counting, num_folds, seed) if population else None
@@ -208,6 +224,7 @@ def curvature_profile(
             "max_matvecs": max_matvecs,
             "of": of,
             "params": params if params is None or isinstance(params, str) else list(params),
+            "blocks": None if blocks is None else list(blocks),
             "rtol": rtol,
             "require_convergence": require_convergence,
             "max_memory_bytes": max_memory_bytes,
@@ -217,10 +234,10 @@ def curvature_profile(
         },
         "objective": objective.describe(),
         "operator": operator.check.to_dict(),
+        "split": {"num_probes": num_probes, "num_steps": num_steps},
     }
     density = density_result(process.quadrature(), {})
     top, bottom = certificate.bounds(krylov, density.lambda_max, density.lambda_min)
-    indices = layer_indices(target.space)
     by_layer = Estimate.of(_layer_trace_samples(process, indices))
     trace = Estimate.of(density.quadrature.samples(lambda nodes: operator.dim * nodes))
     data, by_fold = None, None
@@ -247,8 +264,9 @@ def curvature_profile(
     work.finish()
     if require_convergence and not result.converged:
         raise ConvergenceError(
-            f"{max_matvecs} products were spent before both ends converged: the larger relative residual is "
-            f"{worst / krylov.norm:.2g}, `rtol` asks for {rtol:.2g}. Raise `max_matvecs` or `rtol`.",
+            f"{result.num_matvecs} products were spent before both ends converged: the larger relative "
+            f"residual is {worst / krylov.norm:.2g}, `rtol` asks for {rtol:.2g}. "
+            "Raise `max_matvecs` or `rtol`.",
             result,
         )
     return result
@@ -267,6 +285,21 @@ def _split(max_matvecs: int) -> tuple[int, int]:
         )
     num_probes = min(MOST_PROBES, max(2, max_matvecs // FEWEST_STEPS))
     return num_probes, max_matvecs // num_probes
+
+
+def _fitting(dim: int, held: int, num_probes: int, num_steps: int) -> tuple[int, int]:
+    """The split with most probes of enough steps, else with most steps, whose basis `held` vectors hold.
+
+    The smallest where none fits, which is then refused with the memory it needs.
+
+    >>> [_fitting(10**6, held, 8, 40) for held in (344, 343, 184, 183, 46, 45, 10)]
+    [(8, 40), (8, 39), (8, 20), (7, 23), (2, 20), (2, 19), (2, 2)]
+    """
+    for probes, fewest in (*((r, FEWEST_STEPS) for r in range(num_probes, 1, -1)), (2, 2)):
+        for steps in range(num_steps, fewest - 1, -1):
+            if vectors_held(dim, probes, steps) <= held:
+                return probes, steps
+    return 2, 2
 
 
 def _layer_trace_samples(process: ProbeProcess, indices: dict[str, Tensor]) -> Tensor:

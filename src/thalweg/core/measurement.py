@@ -164,7 +164,8 @@ class Measurement:
         """What the one line says after the numbers: of which function, of which data."""
         mode = [f"batch norm {self.batch_norm}"] if self.batch_norm else []
         all_taken = self.provenance.get("sampling", {}).get("taken") == "all examples"
-        return [*(["all examples, as samples would be as many"] if all_taken else []), *mode]
+        unfinished = ["not converged"] if self.provenance.get("converged") is False else []
+        return [*unfinished, *(["all examples, as samples would be as many"] if all_taken else []), *mode]
 
     @property
     def batch_norm(self) -> str | None:

@@ -34,15 +34,17 @@ class Slot:
 class ParamSpace:
     """A fixed order of named tensors laid end to end in one vector of length P.
 
-    Tied parameters appear once, under the first name torch gives them.
+    Tied parameters appear once, under the first name torch gives them; patterns match their other names too.
 
     Parameters
     ----------
     shapes
         Name to shape, in order.
+    aliases
+        Further name of a tied parameter to its first one.
     """
 
-    def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
+    def __init__(self, shapes: Mapping[str, torch.Size], aliases: Mapping[str, str] | None = None) -> None:
         slots, start = [], 0
         for name, shape in shapes.items():
             stop = start + shape.numel()
@@ -50,11 +52,15 @@ class ParamSpace:
             start = stop
         self.slots: tuple[Slot, ...] = tuple(slots)
         self.dim: int = start
+        self.aliases: dict[str, str] = {k: v for k, v in (aliases or {}).items() if v in shapes}
 
     @classmethod
     def of(cls, model: nn.Module) -> ParamSpace:
         """Space of the trainable parameters of `model` (``requires_grad``), tied ones once."""
-        return cls({name: p.shape for name, p in model.named_parameters() if p.requires_grad})
+        first = {p: name for name, p in model.named_parameters() if p.requires_grad}
+        every = model.named_parameters(remove_duplicate=False)
+        aliases = {name: first[p] for name, p in every if p in first and first[p] != name}
+        return cls({name: p.shape for p, name in first.items()}, aliases)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -94,15 +100,19 @@ class ParamSpace:
     def select(self, pattern: str | Iterable[str], argument: str = "params") -> ParamSpace:
         """Sub-space of the tensors whose names match a shell pattern such as ``"layer4.*"``.
 
-        A pattern also matches a whole module by its name: ``"head"`` is ``"head.*"``. Each pattern must
-        match something, so that a misspelt one is not measured without. Errors speak of `argument`.
+        A pattern also matches a whole module by its name: ``"head"`` is ``"head.*"``. Any name of a tied
+        parameter will do. Each pattern must match something, so that a misspelt one is not measured without.
+        Errors speak of `argument`.
         """
         patterns = [pattern] if isinstance(pattern, str) or not isinstance(pattern, Iterable) else [*pattern]
         if not all(isinstance(p, str) for p in patterns):
             raise TypeError(f"`{argument}` must be a pattern or a list of patterns, got {pattern!r}.")
         chosen: set[str] = set()
         for p in patterns:
-            matched = {n for n in self.names if fnmatch.fnmatchcase(n, p) or n.startswith(p + ".")}
+            known = {**{n: n for n in self.names}, **self.aliases}
+            matched = {
+                first for n, first in known.items() if fnmatch.fnmatchcase(n, p) or n.startswith(p + ".")
+            }
             if not matched:
                 raise ValueError(
                     f"`{argument}` must match trainable parameters, but {p!r} matches none; "
@@ -111,7 +121,8 @@ class ParamSpace:
             chosen |= matched
         if not chosen:
             raise ValueError(f"`{argument}` must hold at least one pattern, got none.")
-        return ParamSpace({slot.name: slot.shape for slot in self.slots if slot.name in chosen})
+        shapes = {slot.name: slot.shape for slot in self.slots if slot.name in chosen}
+        return ParamSpace(shapes, self.aliases)
 
     def filters(self, vector: Tensor) -> Iterator[tuple[Slot, Tensor]]:
         """Yield each slot with a view of its entries as ``(num_filters, entries per filter)``.

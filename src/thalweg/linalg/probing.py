@@ -12,7 +12,7 @@ from thalweg.core.rng import normal
 from thalweg.linalg.linear_operator import LinearOperator
 from thalweg.linalg.sum_operator import SumOperator, column_products
 
-# Columns multiplied together.
+# Columns multiplied together, where the memory holds them.
 BLOCK = 8
 
 
@@ -29,6 +29,8 @@ class Probing:
         Columns that may be multiplied.
     on_plan
         Called with the number of columns expected in all, whenever that is settled anew.
+    block
+        Columns multiplied together at the most.
 
     Attributes
     ----------
@@ -42,7 +44,9 @@ class Probing:
         rng: torch.Generator,
         max_matvecs: int,
         on_plan: Callable[[int], None] | None = None,
+        block: int = BLOCK,
     ) -> None:
+        self.block = block
         self.operator, self._rng, self._on_plan = operator, rng, on_plan
         self.dim, self.max_matvecs, self.num_matvecs = operator.dim, max_matvecs, 0
         self._like = torch.empty(0, dtype=operator.dtype, device=operator.device)
@@ -75,7 +79,7 @@ class Probing:
     def products(self, V: Tensor) -> tuple[Tensor, Tensor]:
         r"""A V, and the forms :math:`v^\top A_f v` ``(F, K)`` of each summand."""
         products, forms = [], []
-        for block in V.split(BLOCK, dim=1):
+        for block in V.split(self.block, dim=1):
             if isinstance(self.operator, SumOperator):
                 product, form = self.operator.with_forms(block)
             else:
@@ -96,7 +100,7 @@ class Probing:
         """The diagonal ``(P,)`` of A, ||A||_F^2, and each summand's trace ``(F, 1)``, by P products."""
         diagonal, square, traces = self._like.new_empty(self.dim), 0.0, 0.0
         done = 0
-        for count in blocks(self.dim):
+        for count in blocks(self.dim, self.block):
             V = self._like.new_zeros(self.dim, count)
             V[torch.arange(done, done + count), torch.arange(count)] = 1
             product, forms = self.products(V)
@@ -114,10 +118,10 @@ def signs(rng: torch.Generator, dim: int, count: int, like: Tensor) -> Tensor:
     return (2 * bits - 1).to(like.dtype).to(like.device).T
 
 
-def blocks(count: int) -> list[int]:
+def blocks(count: int, most: int = BLOCK) -> list[int]:
     """Cut a number of columns into blocks.
 
     >>> blocks(19)
     [8, 8, 3]
     """
-    return [min(BLOCK, count - done) for done in range(0, count, BLOCK)]
+    return [min(most, count - done) for done in range(0, count, most)]

@@ -36,7 +36,7 @@ from thalweg.core.measurement import StandardError
 from thalweg.core.precision import full_precision
 from thalweg.linalg.deflation import Deflation, extended_basis, orthonormal_basis
 from thalweg.linalg.linear_operator import LinearOperator
-from thalweg.linalg.probing import Probing, blocks
+from thalweg.linalg.probing import BLOCK, Probing, blocks
 from thalweg.linalg.sum_operator import column_products
 from thalweg.linalg.trace_estimate import DiagonalTally, TraceEstimate, exact_estimate, satterthwaite
 from thalweg.linalg.trace_plan import PILOT, SIZES, Plan, plans, sketch_residuals, wanted_probes, xtrace_size
@@ -46,6 +46,11 @@ METHODS = ("auto", "hutchinson", "hutch++", "xtrace")
 
 # The least budget: a sketch, its products, and probes of the rest.
 LEAST = 3 * PILOT
+
+# Vectors of length P that a column takes: sketch, probe, both their products, and as much again on the way;
+# and those that the sums over all probes take.
+VECTORS_PER_COLUMN = 8
+TALLY_VECTORS = 3
 
 
 def estimate_trace(
@@ -79,7 +84,9 @@ def estimate_trace(
     max_matvecs
         Most columns to multiply, at least 36, or P if that is less.
     max_memory_bytes
-        Bound on what a sketch and all that is computed from it take.
+        Bound on what a sketch and all that is computed from it take, eight vectors a column. Where it does
+        not hold those of the pilot, ``"auto"`` takes Hutchinson's probes without one, as many together as
+        it does hold; the estimate is the same for any number together.
     on_plan
         Called with the number of products expected in all, whenever that is settled anew.
 
@@ -93,12 +100,16 @@ def estimate_trace(
     NonFiniteLossError
         A product is not finite.
     ValueError
-        An argument is out of range.
+        An argument is out of range, or the memory does not hold the method: a pilot for ``"hutch++"`` and
+        ``"xtrace"``, a single probe for the others.
     """
     check_fraction("rtol", rtol, "0.05 asks for 5 % standard error")
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
-    probing = Probing(operator, rng, max_matvecs, on_plan)
+    max_sketch, block = _columns(operator, method, max_memory_bytes)
+    if method == "auto" and max_sketch < PILOT:
+        method = "hutchinson"
+    probing = Probing(operator, rng, max_matvecs, on_plan, block)
     if method == "xtrace" and probing.num_summands > 1:
         raise ValueError("`method` = 'xtrace' does not tell summands apart; use 'auto' or 'hutch++'.")
     least = min(operator.dim, LEAST)
@@ -106,12 +117,25 @@ def estimate_trace(
         raise ValueError(
             f"`max_matvecs` must be at least {least}, got {max_matvecs}: fewer probes show no error."
         )
-    # Sketch, probes, both their products, and as much again on the way.
-    bytes_per_vector = operator.dim * torch.finfo(operator.dtype).bits // 8
-    max_sketch = max(PILOT, max_memory_bytes // (8 * bytes_per_vector))
     groups = torch.zeros(operator.dim, dtype=torch.int64) if groups is None else groups
     with full_precision():
         return _Estimation(probing, rtol, offset, groups, max_sketch).run(method)
+
+
+def _columns(operator: LinearOperator, method: str, max_memory_bytes: int) -> tuple[int, int]:
+    """Columns of the largest sketch that the memory holds, and of a block of probes."""
+    bytes_per_vector = operator.dim * torch.finfo(operator.dtype).bits // 8
+    vectors = max_memory_bytes // bytes_per_vector
+    needs_sketch = method in ("hutch++", "xtrace") and operator.dim > LEAST
+    least = VECTORS_PER_COLUMN * PILOT if needs_sketch else VECTORS_PER_COLUMN + TALLY_VECTORS
+    if vectors < least:
+        what = f"{PILOT} columns, which method={method!r} starts from" if needs_sketch else "a single probe"
+        raise ValueError(
+            f"`max_memory_bytes` must hold {what}, got {max_memory_bytes:,}: with all that is computed from "
+            f"it that takes {least} vectors of {operator.dim:,} entries, {least * bytes_per_vector:,} bytes. "
+            "Raise it" + (", or take method='hutchinson'." if needs_sketch else ".")
+        )
+    return vectors // VECTORS_PER_COLUMN, min(BLOCK, (vectors - TALLY_VECTORS) // VECTORS_PER_COLUMN)
 
 
 class _Estimation:
@@ -193,7 +217,7 @@ class _Estimation:
     def two_stages(self, probe: Callable[[int], None], method: str) -> TraceEstimate:
         """Stein's: the variance seen by the first stage fixes how many probes there are, and the interval."""
         probing = self.probing
-        for count in blocks(min(PILOT, probing.left)):
+        for count in blocks(min(PILOT, probing.left), probing.block):
             probe(count)
         variance, dof = self.tally.sign_variance()
         while True:
@@ -204,7 +228,7 @@ class _Estimation:
             if missing == 0 or probing.left == 0:
                 break
             probing.expect(missing)
-            for count in blocks(int(min(missing, probing.left))):
+            for count in blocks(int(min(missing, probing.left)), probing.block):
                 probe(count)
         return self.tally.estimate(
             StandardError(math.sqrt(variance / len(samples)), dof),

@@ -73,6 +73,8 @@ def multilevel_eigenpairs(
     certify_rtol: float | None = None,
     confidence: float = 0.99,
     max_matvecs: int = 2000,
+    max_memory_bytes: int = 2 << 30,
+    require_convergence: bool = True,
     levels: Sequence[int] | None = None,
     start: Tensor | None = None,
     seed: int,
@@ -86,7 +88,8 @@ def multilevel_eigenpairs(
     Raises
     ------
     ConvergenceError
-        If the last level spends `max_matvecs`; carries a `MultilevelSolution`.
+        If the last level spends `max_matvecs` and `require_convergence` is set; carries a
+        `MultilevelSolution`.
     """
     objective = operator.objective
     if levels is None:
@@ -115,6 +118,7 @@ def multilevel_eigenpairs(
                 min_steps=LEVEL_MIN_STEPS,
                 rng=generator(seed, *stream, level),
                 max_matvecs=max_matvecs,
+                max_memory_bytes=max_memory_bytes,
             )
         except ConvergenceError as error:
             solution = error.partial
@@ -138,10 +142,13 @@ def multilevel_eigenpairs(
             min_steps=MIN_STEPS if num_random else _least_shared_steps(rtol),
             rng=generator(seed, *stream, "full"),
             max_matvecs=max_matvecs,
+            max_memory_bytes=max_memory_bytes,
         )
     except ConvergenceError as error:
-        partial = MultilevelSolution(error.partial, tuple(used), num_subset_matvecs)
-        raise ConvergenceError(str(error), partial) from None
+        if require_convergence:
+            partial = MultilevelSolution(error.partial, tuple(used), num_subset_matvecs)
+            raise ConvergenceError(str(error), partial) from None
+        solution = error.partial
     work.finish()
     return MultilevelSolution(solution, tuple(used), num_subset_matvecs)
 

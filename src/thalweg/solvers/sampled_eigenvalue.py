@@ -131,6 +131,7 @@ def sampled_eigenvalue(
     certify_rtol: float | None = None,
     confidence: float = 0.99,
     max_matvecs: int = 2000,
+    max_memory_bytes: int = 2 << 30,
     start: Tensor | None = None,
     seed: int,
     progress: Progress | None = None,
@@ -149,6 +150,8 @@ def sampled_eigenvalue(
         As in `lanczos_eigenpairs`, for each sample; `confidence` is that of the limits, too.
     max_matvecs
         Most products with single vectors that a sample's solution may take.
+    max_memory_bytes
+        Bound on a sample's basis, products and vectors, as in `lanczos_eigenpairs`.
     seed
         Of the samples and the random vectors.
     progress
@@ -174,7 +177,14 @@ def sampled_eigenvalue(
     work.expect(num_examples)
     design = SamplingDesign.of(operator.objective, on_examples=work.add)
     sampler = _Sampler(
-        operator.counting(work.add), design, which, certify_rtol, confidence, max_matvecs, seed
+        operator.counting(work.add),
+        design,
+        which,
+        certify_rtol,
+        confidence,
+        max_matvecs,
+        max_memory_bytes,
+        seed,
     )
     vector, gap = sampler.pilot(start, rtol)
     while FIRST_STAGE * num_groups * design.group_size < num_examples:
@@ -206,12 +216,14 @@ class _Sampler:
         certify_rtol: float | None,
         confidence: float,
         max_matvecs: int,
+        max_memory_bytes: int,
         seed: int,
     ) -> None:
         self.operator, self.design = operator, design
         self.which: Which = which
         self.certify_rtol, self.confidence = certify_rtol, confidence
-        self.max_matvecs, self.seed, self.num_columns = max_matvecs, seed, 0
+        self.max_matvecs, self.max_memory_bytes = max_matvecs, max_memory_bytes
+        self.seed, self.num_columns = seed, 0
         self.rtol = SAMPLE_RTOL
 
     def pilot(self, start: Tensor | None, rtol: float) -> tuple[Tensor, float]:
@@ -226,6 +238,7 @@ class _Sampler:
             min_steps=2,
             rng=generator(self.seed, "sampled", "pilot", "vectors"),
             max_matvecs=self.max_matvecs,
+            max_memory_bytes=self.max_memory_bytes,
         )
         self.num_columns += found.num_matvecs
         gap = float((found.eigenvalues[0] - found.eigenvalues[-1]).abs())
@@ -253,6 +266,7 @@ class _Sampler:
             confidence=1 - (1 - self.confidence) / 4 / sharing,
             rng=generator(self.seed, "sampled", num_groups, number, "vectors"),
             max_matvecs=self.max_matvecs,
+            max_memory_bytes=self.max_memory_bytes,
         )
         self.num_columns += found.num_matvecs
         stage.add(matrix.forms, found)

@@ -155,6 +155,25 @@ def test_frozen_and_tied_parameters_count_once() -> None:
     assert len(tied.diagonal) == 7 * 4 + 4 * 4 + 4
 
 
+def test_a_tied_parameter_is_chosen_by_its_second_name() -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = torch.nn.Linear(3, 3, bias=False)
+            self.decoder = torch.nn.Linear(3, 3)
+            self.decoder.weight = self.encoder.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.decoder(torch.tanh(self.encoder(x)))
+
+    x = torch.randn(11, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    objective = tw.Objective(Tied().double(), (x, x.flip(1)), loss="mse")
+    whole, chosen = (hessian_trace(objective, params=p, seed=0) for p in ("*", "decoder"))
+    assert (whole.method, chosen.method) == ("exact", "exact")
+    assert chosen.value == pytest.approx(whole.value, rel=1e-12)
+    assert hessian_trace(objective, params="decoder.bias", seed=0).value != pytest.approx(whole.value)
+
+
 def test_a_parameter_of_the_root_is_a_layer_by_its_own_name() -> None:
     result = hessian_trace(planted(scattered(torch.linspace(0, 1, 9).double())), seed=0)
     assert result.layers == ("theta",)
@@ -272,6 +291,69 @@ def test_budget_spent() -> None:
     assert abs(partial.value - 50) < 4 * partial.error.probe.value
 
 
+def test_budget_spent_and_not_required() -> None:
+    objective = planted(scattered(torch.linspace(-1, 1.5, 200).double(), 3))
+    spent: dict[str, Any] = {"rtol": 0.001, "method": "hutchinson", "max_matvecs": 40, "seed": 0}
+    reports: list[tuple[int, int]] = []
+    result = hessian_trace(
+        objective, require_convergence=False, progress=lambda *r: reports.append(r), **spent
+    )
+    with pytest.raises(ConvergenceError) as caught:
+        hessian_trace(objective, **spent)
+    assert result.value == caught.value.partial.value
+    assert result.provenance["converged"] is False
+    assert "not converged" in repr(result)
+    assert reports[-1][0] == reports[-1][1]
+    met = hessian_trace(objective, require_convergence=False, rtol=0.3, seed=0)
+    assert met.provenance["converged"] is True
+    assert "not converged" not in repr(met)
+
+
+def test_memory_is_bounded() -> None:
+    objective = planted(scattered(torch.linspace(0, 1.5, 200).double(), 3))
+    entry = objective.params.element_size() * objective.space.dim
+    with pytest.raises(ValueError, match=f"must hold a single probe, .* {11 * entry:,} bytes. Raise it"):
+        hessian_trace(objective, max_memory_bytes=11 * entry - 1, seed=0)
+    with pytest.raises(ValueError, match=f"which method='hutch\\+\\+' starts from, .* {96 * entry:,} bytes"):
+        hessian_trace(objective, method="hutch++", max_memory_bytes=96 * entry - 1, seed=0)
+    little = hessian_trace(objective, max_memory_bytes=11 * entry, seed=0)
+    full = hessian_trace(objective, method="hutchinson", seed=0)
+    assert little.method == "hutchinson"
+    assert little.provenance["arguments"]["max_memory_bytes"] == 11 * entry
+    assert little.value == pytest.approx(full.value, rel=1e-9)
+
+
+def test_blocks_of_ones_own_come_from_the_same_probes() -> None:
+    objective, H = CASES["residual-running"].objective(), hessian_of("residual-running")
+    patterns = ["head", "*.weight"]
+    with pytest.raises(ValueError, match=r"`blocks` must not overlap, but 'head' and .* both match"):
+        hessian_trace(objective, blocks=patterns, seed=0)
+    patterns = ["head.weight", "head.bias"]
+    found = hessian_trace(objective, blocks=patterns, seed=0)
+    exact = [
+        sum(float(H.diagonal()[s.start : s.stop].sum()) for s in objective.space if s.name == name)
+        for name in patterns
+    ]
+    assert found.layers == tuple(patterns)
+    assert found.layer_traces.tolist() == pytest.approx(exact, rel=1e-6)
+    assert found.value == pytest.approx(sum(exact), rel=1e-6)
+    assert found.provenance["arguments"]["blocks"] == patterns
+    inside = hessian_trace(objective, params="head", blocks=["*.bias"], seed=0)
+    assert inside.layers == ("*.bias",)
+    assert inside.value == pytest.approx(exact[1], rel=1e-6)
+    # Blocks that hold all parameters are estimated by the probes that the layers are.
+    names = [s.name for s in objective.space]
+    fine, whole = (hessian_trace(objective, rtol=0.3, blocks=b, seed=0) for b in (names, None))
+    assert fine.value == whole.value
+    for i, layer in enumerate(whole.layers):
+        parts = [
+            float(t) for n, t in zip(names, fine.layer_traces, strict=True) if n.rpartition(".")[0] == layer
+        ]
+        assert sum(parts) == pytest.approx(float(whole.layer_traces[i]), rel=1e-9, abs=1e-9)
+    with pytest.raises(TypeError, match="`blocks` must be a sequence of patterns"):
+        hessian_trace(objective, blocks="head", seed=0)
+
+
 def test_zero_hessian() -> None:
     result = hessian_trace(planted(torch.zeros(13, 50)), seed=0)
     assert result.value == result.frobenius_norm == result.frobenius_error == 0
@@ -287,6 +369,8 @@ def test_zero_hessian() -> None:
         ({"params": "nothing"}, ValueError, "`params` must match trainable parameters"),
         ({"max_matvecs": 0}, ValueError, "`max_matvecs` must be a whole number of at least 1"),
         ({"max_matvecs": 20}, ValueError, "`max_matvecs` must be at least 36, got 20"),
+        ({"max_memory_bytes": 0}, ValueError, "`max_memory_bytes` must be a whole number"),
+        ({"require_convergence": "no"}, ValueError, "`require_convergence` must be True or False"),
         ({"num_folds": 0}, ValueError, "`num_folds` must be a whole number"),
         ({"population": True, "num_folds": 62}, ValueError, "`num_folds` must lie between 2 and the 61 ex"),
         ({"population": True, "method": "xtrace"}, ValueError, "'xtrace' does not tell summands apart"),

@@ -100,11 +100,32 @@ def test_all_examples_are_certified_as_tightly_as_samples_would_have_been() -> N
     assert result.num_subset_matvecs > 0
 
 
-def test_a_sample_that_spends_the_budget_has_no_result_for_the_data() -> None:
+@pytest.mark.parametrize("required", [True, False])
+def test_a_sample_that_spends_the_budget_has_no_result_for_the_data(required: bool) -> None:
     objective = tw.Objective(mlp(0), vectors(300))
     with pytest.raises(tw.ConvergenceError, match="Of a sample: ") as caught:
-        tw.top_eigenvalues(objective, sampled=True, rtol=0.5, certify_rtol=1e-7, max_matvecs=5, seed=0)
+        tw.top_eigenvalues(
+            objective,
+            sampled=True,
+            rtol=0.5,
+            certify_rtol=1e-7,
+            max_matvecs=5,
+            require_convergence=required,
+            seed=0,
+        )
     assert caught.value.partial is None
+
+
+def test_samples_are_solved_in_the_memory_there_is() -> None:
+    objective = tw.Objective(mlp(0), vectors(300))
+    entry = objective.params.element_size() * objective.space.dim
+    sampled: dict[str, Any] = {"sampled": True, "rtol": 0.5, "certify_rtol": None, "seed": 0}
+    wide = tw.top_eigenvalues(objective, **sampled)
+    assert wide.is_sampled
+    narrow = tw.top_eigenvalues(objective, max_memory_bytes=14 * entry, **sampled)
+    assert abs(narrow.value - wide.value) <= 0.05 * wide.value
+    with pytest.raises(ValueError, match="`max_memory_bytes` must hold the smallest basis"):
+        tw.top_eigenvalues(objective, max_memory_bytes=3 * entry, **sampled)
 
 
 def test_the_limits_and_the_repr_of_an_eigenvalue() -> None:

@@ -239,6 +239,40 @@ def test_certificate_as_tight_as_asked() -> None:
 # -- budget, starts and errors --------------------------------------------------------------------------
 
 
+def test_budget_spent_and_not_required() -> None:
+    objective = planted(scattered(torch.linspace(1, 2, 300).double()), micro_batch=16)
+    spent: dict[str, Any] = {"rtol": 1e-9, "max_matvecs": 20, "levels": (12, 30), "seed": 0}
+    reports: list[tuple[int, int]] = []
+    result = top_eigenvalues(
+        objective, 2, require_convergence=False, progress=lambda *r: reports.append(r), **spent
+    )
+    with pytest.raises(ConvergenceError) as caught:
+        top_eigenvalues(objective, 2, **spent)
+    assert torch.equal(result.eigenvalues, caught.value.partial.eigenvalues)
+    assert result.provenance["converged"] is False
+    assert "not converged" in repr(result)
+    assert reports[-1][0] == reports[-1][1]
+    met = top_eigenvalues(objective, rtol=0.1, require_convergence=False, seed=0)
+    assert met.provenance["converged"] is True
+    assert "not converged" not in repr(met)
+
+
+def test_little_memory_restarts_smaller() -> None:
+    spectrum = torch.cat([torch.linspace(0, 1, 299), torch.tensor([1.1])]).double()
+    objective = planted(scattered(spectrum))
+    entry = objective.params.element_size() * objective.space.dim
+    cold: dict[str, Any] = {"rtol": 1e-5, "certify_rtol": None, "levels": (), "seed": 0}
+    wide = top_eigenvalues(objective, **cold)
+    narrow = top_eigenvalues(objective, max_memory_bytes=11 * entry, **cold)
+    assert narrow.provenance["arguments"]["max_memory_bytes"] == 11 * entry
+    assert narrow.num_matvecs > wide.num_matvecs
+    for result in (wide, narrow):
+        assert abs(result.value - 1.1) <= 1e-5 * 1.1
+        assert result.provenance["converged"] is True
+    with pytest.raises(ValueError, match=f"`max_memory_bytes` must hold the smallest .* {7 * entry:,} bytes"):
+        top_eigenvalues(objective, max_memory_bytes=7 * entry - 1, seed=0)
+
+
 def test_budget_spent() -> None:
     objective = planted(scattered(torch.linspace(1, 2, 300).double()), micro_batch=16)
     with pytest.raises(ConvergenceError, match=r"20 products were spent .* Raise `max_matvecs`") as caught:

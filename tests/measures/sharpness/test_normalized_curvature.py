@@ -360,6 +360,35 @@ def test_batch_statistics_cannot_be_folded() -> None:
         normalized_curvature(objective, norms="folded", seed=0)
 
 
+def test_a_partial_result_says_so_and_memory_is_bounded() -> None:
+    objective = Objective(normed(), batch("images"))
+    spent = normalized_curvature(
+        objective,
+        rtol=1e-9,
+        certify_rtol=None,
+        max_matvecs=4,
+        trace_rtol=None,
+        require_convergence=False,
+        seed=0,
+    )
+    assert spent.provenance["converged"] is False
+    assert "not converged" in repr(spent)
+    trace = normalized_curvature(
+        objective, max_matvecs=36, trace_rtol=1e-4, require_convergence=False, seed=0
+    )
+    assert trace.trace_error
+    assert trace.provenance["converged"] is False
+    entry = objective.params.element_size() * objective.space.dim
+    wide = normalized_curvature(objective, rtol=1e-4, certify_rtol=None, trace_rtol=None, seed=0)
+    narrow = normalized_curvature(
+        objective, rtol=1e-4, certify_rtol=None, trace_rtol=None, max_memory_bytes=9 * entry, seed=0
+    )
+    assert "not converged" not in repr(wide)
+    assert narrow.value == pytest.approx(wide.value, rel=2e-4)
+    with pytest.raises(ValueError, match=f"`max_memory_bytes` must hold the smallest .* {7 * entry:,} bytes"):
+        normalized_curvature(objective, max_memory_bytes=7 * entry - 1, seed=0)
+
+
 def test_a_spent_budget_carries_what_there_is() -> None:
     objective = Objective(normed(), batch("images"))
     with pytest.raises(tw.ConvergenceError, match="Raise `max_matvecs`") as caught:

@@ -340,6 +340,30 @@ def test_an_eps_of_nought() -> None:
         preconditioned_sharpness(Objective(model, (x, y)), optimizer=optimizer, seed=0)
 
 
+def test_a_partial_result_says_so_and_memory_is_bounded() -> None:
+    objective = Objective(relu_mlp(), batch("vectors"))
+    spent = preconditioned_sharpness(
+        objective,
+        lr=0.1,
+        rtol=1e-9,
+        certify_rtol=None,
+        max_matvecs=4,
+        require_convergence=False,
+        seed=0,
+    )
+    assert spent.provenance["converged"] is False
+    assert "not converged" in repr(spent)
+    entry = objective.params.element_size() * objective.space.dim
+    wide = preconditioned_sharpness(objective, lr=0.1, rtol=1e-4, certify_rtol=None, seed=0)
+    narrow = preconditioned_sharpness(
+        objective, lr=0.1, rtol=1e-4, certify_rtol=None, max_memory_bytes=9 * entry, seed=0
+    )
+    assert "not converged" not in repr(wide)
+    assert narrow.value == pytest.approx(wide.value, rel=2e-4)
+    with pytest.raises(ValueError, match=f"`max_memory_bytes` must hold the smallest .* {7 * entry:,} bytes"):
+        preconditioned_sharpness(objective, lr=0.1, max_memory_bytes=7 * entry - 1, seed=0)
+
+
 def test_a_spent_budget_carries_what_there_is() -> None:
     objective = Objective(relu_mlp(), batch("vectors"))
     with pytest.raises(tw.ConvergenceError, match="Raise `max_matvecs`") as caught:

@@ -17,7 +17,7 @@ from thalweg.core.rng import generator
 from thalweg.linalg.estimate import Estimate
 from thalweg.linalg.linear_operator import LinearOperator
 from thalweg.linalg.quadrature import ProbeProcess
-from thalweg.measures.curvature.layer_traces import layer_indices
+from thalweg.measures.curvature.layer_traces import blocks_of
 from thalweg.measures.curvature.spectral_density import SpectralDensity, density_result
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
@@ -139,10 +139,8 @@ def block_curvature(
     """
     check_count("num_probes", num_probes)
     check_count("num_steps", num_steps)
-    if isinstance(blocks, str):
-        raise TypeError(f"`blocks` must be a sequence of patterns, each one block, got the text {blocks!r}.")
     check_objective("objective", objective)
-    target, indices = _blocks_of(objective, blocks)
+    target, indices = blocks_of(objective, blocks)
     operator = operator_named(of, target, seed=seed)
     columns = sum(min(num_probes * num_steps, len(index)) for index in indices.values())
     work = Work(progress, columns * target.num_examples)
@@ -204,29 +202,6 @@ class _DiagonalBlock(LinearOperator):
         if self.first is None:
             self.first = product
         return product[self.index]
-
-
-def _blocks_of(objective: Objective, patterns: Sequence[str] | None) -> tuple[Objective, dict[str, Tensor]]:
-    """The objective of the parameters in blocks alone, and each block's entries of its flat vector."""
-    if patterns is None:
-        return objective, layer_indices(objective.space)
-    if not patterns:
-        raise ValueError("`blocks` must hold at least one pattern, got none; leave it out for the layers.")
-    names = {pattern: set(objective.space.select(pattern, "blocks").names) for pattern in patterns}
-    owners: dict[str, str] = {}
-    for pattern, members in names.items():
-        for name in members:
-            if name in owners:
-                raise ValueError(
-                    f"`blocks` must not overlap, but {owners[name]!r} and {pattern!r} both match {name!r}."
-                )
-            owners[name] = pattern
-    is_all = len(owners) == len(objective.space)
-    target = objective if is_all else objective.restrict(list(patterns))
-    return target, {
-        pattern: torch.cat([torch.arange(s.start, s.stop) for s in target.space if s.name in members])
-        for pattern, members in names.items()
-    }
 
 
 def _squared_norms(block: _DiagonalBlock, process: ProbeProcess, indices: list[Tensor]) -> Tensor:

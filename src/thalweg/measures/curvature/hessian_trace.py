@@ -13,13 +13,13 @@ from torch import Tensor
 from thalweg.core.arguments import check_count, check_flag
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, StandardError
-from thalweg.core.param_space import ParamSpace
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
 from thalweg.linalg.sum_operator import SumOperator
 from thalweg.linalg.trace import estimate_trace
 from thalweg.linalg.trace_estimate import TraceEstimate
-from thalweg.measures.curvature.layer_traces import LayerTraces, layer_indices
+from thalweg.measures.curvature.layer_traces import LayerTraces, blocks_of
+from thalweg.objective.check_objective import check_objective
 from thalweg.objective.folds import random_folds
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
@@ -84,8 +84,11 @@ def hessian_trace(
     rtol: float = 0.05,
     of: str = "hessian",
     params: str | Sequence[str] | None = None,
+    blocks: Sequence[str] | None = None,
     method: str = "auto",
     max_matvecs: int | None = None,
+    max_memory_bytes: int = 2 << 30,
+    require_convergence: bool = True,
     sampled: bool = False,
     population: bool = False,
     num_folds: int = 10,
@@ -120,11 +123,22 @@ def hessian_trace(
         The matrix: ``"hessian"``, ``"ggn"`` or another of `thalweg.operators.registry`.
     params
         Only the block of the parameters that match, ``"layer4.*"``.
+    blocks
+        Patterns such as ``["conv*", "head"]``, each a block whose trace comes from the same probes, none
+        overlapping; parameters that match none are held constant. Default: the layers. They stand in the
+        result as its `layers`.
     method
         ``"hutchinson"``, ``"hutch++"``, ``"xtrace"``, or ``"auto"``, the cheapest by a pilot of twelve
         products. Each turns exact where P products cost no more.
     max_matvecs
         Most products with single vectors, at least 36 or P. Default: 2,000.
+    max_memory_bytes
+        Bound on the probes, their products and what is computed of them, eight vectors of length P for each
+        that is held at once. Where it does not hold the pilot, 96 vectors, ``"auto"`` goes without it and
+        takes Hutchinson's probes, as many at a time as fit. With `sampled` one probe is held at a time.
+    require_convergence
+        Raise if `max_matvecs` is spent first; else the partial result is returned, and says that it has not
+        converged.
     sampled
         Estimate it from samples of the examples, drawn by importance, until the standard error of probes and
         data together is `rtol` times the value: see `thalweg.solvers.sampled_trace`. The number meant is that
@@ -141,12 +155,14 @@ def hessian_trace(
     Raises
     ------
     ConvergenceError
-        If `max_matvecs` is spent first; carries the partial `HessianTrace`. A trace near nought, of an
-        indefinite H, has no small relative error.
+        If `max_matvecs` is spent first and `require_convergence` is set; carries the partial `HessianTrace`.
+        A trace near nought, of an indefinite H, has no small relative error.
     DerivativeError
         If no second derivative of this network can be trusted.
     NonFiniteLossError
         If the loss or a product is not finite.
+    ValueError
+        If an argument is out of range, or the memory does not hold the method.
 
     References
     ----------
@@ -158,8 +174,11 @@ def hessian_trace(
     check_count("num_folds", num_folds)
     check_flag("population", population)
     check_flag("sampled", sampled)
-    operator = operator_named(of, objective, params, seed=seed)
-    target = operator.objective
+    check_flag("require_convergence", require_convergence)
+    check_count("max_memory_bytes", max_memory_bytes)
+    check_objective("objective", objective)
+    target, indices = blocks_of(objective if params is None else objective.restrict(params), blocks)
+    operator = operator_named(of, target, seed=seed)
     if population and of not in MEANS:
         raise ValueError(f"`population` takes a mean over examples, of={' or '.join(MEANS)}, got {of!r}.")
     if sampled and (of not in SAMPLED or population or method != "auto"):
@@ -168,15 +187,18 @@ def hessian_trace(
             f"got of={of!r}, method={method!r}, population={population}."
         )
     decay = target.weight_decay if operator.has_weight_decay else 0.0
-    layers, groups = _layers(target.space)
+    layers, groups = tuple(indices), _groups(indices, target.space.dim)
     provenance: dict[str, Any] = {
         "function": "hessian_trace",
         "arguments": {
             "rtol": rtol,
             "of": of,
             "params": params if params is None or isinstance(params, str) else list(params),
+            "blocks": None if blocks is None else list(blocks),
             "method": method,
             "max_matvecs": max_matvecs,
+            "max_memory_bytes": max_memory_bytes,
+            "require_convergence": require_convergence,
             "sampled": sampled,
             "population": population,
             "num_folds": num_folds,
@@ -212,13 +234,14 @@ def hessian_trace(
         method=method,
         groups=groups,
         max_matvecs=budget,
+        max_memory_bytes=max_memory_bytes,
         on_plan=lambda products: work.expect(products * target.num_examples),
     )
     data = None
     if population:
         data = StandardError(*fold_standard_error(estimate.forms.numpy(), estimate.weights.numpy()))
     result = _result(estimate, decay, layers, groups, provenance, data)
-    if not estimate.converged:
+    if require_convergence and not estimate.converged:
         assert estimate.error is not None
         raise ConvergenceError(
             f"{estimate.num_matvecs} products were spent and the standard error of the trace, "
@@ -245,13 +268,12 @@ def _without_decay(
     )
 
 
-def _layers(space: ParamSpace) -> tuple[tuple[str, ...], Tensor]:
-    """Names of the layers, and ``(P,)`` the number of each entry's."""
-    indices = layer_indices(space)
-    groups = torch.empty(space.dim, dtype=torch.int64)
+def _groups(indices: dict[str, Tensor], dim: int) -> Tensor:
+    """``(P,)``: the number of each entry's layer or block."""
+    groups = torch.empty(dim, dtype=torch.int64)
     for i, index in enumerate(indices.values()):
         groups[index] = i
-    return tuple(indices), groups
+    return groups
 
 
 def _result(

@@ -122,6 +122,8 @@ def top_eigenvalues(
     confidence: float = 0.99,
     sampled: bool = False,
     max_matvecs: int = 2000,
+    max_memory_bytes: int = 2 << 30,
+    require_convergence: bool = True,
     levels: Sequence[int] | None = None,
     start: Tensor | None = None,
     composition: str = "auto",
@@ -162,6 +164,13 @@ def top_eigenvalues(
         many, `certify_rtol` then being at most `rtol`; the provenance says which it was.
     max_matvecs
         Most products with single vectors on the full data, or on each sample.
+    max_memory_bytes
+        Bound on basis, products and returned vectors together: where it is short the basis restarts smaller,
+        which takes more products.
+    require_convergence
+        Raise if `max_matvecs` is spent first; else the partial result is returned, and says that it has not
+        converged. A sample that spends it raises all the same: its unfinished solution bounds nothing of the
+        data, for the error of a sampled value is the spread between samples that were solved.
     levels
         Sizes of the subsets, ascending; ``()`` starts cold. Default: cold with a certificate, which costs as
         many products as a cold solve in any case; without one, those of
@@ -178,11 +187,14 @@ def top_eigenvalues(
     Raises
     ------
     ConvergenceError
-        If `max_matvecs` is spent first; carries the partial `TopEigenvalues`, or None if a sample spent it.
+        If `max_matvecs` is spent first and `require_convergence` is set; carries the partial
+        `TopEigenvalues`. Whatever is set, if a sample spent it; carries None.
     DerivativeError
         If no second derivative of this network can be trusted.
     NonFiniteLossError
         If the loss or a product is not finite.
+    ValueError
+        If an argument is out of range, or the memory does not hold the smallest basis that works.
 
     References
     ----------
@@ -191,6 +203,8 @@ def top_eigenvalues(
     """
     check_count("k", k)
     check_flag("sampled", sampled)
+    check_flag("require_convergence", require_convergence)
+    check_count("max_memory_bytes", max_memory_bytes)
     if which not in ("top", "bottom", "both"):
         raise ValueError(f"`which` must be 'top', 'bottom' or 'both', got {which!r}.")
     operator = operator_named(of, objective, params, composition=composition, seed=seed)
@@ -216,6 +230,8 @@ def top_eigenvalues(
             "confidence": confidence,
             "sampled": sampled,
             "max_matvecs": max_matvecs,
+            "max_memory_bytes": max_memory_bytes,
+            "require_convergence": require_convergence,
             "levels": None if sizes is None else list(sizes),
             "start": None if start is None else hash_tensors(start),
             "composition": composition,
@@ -232,6 +248,7 @@ def top_eigenvalues(
             certify_rtol=certify_rtol,
             confidence=confidence,
             max_matvecs=max_matvecs,
+            max_memory_bytes=max_memory_bytes,
             start=start,
             seed=seed,
             progress=progress,
@@ -251,6 +268,8 @@ def top_eigenvalues(
             certify_rtol=certify_rtol,
             confidence=confidence,
             max_matvecs=max_matvecs,
+            max_memory_bytes=max_memory_bytes,
+            require_convergence=require_convergence,
             levels=sizes,
             start=start,
             seed=seed,

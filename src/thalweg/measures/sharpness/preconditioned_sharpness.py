@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from thalweg.core.arguments import is_number
+from thalweg.core.arguments import check_count, check_flag, is_number
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.progress import Progress
 from thalweg.linalg.congruence import Diagonal
@@ -71,6 +71,8 @@ def preconditioned_sharpness(
     certify_rtol: float | None = 0.1,
     confidence: float = 0.99,
     max_matvecs: int = 2000,
+    max_memory_bytes: int = 2 << 30,
+    require_convergence: bool = True,
     levels: Sequence[int] | None = None,
     seed: int,
     progress: Progress | None = None,
@@ -98,7 +100,7 @@ def preconditioned_sharpness(
         built from, with the same values; it is only read. ``None``: plain gradient descent, P = I.
     lr
         Learning rate of that plain gradient descent. ``None``: no threshold.
-    rtol, certify_rtol, confidence, max_matvecs, levels
+    rtol, certify_rtol, confidence, max_matvecs, max_memory_bytes, require_convergence, levels
         Of the eigenvalue; see `top_eigenvalues`.
     seed
         Of the subsets and the random vectors.
@@ -108,7 +110,8 @@ def preconditioned_sharpness(
     Raises
     ------
     ConvergenceError
-        If `max_matvecs` is spent first; carries the partial `PreconditionedSharpness`.
+        If `max_matvecs` is spent first and `require_convergence` is set; carries the partial
+        `PreconditionedSharpness`.
     DerivativeError
         If no second derivative of this network can be trusted.
     NonFiniteLossError
@@ -124,6 +127,8 @@ def preconditioned_sharpness(
     Cohen et al. (2022), Adaptive Gradient Methods at the Edge of Stability, arXiv:2207.14484.
     """
     check_objective("objective", objective)
+    check_flag("require_convergence", require_convergence)
+    check_count("max_memory_bytes", max_memory_bytes)
     sizes = None if levels is None else checked_levels(levels, objective.num_examples)
     step = _step(objective, optimizer, lr)
     matrix = Hessian(objective)
@@ -143,6 +148,8 @@ def preconditioned_sharpness(
             "certify_rtol": certify_rtol,
             "confidence": confidence,
             "max_matvecs": max_matvecs,
+            "max_memory_bytes": max_memory_bytes,
+            "require_convergence": require_convergence,
             "levels": None if sizes is None else list(sizes),
             "seed": seed,
         },
@@ -174,6 +181,8 @@ def preconditioned_sharpness(
             certify_rtol=certify_rtol,
             confidence=confidence,
             max_matvecs=max_matvecs,
+            max_memory_bytes=max_memory_bytes,
+            require_convergence=require_convergence,
             levels=sizes,
             seed=seed,
             progress=progress,
