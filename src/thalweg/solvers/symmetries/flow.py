@@ -116,7 +116,7 @@ class Flow:
 class Traced:
     """A tensor of the pass: its axes, its name if it is a parameter or statistic, what went into it.
 
-    `is_hidden` says whether weights have taken the data that went in: what they put out, and all that follows.
+    `is_hidden` says whether weights have taken the data that went in: what they put out and what follows.
     """
 
     tensor: Tensor

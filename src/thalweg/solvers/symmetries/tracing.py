@@ -46,7 +46,7 @@ def trace(objective: Objective) -> Flow:
 
 
 def activations(micro: MicroBatch, reads: Sequence[Read]) -> list[Tensor]:
-    """What products take, in a pass over some examples: ``(units, ...)`` each, the dimension of the units first.
+    """What products take, in a pass over some examples: ``(units, ...)`` each, the units' dimension first.
 
     Parameters
     ----------

@@ -80,7 +80,7 @@ def layers_of(places: Sequence[Place], roots: Roots) -> list[Layer]:
 
 
 def reads_of(layers: Sequence[Layer], flow: Flow) -> list[tuple[Read, dict[int, Tensor]]]:
-    """Where a pass shows the layers' values: each read with, by number of the layer, the entries of its units.
+    """Where a pass shows the layers' values: each read with, by the layer's number, the entries of its units.
 
     The layers may be those of another trace of the same network, as in another dtype.
 
