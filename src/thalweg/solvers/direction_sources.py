@@ -181,7 +181,8 @@ def _eigenpairs(
     objective: Objective, counts: Counter[str], seed: int, progress: Progress | None
 ) -> tuple[dict[str, list[tuple[Tensor, dict[str, Any]]]], dict[str, Any] | None]:
     """For each end asked for, its eigenvectors, outermost first, with what is known of each."""
-    ends = [which for which in ("top", "bottom") if counts[which]]
+    both: tuple[Literal["top", "bottom"], ...] = ("top", "bottom")
+    ends = [which for which in both if counts[which]]
     if not ends:
         return {}, None
     num, P = sum(counts[which] for which in ends), objective.space.dim

@@ -38,8 +38,8 @@ class PermutationAlignment(Measurement):
     r"""`b` with its units in the order of `a`'s; `value` is :math:`\lVert\theta_a - \pi(\theta_b)\rVert`.
 
     P = number of parameters, R = number of runs, G = number of layers of units. The error budget is empty:
-    the distance at these permutations is exact. The least over all permutations may be lower; `distances` shows
-    how the runs differ.
+    the distance at these permutations is exact. The least over all permutations may be lower; `distances`
+    shows how the runs differ.
 
     Parameters
     ----------
@@ -302,7 +302,7 @@ def _proved(symmetries: Symmetries, a: Objective, orders: Sequence[Tensor], num_
             )
         raise ThalwegError(
             f"the aligned network is not the function that `b` is: on {size} examples they differ by "
-            f"{proof.agreement.worst:.3g} of the largest output, where rounding allows {proof.tolerance:.1g}. Some"
+            f"{proof.agreement.worst:.3g} of the largest, where rounding allows {proof.tolerance:.1g}. Some"
             "thing in the network tells units apart in a way that no trace of its operations shows."
         )
     return proof
