@@ -182,7 +182,7 @@ def _eigenpairs(
 ) -> tuple[dict[str, list[tuple[Tensor, dict[str, Any]]]], dict[str, Any] | None]:
     """For each end asked for, its eigenvectors, outermost first, with what is known of each."""
     both: tuple[Literal["top", "bottom"], ...] = ("top", "bottom")
-    ends = [which for which in both if counts[which]]
+    ends: list[Literal["top", "bottom"]] = [which for which in both if counts[which]]
     if not ends:
         return {}, None
     num, P = sum(counts[which] for which in ends), objective.space.dim
