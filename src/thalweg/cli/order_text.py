@@ -55,7 +55,7 @@ def _rich_table(table: OrderTable, num_cells: int) -> Table:
     for row in table.rows:
         name = row.measure if row.measure != previous else ""
         if name and kinds != {"raw"}:
-            name += f"\n({row.kind})"
+            name += f"\n({row.kind})".replace(", ", ",\n ")
         previous = row.measure
         cells = [f"{cell.main}\n{cell.interval}".strip() for cell in row.cells] or ["–"] * len(shown)
         first = [CHANGED if row.changes else "", name, *([row.mode] if has_modes else [])]

@@ -147,13 +147,12 @@ def critical_sharpness(
             along, 1, level=0.0, first=min(first, limit), growth=GROWTH, limit=limit, rtol=rtol
         )
     except ConvergenceError as error:
-        what, remedy = "`direction` must be one of descent", ""
+        what = "`direction` must be one of descent"
         if given is None:
             what = "`objective` must have a loss that falls along its negative gradient"
-            remedy = "; in others it falls by less than its rounding, see objective.to_dtype(torch.float64)"
         raise ValueError(
             f"{what}, but along it {error} In 'recalibrated' mode the gradient holds the statistics "
-            f"constant, and its descent is another function's{remedy}."
+            "constant, and its descent is another function's."
         ) from None
     rises.finish()
     reached = bool(found.reached)
