@@ -92,16 +92,19 @@ def test_smooth_networks_agree_in_every_mode(build, mode: str, kinds: tuple[str,
 
 
 def test_in_single_precision_the_error_is_larger_and_still_covers() -> None:
+    """Where that is enough for the tolerance; else it goes on in float64."""
     exact = Objective(mlp(), vectors())
-    kinds = ("random", "random")
     single = exact.to_dtype(torch.float32)
-    coarse = agreement(single, find_directions(single, kinds, seed=0))
-    fine = agreement(exact, find_directions(exact, kinds, seed=0))
-    assert coarse.verdict == fine.verdict == "agrees"
-    assert (coarse.precision, fine.precision) == ("float32", "float64")
-    assert (coarse.error.solver or 0) > 10 * (fine.error.solver or 0)
-    gaps = (coarse.curvatures - fine.hessian_form).abs()
-    assert bool((gaps <= coarse.curvature_errors + 1e-5 * fine.hessian_form.abs().max()).all())
+    directions = find_directions(single, ("random", "random"), seed=0)
+    fine = agreement(exact, directions.vectors.double())
+    for rtol, precision in ((0.3, "float32"), (0.01, "float64")):
+        found = agreement(single, directions, rtol=rtol)
+        assert (found.verdict, found.precision) == ("agrees", precision)
+        gaps = (found.curvatures - fine.hessian_form).abs()
+        assert bool((gaps <= found.curvature_errors).all())
+        assert (float(found.curvature_errors.max()) > 100 * float(fine.curvature_errors.max())) == (
+            rtol == 0.3
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from thalweg.core.measurement import hash_tensors
 from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import generator, normal
+from thalweg.linalg.wanted_pairs import Which
 from thalweg.objective.objective import Objective
 from thalweg.operators.hessian import Hessian
 from thalweg.solvers.checked_vector import checked_vector
@@ -181,8 +182,8 @@ def _eigenpairs(
     objective: Objective, counts: Counter[str], seed: int, progress: Progress | None
 ) -> tuple[dict[str, list[tuple[Tensor, dict[str, Any]]]], dict[str, Any] | None]:
     """For each end asked for, its eigenvectors, outermost first, with what is known of each."""
-    both: tuple[Literal["top", "bottom"], ...] = ("top", "bottom")
-    ends: list[Literal["top", "bottom"]] = [which for which in both if counts[which]]
+    both: tuple[Which, ...] = ("top", "bottom")
+    ends = [which for which in both if counts[which]]
     if not ends:
         return {}, None
     num, P = sum(counts[which] for which in ends), objective.space.dim
