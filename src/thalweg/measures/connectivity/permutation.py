@@ -37,9 +37,9 @@ TOLERANCE = 1e-5
 class PermutationAlignment(Measurement):
     r"""`b` with its units in the order of `a`'s; `value` is :math:`\lVert\theta_a - \pi(\theta_b)\rVert`.
 
-    P = number of parameters, R = number of runs, G = number of layers of units. The error budget is empty: the
-    distance at these permutations is exact. The least over all permutations may be lower; `distances` shows
-    how the runs differ.
+    P = number of parameters, R = number of runs, G = number of layers of units. The error budget is empty:
+    the distance at these permutations is exact. The least over all permutations may be lower; `distances`
+    shows how the runs differ.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ class PermutationAlignment(Measurement):
         ``(R,)``: what each run ended with. The best run is the one of the largest similarity; with
         ``"activations"`` that need not be the one of the least distance.
     similarities, start_similarities
-        ``(R,)``: what is maximised, in [-1, 1], at the end and at the start of each run; the first starts from
-        `b` as it is. With ``"weights"`` the cosine of :math:`\theta_a` and :math:`\pi(\theta_b)`, with
+        ``(R,)``: what is maximised, in [-1, 1], at the end and at the start of each run; the first starts
+        from `b` as it is. With ``"weights"`` the cosine of :math:`\theta_a` and :math:`\pi(\theta_b)`, with
         ``"activations"`` the mean correlation of matched units.
     num_sweeps
         ``(R,)``: times that each run went through all layers.
@@ -296,13 +296,13 @@ def _proved(symmetries: Symmetries, a: Objective, orders: Sequence[Tensor], num_
         if agreement(b, own).worst <= proof.tolerance:
             raise ValueError(
                 "`a` and `b` must be points of one function, but the aligned `b` gives other outputs through "
-                f"the model of `a` (by {proof.agreement.worst:.3g} of the largest); the models differ in "
-                "something that is neither parameter nor floating buffer, such as an activation, a mask or an "
-                "epsilon."
+                f"the model of `a`, by {proof.agreement.worst:.3g} of the largest; the models differ "
+                "in something that is neither parameter nor floating buffer, such as an activation, a mask "
+                "or an epsilon."
             )
         raise ThalwegError(
             f"the aligned network is not the function that `b` is: on {size} examples they differ by "
-            f"{proof.agreement.worst:.3g} of the largest output, where rounding allows {proof.tolerance:.1g}. "
+            f"{proof.agreement.worst:.3g} of the largest output; rounding allows {proof.tolerance:.1g}. "
             "Something in the network tells units apart in a way that no trace of its operations shows."
         )
     return proof

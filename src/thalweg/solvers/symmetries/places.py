@@ -106,7 +106,6 @@ class Place:
                 actions.setdefault(_root(roots, site.var), []).append(_variance(scale, site.eps))
         return actions
 
-
     def reorder(self, order: Tensor) -> Actions:
         """What to do to each axis that the units may come in another order ``(size,)``."""
         return {axis: [lambda x: x[order.to(x.device)]] for axis in self.signs}

@@ -146,7 +146,7 @@ class Symmetries:
         return tried(kept) if kept else together
 
     def reordered(self, objective: Objective, orders: Sequence[Tensor]) -> Objective:
-        """A point with the units at the places of ``permutation`` in other orders; entries move, none changes.
+        """A point with the units at the places of ``permutation`` in other orders: entries move as they are.
 
         Parameters
         ----------
@@ -167,9 +167,7 @@ class Symmetries:
         return _moved(self.objective, self.roots, places, strength, rng)
 
 
-def find_symmetries(
-    objective: Objective, transformations: Sequence[str] = TRANSFORMATIONS
-) -> Symmetries:
+def find_symmetries(objective: Objective, transformations: Sequence[str] = TRANSFORMATIONS) -> Symmetries:
     r"""Find where an objective's network can be changed without changing its function.
 
     One forward pass is traced, operation by operation, so that sequential, residual and any other network is
