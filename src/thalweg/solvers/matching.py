@@ -2,11 +2,10 @@ r"""Matching the units of two networks: orders of layers of units that make a su
 
 .. math:: S(\pi_1, \ldots, \pi_G) = \sum_t s_t(\pi_1, \ldots, \pi_G)
 
-Each term is linear in each order alone, or quadratic where a layer's units stand on both sides of one
-array. All orders but one held, the best is a linear assignment problem, solved exactly; so it goes round
-until no order improves. Finding the best of all is NP-hard: this ends where no single layer can do better,
-and the spread over starts shows how much that depends on where one sets out. No network is known here, only
-arrays.
+Each term is linear in each order alone, or quadratic where a layer's units stand on both sides of one array.
+All orders but one held, the best is a linear assignment problem, solved exactly; so it goes round until no
+order improves. Finding the best of all is NP-hard: this ends where no single layer can do better, and the
+spread over starts shows how much that depends on where one sets out. No network is known here, only arrays.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Units:
-    """Where a layer's units lie along a dimension: row i of `entries` (n, m) belongs to unit i."""
+    """Where a layer's units lie along one dimension of an array: row i of `entries` (n, m) is unit i's."""
 
     layer: int
     dim: int
@@ -70,7 +69,7 @@ class Term(ABC):
 
     @abstractmethod
     def gains(self, present: Tensor, layer: int) -> Tensor:
-        """``(n, n)``: what unit j of the second adds where the first has unit i; the slope if quadratic."""
+        """``(n, n)``: what unit j of the second network adds beside unit i of the first, to first order."""
 
     def reordered(self, present: Tensor, layer: int, order: Tensor) -> Tensor:
         """The second network's array once the layer's units are in another order."""
@@ -151,7 +150,7 @@ class Matching:
 
     @property
     def orders(self) -> tuple[Tensor, ...]:
-        """The best found, of each layer ``(n,)``: unit ``order[i]`` of the second network is its unit i."""
+        """The best found, of each layer ``(n,)``: the second network's unit ``order[i]`` goes with unit i."""
         return self.runs[self.best].orders
 
 

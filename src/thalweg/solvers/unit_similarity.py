@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,7 @@ from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 from thalweg.solvers.matching import InnerProduct, PairScores, Term, Units
 from thalweg.solvers.symmetries.tracing import activations, trace
-from thalweg.solvers.symmetries.units import Layer, reads_of
+from thalweg.solvers.symmetries.units import Layer, Sight, sights_of
 
 # Examples of a pass that keeps the activations of all layers at once.
 EXAMPLES_AT_ONCE = 64
@@ -51,18 +52,15 @@ def activation_terms(
     ValueError
         If no product takes the units of some layer, or a pass over later examples has other products.
     """
-    found = reads_of(layers, trace(b))
-    reads = [read for read, _ in found]
-    gathered = [_gathered(here, layers) for _, here in found]
+    sights = sights_of(layers, trace(b))
+    reads = [sight.read for sight in sights]
     wide = torch.float32 if a.device.type == "mps" else torch.float64
 
     def moments(micro: MicroBatch) -> list[tuple[Tensor, ...]]:
         other = MicroBatch(b, micro.batch, micro.start, micro.stop)
         sums = []
-        for first, second, (entries, _) in zip(
-            activations(micro, reads), activations(other, reads), gathered, strict=True
-        ):
-            x, y = (t.flatten(1)[entries.to(t.device)].flatten(1).to(wide) for t in (first, second))
+        for sight, *pair in zip(sights, activations(micro, reads), activations(other, reads), strict=True):
+            x, y = (sight.values(t).flatten(0, -2).to(wide) for t in pair)  # (Q, sample)
             count = torch.tensor(x.shape[1], dtype=torch.float64)
             squares = (x.square().sum(1), y.square().sum(1), x @ y.T)
             sums.append((count, *(t.cpu().double() for t in (x.sum(1), y.sum(1), *squares))))
@@ -72,23 +70,18 @@ def activation_terms(
 
     totals = a.reduce(moments, at_most=EXAMPLES_AT_ONCE)
     return [
-        PairScores(_correlations(*sums), units) for sums, (_, units) in zip(totals, gathered, strict=True)
+        PairScores(_correlations(*sums), _units_of(sight, layers))
+        for sums, sight in zip(totals, sights, strict=True)
     ]
 
 
-def _gathered(here: dict[int, Tensor], layers: Sequence[Layer]) -> tuple[Tensor, list[Units]]:
-    """Entries ``(Q, m)`` along a dimension, one row a combination of units; and the units' rows of these."""
-    numbers, sizes = list(here), [layers[number].size for number in here]
-    length = next(iter(here.values())).numel()
-    which = torch.zeros(length, dtype=torch.int64)
-    for entries, size in zip(here.values(), sizes, strict=True):
-        unit = torch.empty(length, dtype=torch.int64)
-        unit[entries] = torch.arange(size)[:, None].expand_as(entries)
-        which = which * size + unit
-    rows = torch.arange(int(torch.tensor(sizes).prod())).reshape(sizes)
-    units = [Units(number, 1, rows.movedim(k, 0).flatten(1)) for k, number in enumerate(numbers)]
-    # Where a unit has several entries, their order is the same in both networks.
-    return which.argsort(stable=True).reshape(rows.numel(), -1), units
+def _units_of(sight: Sight, layers: Sequence[Layer]) -> list[Units]:
+    """Which of the Q combinations of units belong to each unit of each layer."""
+    sizes = [layers[number].size for number in sight.layers]
+    index = torch.arange(math.prod(sizes)).reshape(sizes)
+    return [
+        Units(number, 1, index.movedim(k, 0).reshape(sizes[k], -1)) for k, number in enumerate(sight.layers)
+    ]
 
 
 def _correlations(count: Tensor, x: Tensor, y: Tensor, xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:

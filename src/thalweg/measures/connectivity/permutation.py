@@ -14,8 +14,8 @@ from thalweg.core.errors import NonFiniteLossError, ThalwegError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import STEPS, Progress, part_of
 from thalweg.core.rng import stream_seed
-from thalweg.objective.objective import Objective
 from thalweg.solvers.comparable import check_comparable
+from thalweg.objective.objective import Objective
 from thalweg.solvers.matching import match
 from thalweg.solvers.symmetries.transformations import (
     Agreement,
@@ -296,14 +296,14 @@ def _proved(symmetries: Symmetries, a: Objective, orders: Sequence[Tensor], num_
         if agreement(b, own).worst <= proof.tolerance:
             raise ValueError(
                 "`a` and `b` must be points of one function, but the aligned `b` gives other outputs through "
-                f"the model of `a` (by {proof.agreement.worst:.3g} of the largest); the models differ in "
-                "something that is neither parameter nor floating buffer, such as an activation, a mask or "
-                "an epsilon."
+                f"the model of `a`, by {proof.agreement.worst:.3g} of the largest; the models differ "
+                "in something that is neither parameter nor floating buffer, such as an activation, a mask "
+                "or an epsilon."
             )
         raise ThalwegError(
             f"the aligned network is not the function that `b` is: on {size} examples they differ by "
-            f"{proof.agreement.worst:.3g} of the largest, where rounding allows {proof.tolerance:.1g}. Some"
-            "thing in the network tells units apart in a way that no trace of its operations shows."
+            f"{proof.agreement.worst:.3g} of the largest output; rounding allows {proof.tolerance:.1g}. "
+            "Something in the network tells units apart in a way that no trace of its operations shows."
         )
     return proof
 

@@ -43,10 +43,10 @@ class Read:
     ----------
     operation, number
         The product: the operation's name, and how many of that name came before it in the pass.
-    position, dim
-        Which of its tensors, and along which dimension of that the units lie.
-    units
-        The axes of that dimension.
+    position, dims
+        Which of its tensors, and the dimensions of that.
+    dim
+        Which of these the product sums over: the units lie along it.
     by_weights
         Whether it is weights that take them.
     is_hidden
@@ -56,10 +56,15 @@ class Read:
     operation: str
     number: int
     position: int
+    dims: Dims
     dim: int
-    units: Dim
     by_weights: bool
     is_hidden: bool
+
+    @property
+    def units(self) -> Dim:
+        """The axes that the product sums over."""
+        return self.dims[self.dim]
 
 
 @dataclass
@@ -116,7 +121,8 @@ class Flow:
 class Traced:
     """A tensor of the pass: its axes, its name if it is a parameter or statistic, what went into it.
 
-    `is_hidden` says whether weights have taken the data that went in: what they put out and what follows.
+    `is_hidden` says whether weights have taken the data that went in: so for what they put out and for all
+    that follows from it.
     """
 
     tensor: Tensor
@@ -234,8 +240,7 @@ class Call:
         if not known.from_data:
             return
         position = next(i for i, other in enumerate(self.inputs) if other is known)
-        units = known.dims[dim]
-        read = Read(self.name, self.number, position, dim, units, by_weights, known.is_hidden)
+        read = Read(self.name, self.number, position, known.dims, dim, by_weights, known.is_hidden)
         self.flow.reads.append(read)
         self._is_hidden |= by_weights
 

@@ -46,7 +46,7 @@ def trace(objective: Objective) -> Flow:
 
 
 def activations(micro: MicroBatch, reads: Sequence[Read]) -> list[Tensor]:
-    """What products take, in a pass over some examples: ``(units, ...)`` each, the units' dimension first.
+    """What products take, in a pass over some examples.
 
     Parameters
     ----------
@@ -87,9 +87,8 @@ class _Reader(TorchDispatchMode):
         kwargs, name = kwargs or {}, _name(func)
         for read in self._wanted.get((name, self._counts[name]), ()):
             x = _tensors((args, kwargs))[read.position]
-            if x.shape[read.dim] == size_of(read.units):
-                # A copy: what follows may write to it in place.
-                self.found[read] = x.movedim(read.dim, 0).clone()
+            if x.ndim == len(read.dims) and x.shape[read.dim] == size_of(read.units):
+                self.found[read] = x.clone()  # what follows may write to it in place
         self._counts[name] += 1
         return func(*args, **kwargs)
 

@@ -146,7 +146,7 @@ class Symmetries:
         return tried(kept) if kept else together
 
     def reordered(self, objective: Objective, orders: Sequence[Tensor]) -> Objective:
-        """A point with the units at the places of ``permutation`` in other orders; entries move unchanged.
+        """A point with the units at the places of ``permutation`` in other orders: entries move as they are.
 
         Parameters
         ----------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from thalweg.solvers.symmetries.axes import Axis, entries_of_units
+from thalweg.solvers.symmetries.axes import Axis, entries_of_units, flat
 from thalweg.solvers.symmetries.flow import GIVEN, Flow, Read
 from thalweg.solvers.symmetries.places import Place
 
@@ -79,15 +80,52 @@ def layers_of(places: Sequence[Place], roots: Roots) -> list[Layer]:
     return layers
 
 
-def reads_of(layers: Sequence[Layer], flow: Flow) -> list[tuple[Read, dict[int, Tensor]]]:
-    """Where a pass shows the layers' values: each read with, by the layer's number, the entries of its units.
+@dataclass(frozen=True)
+class Sight:
+    """A place in a forward pass where units can be seen: what some product takes.
+
+    Parameters
+    ----------
+    read
+        The product and which tensor of it.
+    layers
+        Numbers of the layers whose units the tensor's entries belong to.
+    sizes
+        Of each dimension of the tensor, those of its factors.
+    factors
+        Of each layer, which of all factors are its units.
+    """
+
+    read: Read
+    layers: tuple[int, ...]
+    sizes: tuple[tuple[int, ...], ...]
+    factors: tuple[int, ...]
+
+    def values(self, x: Tensor) -> Tensor:
+        """The tensor by unit, ``(units of the first layer, ..., sample)``."""
+        shape: list[int] = []
+        for sizes, length in zip(self.sizes, x.shape, strict=True):
+            # Factors that are no layer's may have another size: there may be fewer examples.
+            own = {k - len(shape) for k in self.factors if len(shape) <= k < len(shape) + len(sizes)}
+            if own and math.prod(sizes) != length:
+                free = min(set(range(len(sizes))) - own)
+                rest = math.prod(size for k, size in enumerate(sizes) if k != free)
+                shape += [length // rest if k == free else size for k, size in enumerate(sizes)]
+            else:
+                shape += sizes if own else [length, *[1] * (len(sizes) - 1)]
+        count = len(self.factors)
+        return x.reshape(shape).movedim(self.factors, tuple(range(count))).flatten(count)
+
+
+def sights_of(layers: Sequence[Layer], flow: Flow) -> list[Sight]:
+    """Where a pass shows the layers' values.
 
     The layers may be those of another trace of the same network, as in another dtype.
 
     Raises
     ------
     ValueError
-        If a layer has no such place in this trace: its units are seen by no product.
+        If a layer has no such place in this trace: its units are taken by no product.
     """
     classes = {}
     for number, layer in enumerate(layers):
@@ -96,17 +134,16 @@ def reads_of(layers: Sequence[Layer], flow: Flow) -> list[tuple[Read, dict[int, 
         ends = axis.ends() if axis else ()
         if which < len(ends) and ends[which].size == layer.size:
             classes[id(ends[which].members)] = number
-    found: list[tuple[Read, dict[int, Tensor]]] = []
+    found = []
     for read in flow.reads:
-        here = {
-            classes[id(end.members)]: entries_of_units(read.units, end)
-            for axis in read.units
-            for end in axis.ends()
-            if id(end.members) in classes
-        }
-        if here:
-            found.append((read, here))
-    seen = {number for _, here in found for number in here}
+        if not any(id(axis.members) in classes for axis in flat(read.units)):
+            continue
+        leaves = [flat(dim) for dim in read.dims]
+        every = [classes.get(id(axis.members)) for dim in leaves for axis in dim or (Axis(1),)]
+        own = {number: k for k, number in enumerate(every) if number is not None}
+        sizes = tuple(tuple(axis.size for axis in dim) or (1,) for dim in leaves)
+        found.append(Sight(read, tuple(own), sizes, tuple(own.values())))
+    seen = {number for sight in found for number in sight.layers}
     for number, layer in enumerate(layers):
         if number not in seen:
             raise ValueError(
