@@ -14,8 +14,8 @@ from thalweg.core.errors import NonFiniteLossError, ThalwegError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import STEPS, Progress, part_of
 from thalweg.core.rng import stream_seed
-from thalweg.solvers.comparable import check_comparable
 from thalweg.objective.objective import Objective
+from thalweg.solvers.comparable import check_comparable
 from thalweg.solvers.matching import match
 from thalweg.solvers.symmetries.transformations import (
     Agreement,
