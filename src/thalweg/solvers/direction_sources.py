@@ -183,7 +183,7 @@ def _eigenpairs(
 ) -> tuple[dict[str, list[tuple[Tensor, dict[str, Any]]]], dict[str, Any] | None]:
     """For each end asked for, its eigenvectors, outermost first, with what is known of each."""
     both: tuple[Which, ...] = ("top", "bottom")
-    ends = [which for which in both if counts[which]]
+    ends: list[Which] = [which for which in both if counts[which]]
     if not ends:
         return {}, None
     num, P = sum(counts[which] for which in ends), objective.space.dim
