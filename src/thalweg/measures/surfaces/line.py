@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from thalweg.core.arguments import check_count
-from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.measurement import ErrorBudget, StandardError
 from thalweg.core.progress import Progress
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.evaluation import independent_unit, l2_term
 from thalweg.objective.objective import Objective
 from thalweg.solvers.directions import Ignored, Normalisation, check_choices, random_direction
+from thalweg.solvers.surface import Surface
 from thalweg.stats.clustered_mean import mean_standard_error
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class LineSlice(Measurement):
+class LineSlice(Surface):
     """Loss and accuracy at ``params + alpha * direction``; `value` is the loss at the centre.
 
     A = number of points, D = number of directions; arrays are float64 on the CPU. Losses are those of
@@ -66,6 +67,16 @@ class LineSlice(Measurement):
     normalisation: str
     ignore: str
     num_directions: int
+
+    @property
+    def axes(self) -> tuple[Tensor]:
+        """The alphas."""
+        return (self.alphas,)
+
+    @property
+    def heights(self) -> Tensor:
+        """The losses, means over the directions."""
+        return self.losses
 
 
 def line_slice(
