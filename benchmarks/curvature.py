@@ -21,7 +21,7 @@ from processes import Bench, Result, parser_of, run_task
 from scipy.stats import wasserstein_distance
 
 SECTIONS = ("top", "cold", "spectra", "rate", "scaling")
-BUDGETS = (48, 96, 160, 240)
+BUDGETS = (48, 96)
 REFERENCE_BUDGET = 576
 
 
