@@ -19,7 +19,7 @@ from thalweg.core.rng import generator
 from thalweg.linalg.certificate import RandomStartCertificate
 from thalweg.linalg.estimate import Estimate
 from thalweg.linalg.fold_forms import FoldForms
-from thalweg.linalg.quadrature import ProbeProcess, bytes_per_vector, vectors_held
+from thalweg.linalg.quadrature import ProbeProcess, vectors_held
 from thalweg.measures.curvature.hessian_trace import MEANS
 from thalweg.measures.curvature.layer_traces import LayerTraces, blocks_of
 from thalweg.measures.curvature.spectral_density import SpectralDensity, density_result
@@ -203,7 +203,7 @@ def curvature_profile(
     target, indices = blocks_of(objective if params is None else objective.restrict(params), blocks)
     operator = operator_named(of, target, seed=seed)
     if max_matvecs is None:
-        held = max_memory_bytes // bytes_per_vector(operator)
+        held = max_memory_bytes // operator.bytes_per_vector
         num_probes, num_steps = _fitting(operator.dim, held, num_probes, num_steps)
     work = Work(progress, min(num_probes * num_steps, target.space.dim) * target.num_examples)
     counting = operator.counting(work.add)

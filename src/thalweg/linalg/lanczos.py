@@ -220,15 +220,14 @@ def _capacity(
     max_memory_bytes: int,
 ) -> int:
     """Basis vectors that fit beside a product, its copy and the returned vectors."""
-    bytes_per_vector = operator.dim * torch.finfo(operator.dtype).bits // 8
     beside = 2 * block + num_wanted
-    fit = max_memory_bytes // bytes_per_vector - beside
+    fit = max_memory_bytes // operator.bytes_per_vector - beside
     least = min(operator.dim, num_wanted + num_ends + 2 * block)
     if fit < least:
         raise ValueError(
             f"`max_memory_bytes` must hold the smallest basis, got {max_memory_bytes:,}: {least} vectors of "
             f"{operator.dim:,} entries and {beside} beside them need "
-            f"{(least + beside) * bytes_per_vector:,} bytes."
+            f"{(least + beside) * operator.bytes_per_vector:,} bytes."
         )
     if max_basis is not None and max_basis < least:
         raise ValueError(

@@ -35,6 +35,11 @@ class LinearOperator(ABC):
         self.device = torch.device(device)
 
     @property
+    def bytes_per_vector(self) -> int:
+        """Of one vector of length P."""
+        return self.dim * torch.finfo(self.dtype).bits // 8
+
+    @property
     def least_eigenvalue(self) -> float:
         """What no eigenvalue lies below by the matrix's form, to rounding: -inf where nothing says so."""
         return -math.inf

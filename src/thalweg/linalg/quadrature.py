@@ -165,7 +165,7 @@ class ProbeProcess:
         rng: torch.Generator,
         max_memory_bytes: int = 2 << 30,
     ) -> None:
-        needed = vectors_held(operator.dim, num_probes, num_steps) * bytes_per_vector(operator)
+        needed = vectors_held(operator.dim, num_probes, num_steps) * operator.bytes_per_vector
         if needed > max_memory_bytes:
             raise ValueError(
                 f"`max_memory_bytes` must hold {num_steps} steps of {num_probes} probes, got "
@@ -293,7 +293,7 @@ def lanczos_quadrature(
         A product is not finite.
     """
     fit = num_probes if probes_together is None else min(num_probes, probes_together)
-    while fit > 1 and vectors_held(operator.dim, fit, num_steps) * bytes_per_vector(operator) > (
+    while fit > 1 and vectors_held(operator.dim, fit, num_steps) * operator.bytes_per_vector > (
         max_memory_bytes
     ):
         fit -= 1
@@ -311,11 +311,6 @@ def lanczos_quadrature(
 def vectors_held(dim: int, num_probes: int, num_steps: int) -> int:
     """Vectors of length P that a process holds at its peak."""
     return min(dim, num_probes * (num_steps + 1)) + 2 * num_probes
-
-
-def bytes_per_vector(operator: LinearOperator) -> int:
-    """Of one vector of length P."""
-    return operator.dim * torch.finfo(operator.dtype).bits // 8
 
 
 def _averages(values: Tensor, weights: Tensor) -> Tensor:

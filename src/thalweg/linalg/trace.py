@@ -124,16 +124,16 @@ def estimate_trace(
 
 def _columns(operator: LinearOperator, method: str, max_memory_bytes: int) -> tuple[int, int]:
     """Columns of the largest sketch that the memory holds, and of a block of probes."""
-    bytes_per_vector = operator.dim * torch.finfo(operator.dtype).bits // 8
-    vectors = max_memory_bytes // bytes_per_vector
+    vectors = max_memory_bytes // operator.bytes_per_vector
     needs_sketch = method in ("hutch++", "xtrace") and operator.dim > LEAST
     least = VECTORS_PER_COLUMN * PILOT if needs_sketch else VECTORS_PER_COLUMN + TALLY_VECTORS
     if vectors < least:
         what = f"{PILOT} columns, which method={method!r} starts from" if needs_sketch else "a single probe"
         raise ValueError(
             f"`max_memory_bytes` must hold {what}, got {max_memory_bytes:,}: with all that is computed from "
-            f"it that takes {least} vectors of {operator.dim:,} entries, {least * bytes_per_vector:,} bytes. "
-            "Raise it" + (", or take method='hutchinson'." if needs_sketch else ".")
+            f"it that takes {least} vectors of {operator.dim:,} entries, "
+            f"{least * operator.bytes_per_vector:,} bytes. Raise it"
+            + (", or take method='hutchinson'." if needs_sketch else ".")
         )
     return vectors // VECTORS_PER_COLUMN, min(BLOCK, (vectors - TALLY_VECTORS) // VECTORS_PER_COLUMN)
 
