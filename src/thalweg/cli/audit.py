@@ -35,6 +35,7 @@ from thalweg.cli.options import (
     SetOfMeasure,
     WeightDecay,
     check_figure,
+    names_in,
 )
 from thalweg.report.audit_text import LEGEND, SIGNS, audit_rows
 from thalweg.report.plot import plot as plot_result
@@ -99,8 +100,7 @@ def audit(
     --data fashion-mnist:train:2048 --members top_eigenvalue,trace --plot audit.png`
     """
     check_figure(plot)
-    names = None if members is None else [name.strip() for name in members.split(",") if name.strip()]
-    chosen = chosen_measures(by_measure(set_ or [], list(chosen_measures(names, "members"))))
+    chosen = chosen_measures(by_measure(set_ or [], chosen_measures(names_in(members), "members")))
     (objective,) = build_objectives(
         model,
         [checkpoint],

@@ -37,6 +37,7 @@ from thalweg.cli.options import (
     Model,
     SetOfMeasure,
     WeightDecay,
+    names_in,
     resolve_device,
 )
 from thalweg.cli.order_text import print_order
@@ -128,9 +129,9 @@ def compare(
     --out page`, or `thalweg compare 'ckpt/{recipe}/seed{seed}.pt' --by recipe --measures trace,sam_sharpness
     --model pkg.mod:build --data fashion-mnist:train`
     """
-    wanted = checked_modes(_names(modes))
+    wanted = checked_modes(names_in(modes))
     # Before data and networks are loaded.
-    chosen = by_measure(set_ or [], list(chosen_measures(_names(measures))))
+    chosen = by_measure(set_ or [], chosen_measures(names_in(measures)))
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
     _check_form(checkpoints, by, {"groups": groups, "paired_by": paired_by, "log": log or None}, model_b)
@@ -164,7 +165,7 @@ def compare(
         runs = Runs.from_checkpoints(checkpoints[0], builders[0], **options)
         grouping: dict[str, Any] = {
             "groups": _group_values(runs, by, groups),
-            "paired_by": _names(paired_by),
+            "paired_by": names_in(paired_by),
             "correction": correction,
         }
         # Before hours of measuring, not only after them.
@@ -213,10 +214,6 @@ def _check_form(
         )
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name for part in text.split(",") if (name := part.strip())]
-
-
 def _builder(name: str, device: str, dtype: str) -> Callable[..., nn.Module]:
     """What builds the model where it is measured; takes the arguments that the user's own takes."""
     place = resolve_device(device)
@@ -244,7 +241,7 @@ def _told_apart(a: Path, b: Path) -> tuple[str, str]:
 
 def _group_values(runs: Runs, by: str, groups: str | None) -> list[Any] | None:
     """Texts as the values that the pattern found."""
-    names = _names(groups)
+    names = names_in(groups)
     if names is None or by not in runs.fields:
         return None
     values = {str(value): value for value in runs.values(by)}

@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from thalweg.analyses.measure_choice import chosen_measures
+from thalweg.analyses.sharpness_family import Member
 
 # One of a kind, and several.
 WORDS: Mapping[Any, tuple[str, str]] = {
@@ -21,23 +22,22 @@ WORDS: Mapping[Any, tuple[str, str]] = {
 }
 
 
-def by_measure(settings: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def by_measure(settings: Sequence[str], chosen: Mapping[str, Member]) -> dict[str, dict[str, Any]]:
     """Arguments to each of several measures, from texts such as ``"trace.rtol=0.02"``.
 
     Parameters
     ----------
     settings
         Each ``measure.argument=value``.
-    names
-        The measures, all of which the result has.
+    chosen
+        The measures by name, all of which the result has.
 
     Raises
     ------
     ValueError
         If a text has another form, or names another measure, or an argument or value that it does not take.
     """
-    found: dict[str, dict[str, Any]] = {name: {} for name in names}
-    chosen = chosen_measures(names)
+    found: dict[str, dict[str, Any]] = {name: {} for name in chosen}
     for setting in settings:
         place, separator, text = setting.partition("=")
         name, dot, key = place.partition(".")

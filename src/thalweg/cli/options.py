@@ -120,6 +120,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def names_in(text: str | None) -> list[str] | None:
+    """Names between commas; None where the option was left out."""
+    return None if text is None else [name for part in text.split(",") if (name := part.strip())]
+
+
 def check_figure(path: Path | None) -> None:
     """Raise unless a figure can be written there, by its suffix."""
     if path and path.suffix.lower() not in FORMATS:
