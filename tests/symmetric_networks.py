@@ -138,6 +138,18 @@ class Joined(nn.Module):
         return self.last(torch.cat([h, F.relu(self.second(h))], 1))
 
 
+class Whitened(nn.Module):
+    """A buffer of constants in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.register_buffer("mean", torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.first(x) - self.mean))
+
+
 class Recurrent(nn.Module):
     """A plain ReLU network over five steps: a weight between a layer and itself."""
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
+from tests.docs_page import DOCS, run_example
 
 from thalweg.stats.permutation import relabelled
 
-PAGE = Path(__file__).parents[1] / "docs" / "comparing.md"
+PAGE = DOCS / "comparing.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 NUM = 2000
 
@@ -106,14 +105,10 @@ def test_coverage(case: str) -> None:
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Runs(8; recipe: large, small; seed: 0, 1, 2, 3)" in done.stdout
-    assert "Contrast(recipe: 4 large against 4 small; " in done.stdout
-    assert "Comparison(a and b: " in done.stdout
+    printed = run_example(PAGE, tmp_path)
+    assert "Runs(8; recipe: large, small; seed: 0, 1, 2, 3)" in printed
+    assert "Contrast(recipe: 4 large against 4 small; " in printed
+    assert "Comparison(a and b: " in printed
     assert (tmp_path / "contrast.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "page" / "index.html").exists()
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.docs_page import DOCS, run_example
 from tests.linalg.test_quadrature import SPECTRA, distance, run
 
-PAGE = Path(__file__).parents[1] / "docs" / "curvature.md"
+PAGE = DOCS / "curvature.md"
 NUM_SEEDS = 10
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("CurvatureProfile(")
-    assert "tensor(1.0000, dtype=torch.float64)" in done.stdout
+    printed = run_example(PAGE, tmp_path)
+    assert printed.startswith("CurvatureProfile(")
+    assert "tensor(1.0000, dtype=torch.float64)" in printed
     assert (tmp_path / "profile.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-from thalweg.analyses.sharpness_family import TRANSFORMATIONS
-from thalweg.report.audit_text import LEGEND
+from tests.docs_page import DOCS, run_example
 
-PAGE = Path(__file__).parents[1] / "docs" / "invariance.md"
+from thalweg.report.audit_text import LEGEND
+from thalweg.solvers.symmetries.places import TRANSFORMATIONS
+
+PAGE = DOCS / "invariance.md"
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    first, *_, last = done.stdout.splitlines()
+    printed = run_example(PAGE, tmp_path)
+    first, *_, last = printed.splitlines()
     assert first.startswith("InvarianceAudit(0 of 2 measures unmoved by relu_rescaling, batch_norm_scaling")
     assert last == "not moved"
     assert (tmp_path / "audit.png").read_bytes().startswith(b"\x89PNG")

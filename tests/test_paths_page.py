@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parents[1] / "docs" / "paths.md"
+from tests.docs_page import DOCS, run_example
+
+PAGE = DOCS / "paths.md"
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert [line.partition("(")[0] for line in done.stdout.splitlines() if line[:1].isalpha()] == [
+    printed = run_example(PAGE, tmp_path)
+    assert [line.partition("(")[0] for line in printed.splitlines() if line[:1].isalpha()] == [
         "LinearPath",
         "BezierPath",
         "SeedSpread",

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
+from tests.docs_page import DOCS, run_example
 
 import thalweg as tw
 
-PAGE = Path(__file__).parents[1] / "docs" / "topology.md"
+PAGE = DOCS / "topology.md"
 
 
-@pytest.mark.skipif(not hasattr(tw, "plane_slice"), reason="the example takes a plane")
 def test_the_example_runs(tmp_path: Path) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Persistence(at least ")
+    printed = run_example(PAGE, tmp_path)
+    assert printed.startswith("Persistence(at least ")
     assert (tmp_path / "shape.png").read_bytes().startswith(b"\x89PNG")
 
 

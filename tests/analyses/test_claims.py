@@ -13,7 +13,8 @@ from tests.symmetric_networks import CASES, NORM, ORDER, QK, RELU
 import thalweg as tw
 from thalweg.analyses.claims import LARGER_IS_FLATTER, claims_of
 from thalweg.analyses.measure_choice import chosen_measures, single_network_functions
-from thalweg.analyses.sharpness_family import FAMILY, TRANSFORMATIONS
+from thalweg.analyses.sharpness_family import FAMILY
+from thalweg.solvers.symmetries.places import TRANSFORMATIONS
 
 FILTERS, ELEMENTS, ALL = {ORDER, NORM}, {ORDER, NORM, RELU}, set(TRANSFORMATIONS)
 CHEAP = {"certify_rtol": None, "trace_rtol": None, "rtol": 1e-3}

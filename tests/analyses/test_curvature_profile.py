@@ -159,37 +159,6 @@ def test_a_budget_left_open_fits_into_the_memory(vectors: int, split: tuple[int,
         curvature_profile(objective, max_memory_bytes=10 * entry - 1, seed=0)
 
 
-def test_blocks_of_ones_own_come_from_the_same_probes() -> None:
-    objective, H = CASES["residual-running"].objective(), hessian_of("residual-running")
-    patterns = ["head", "*.weight"]
-    with pytest.raises(ValueError, match=r"`blocks` must not overlap, but 'head' and .* both match"):
-        curvature_profile(objective, blocks=patterns, seed=0)
-    patterns = ["head.weight", "head.bias"]
-    found = curvature_profile(objective, blocks=patterns, seed=0)
-    exact = [
-        sum(float(H.diagonal()[s.start : s.stop].sum()) for s in objective.space if s.name == name)
-        for name in patterns
-    ]
-    assert found.layers == tuple(patterns)
-    assert found.layer_traces.tolist() == pytest.approx(exact, rel=1e-6)
-    assert found.value == pytest.approx(sum(exact), rel=1e-6)
-    assert found.provenance["arguments"]["blocks"] == patterns
-    inside = curvature_profile(objective, params="head", blocks=["*.bias"], seed=0)
-    assert inside.layers == ("*.bias",)
-    assert inside.value == pytest.approx(exact[1], rel=1e-6)
-    # Blocks that hold all parameters are estimated by the probes that the layers are.
-    names = [s.name for s in objective.space]
-    fine, whole = (curvature_profile(objective, max_matvecs=100, blocks=b, seed=0) for b in (names, None))
-    assert fine.value == whole.value
-    for i, layer in enumerate(whole.layers):
-        parts = [
-            float(t) for n, t in zip(names, fine.layer_traces, strict=True) if n.rpartition(".")[0] == layer
-        ]
-        assert sum(parts) == pytest.approx(float(whole.layer_traces[i]), rel=1e-9, abs=1e-9)
-    with pytest.raises(TypeError, match="`blocks` must be a sequence of patterns"):
-        curvature_profile(objective, blocks="head", seed=0)
-
-
 def test_bad_tolerance_and_memory() -> None:
     with pytest.raises(ValueError, match=r"`rtol` must lie in \(0, 1\), got 2"):
         curvature_profile(CASES["tied"].objective(), rtol=2, seed=0)

@@ -15,7 +15,8 @@ from torch import nn
 
 import thalweg as tw
 from thalweg.analyses.audit_result import Measured, verdict
-from thalweg.analyses.sharpness_family import FAMILY, TRANSFORMATIONS, Member
+from thalweg.analyses.sharpness_family import FAMILY, Member
+from thalweg.solvers.symmetries.places import TRANSFORMATIONS
 from thalweg.solvers.symmetries.transformations import find_symmetries
 
 MEMBERS = ["top_eigenvalue", "sam_sharpness"]

@@ -8,7 +8,8 @@ from tests.measures.sharpness.rescaling import relu_mlp, reordered, rescaled, sc
 from tests.networks import mlp, vectors
 
 import thalweg as tw
-from thalweg.analyses.sharpness_family import FAMILY, TRANSFORMATIONS
+from thalweg.analyses.sharpness_family import FAMILY
+from thalweg.solvers.symmetries.places import TRANSFORMATIONS
 
 
 def test_each_member_is_its_measure_with_its_arguments():

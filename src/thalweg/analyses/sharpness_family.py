@@ -27,7 +27,6 @@ from thalweg.measures.sharpness.relative_flatness import relative_flatness
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import sam_sharpness_spread
 from thalweg.objective.objective import Objective
-from thalweg.solvers.symmetries.places import TRANSFORMATIONS as TRANSFORMATIONS
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Member:
     arguments
         Cheap enough for a family to be measured in minutes.
     claims
-        Which of `TRANSFORMATIONS` a measure of your own claims not to move under, beyond its own error.
+        Which of `thalweg.solvers.symmetries.places.TRANSFORMATIONS` a measure of your own claims not to move
+        under, beyond its own error.
         ``None``: what `thalweg.analyses.claims` says of the measure with these arguments.
     """
 
@@ -51,7 +51,7 @@ class Member:
 
     @property
     def invariant_to(self) -> frozenset[str]:
-        """Which of `TRANSFORMATIONS` it claims not to move under."""
+        """Which transformations it claims not to move under."""
         return claims_of(self.measure, self.arguments) if self.claims is None else self.claims
 
     @property

@@ -20,6 +20,7 @@ from tests.symmetric_networks import (
     VO,
     Joined,
     Leaking,
+    Whitened,
     convolutional,
     sequential,
 )
@@ -292,15 +293,6 @@ def test_an_l2_term_sees_the_length():
 
 
 def test_other_buffers_are_constants():
-    class Whitened(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
-            self.register_buffer("mean", torch.randn(6))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(F.relu(self.first(x) - self.mean))
-
     own = symmetries(Whitened().double(), vectors(21))
     assert own.places == {}
     assert "belong to the buffer mean" in own.refused[ORDER]

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.networks import images, shuffle_statistics, tokens, vectors
-from tests.symmetric_networks import CASES, ORDER, Joined, convolutional, sequential
+from tests.symmetric_networks import CASES, ORDER, Joined, Whitened, convolutional, sequential
 from torch import Tensor, nn
 
 import thalweg as tw
@@ -121,18 +121,6 @@ def test_values_of_units_are_seen_where_products_take_them(name):
                 assert expected.shape[k] == mine[number].size
                 expected = expected.index_select(k, orders[number])
             torch.testing.assert_close(sight.values(y), expected, rtol=1e-10, atol=1e-12)
-
-
-class Whitened(nn.Module):
-    """A buffer of constants in the middle."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
-        self.register_buffer("mean", torch.randn(6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(F.relu(self.first(x) - self.mean))
 
 
 class Sorted(nn.Module):
