@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.measures.conftest import convnet
 from tests.measures.conftest import images as pictures
-from tests.measures.sharpness.rescaling import relu_mlp, reordered, rescaled, scaled_before_norm
+from tests.measures.sharpness.rescaled import permute_units, relu_mlp, rescale_filters, rescale_relu
 from tests.networks import images, mlp, residual, vectors
 
 import thalweg as tw
@@ -37,12 +37,12 @@ def pair(transformation: str) -> tuple[tw.Objective, tw.Objective]:
     """Two networks that are one function, changed by hand; the same examples."""
     if transformation == "batch_norm_scaling":
         net, factors = convnet(), torch.tensor([0.2, 0.7, 3.0, 9.0]).double()
-        data, changed = pictures(24), scaled_before_norm(net, factors)
+        data, changed = pictures(24), rescale_filters(net, first=factors)
     else:
-        net, data = relu_mlp(), vectors(24, width=4)
+        net, data = relu_mlp(inputs=4, num_hidden=1), vectors(24, width=4)
         factors = torch.tensor([0.2, 0.5, 1, 2, 5, 9]).double()
-        order = torch.tensor([3, 0, 5, 1, 4, 2])
-        changed = rescaled(net, factors) if transformation == "relu_rescaling" else reordered(net, order)
+        is_scaled = transformation == "relu_rescaling"
+        changed = rescale_relu(net, first=factors) if is_scaled else permute_units(net)
     a, b = tw.Objective(net, data), tw.Objective(changed, data)
     assert a.value() == pytest.approx(b.value(), rel=1e-12)
     assert not torch.equal(a.params, b.params)

@@ -74,6 +74,9 @@ class Member:
 _ELEMENTS = frozenset({"permutation", "relu_rescaling", "batch_norm_scaling"})
 _FILTERS = frozenset({"permutation", "batch_norm_scaling"})
 
+# `preconditioned_sharpness` is none of them: it is about the state of an optimizer, which a network set beside
+# others, or a checkpoint of weights, has not; and it bounds a step of training, not the flatness of a minimum.
+
 # Subsets first, three products on all the data after them, no certificate and no trace: what is rough about
 # them the results say.
 FRUGAL = {"rtol": 5e-2, "certify_rtol": None, "trace_rtol": None}
@@ -82,6 +85,7 @@ FAMILY: dict[str, Member] = {
     "top_eigenvalue": Member(top_eigenvalues, {"rtol": 1e-2}),
     "trace": Member(hessian_trace, {"sampled": True}),
     "sam_sharpness": Member(sam_sharpness),
+    "multi_step_sam_sharpness": Member(sam_sharpness, {"num_steps": 4}),
     "sam_sharpness_linf": Member(sam_sharpness, {"norm": "linf", "radius": 1e-4}),
     "adaptive_sam_sharpness": Member(sam_sharpness, {"scaling": "element", "radius": 0.5}, _ELEMENTS),
     "adaptive_sam_sharpness_linf": Member(
@@ -94,6 +98,7 @@ FAMILY: dict[str, Member] = {
     "adaptive_average_sharpness": Member(
         average_sharpness, {"scaling": "element", "radius": 5.0, "num_samples": 4}, _ELEMENTS
     ),
+    "pac_bayes_sigma": Member(pac_bayes_sigma, {"num_samples": 3, "rtol": 0.1}, larger_is_sharper=False),
     "adaptive_pac_bayes_sigma": Member(
         pac_bayes_sigma,
         {"scaling": "element", "num_samples": 3, "rtol": 0.1},
@@ -104,6 +109,12 @@ FAMILY: dict[str, Member] = {
         basin_width,
         {"num_directions": 3, "first_distance": 0.2, "rtol": 0.1},
         _FILTERS,
+        larger_is_sharper=False,
+    ),
+    # Along the sharpest direction alone, of length one: sqrt(2 rise / lambda_max) where the loss is quadratic.
+    "top_basin_width": Member(
+        basin_width,
+        {"num_directions": 0, "num_eigenvectors": 1, "first_distance": 0.2, "rtol": 0.1},
         larger_is_sharper=False,
     ),
     "critical_sharpness": Member(critical_sharpness),

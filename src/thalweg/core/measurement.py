@@ -164,7 +164,13 @@ class Measurement:
         """What the one line says after the numbers: of which function, of which data."""
         mode = [f"batch norm {self.batch_norm}"] if self.batch_norm else []
         all_taken = self.provenance.get("sampling", {}).get("taken") == "all examples"
-        return [*(["all examples, as samples would be as many"] if all_taken else []), *mode]
+        rest = self.provenance.get("at_rest") or {}
+        held = [
+            f"{rest[kind]} of {rest['of']} parameters {words}"
+            for kind, words in (("zero", "at nought do not move"), ("underflow", "underflow when scaled"))
+            if rest.get(kind)
+        ]
+        return [*(["all examples, as samples would be as many"] if all_taken else []), *held, *mode]
 
     @property
     def batch_norm(self) -> str | None:
