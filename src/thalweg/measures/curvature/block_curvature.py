@@ -32,9 +32,9 @@ class BlockCurvature(Measurement):
     """Spectra of the diagonal blocks and Frobenius norms of all; `value` is the share of ||H||_F^2 off the
     block diagonal, between 0 and 1.
 
-    ``error.probe`` is the jackknife's standard error of the share, and `interval` is symmetric about the log of
-    the mass off the blocks over that on them. Its R - 1 degrees of freedom are the fewest that the blocks'
-    variances, which add up, can amount to: Satterthwaite's number is larger, and too large for skewed samples.
+    ``error.probe`` is the jackknife's standard error of the share; `interval` is symmetric on the scale of
+    the log of the mass off the blocks over that on them. Its R - 1 degrees of freedom are the fewest that a
+    sum of the blocks' variances can have: Satterthwaite's number is larger, and too large for skewed samples.
     From eight probes 94 to 97 % are covered; where one direction has nearly all of the curvature, 92 to 93.
 
     Parameters
