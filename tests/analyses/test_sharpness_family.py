@@ -1,5 +1,7 @@
 """The family is a table of measures: names, arguments, claims."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tests.measures.conftest import convnet
@@ -9,6 +11,8 @@ from tests.networks import images, mlp, residual, vectors
 
 import thalweg as tw
 from thalweg.analyses.sharpness_family import FAMILY, TRANSFORMATIONS, chosen_members, sharpness_family
+
+PAGE = Path(__file__).parents[2] / "docs" / "sharpness.md"
 
 
 def test_each_member_is_its_measure_with_its_arguments():
@@ -31,6 +35,16 @@ def test_what_is_asked_for_must_exist():
 
 def test_claims_name_transformations():
     assert all(member.invariant_to <= set(TRANSFORMATIONS) for member in FAMILY.values())
+
+
+def test_the_docs_list_what_the_family_uses():
+    rows = [line for line in PAGE.read_text().partition("## The family")[2].splitlines() if line[:3] == "| `"]
+    expected = []
+    for name, member in FAMILY.items():
+        arguments = ", ".join(f"{key}={value!r}" for key, value in member.arguments.items())
+        shown = f"`{arguments}`" if arguments else "its defaults"
+        expected.append(f"| `{name}` | `{member.measure.__name__}` | {shown} |")
+    assert rows == expected
 
 
 def pair(transformation: str) -> tuple[tw.Objective, tw.Objective]:
