@@ -48,18 +48,6 @@ def test_each_sample_is_what_plain_pytorch_finds_on_its_batch(toys, mode) -> Non
     assert found.error.data.dof == 3
 
 
-@pytest.mark.parametrize("arguments", [{}, {"norm": "linf", "scaling": "element", "num_steps": 3}])
-def test_each_sample_is_the_sharpness_of_its_batch(toys, arguments) -> None:
-    o = Objective(toys.convnet(), toys.images())
-    found = sam_sharpness_spread(o, batch_size=8, num_batches=4, radius=0.02, **arguments, seed=3)
-    order = torch.randperm(37, generator=generator(3, "sam_sharpness_spread"))
-    alone = [
-        sam_sharpness(o.select(part), radius=0.02, **arguments, seed=0).value for part in order[:32].split(8)
-    ]
-    assert found.samples.tolist() == pytest.approx(alone, rel=1e-12)
-    assert found.value == pytest.approx(sum(alone) / 4, rel=1e-12)
-
-
 def test_batches_that_do_not_differ_have_the_sharpness_of_the_whole(toys) -> None:
     """One example a dozen times: whatever is drawn, each batch's loss is that of all the data."""
     x, y = toys.images(1)
