@@ -156,7 +156,8 @@ class Count:
     """A measure called with a seed, readings of the result against the truth, and how to find that out.
 
     `by_matrix`: whether it only takes products with the Hessian of `Real.some`. `widest`: how wide the
-    intervals may be on average, in parts of the truth; one-sided ones are measured from the truth.
+    intervals may be on average, in parts of the truth, or for layers of the largest layer's; one-sided ones
+    are measured from the truth.
     """
 
     measure: Callable[[Real, int], Any]
@@ -402,10 +403,12 @@ def test_intervals_and_bounds_hold(name: str, real: Real, monkeypatch: pytest.Mo
     held: dict[str, int] = {}
     widths: dict[str, float] = {}
     for seed in range(NUM_REPEATS):
-        for reading, ((low, high), true) in count.readings(count.measure(real, seed), truth).items():
+        readings = count.readings(count.measure(real, seed), truth)
+        for reading, ((low, high), true) in readings.items():
             held[reading] = held.get(reading, 0) + (low <= true <= high)
-            part = width(low, high, true) / abs(true) / NUM_REPEATS
-            widths[reading] = widths.get(reading, 0.0) + part
+            kind = reading.split()[0]
+            largest = max(abs(other) for r, (_, other) in readings.items() if r.split()[0] == kind)
+            widths[reading] = widths.get(reading, 0.0) + width(low, high, true) / largest / NUM_REPEATS
     for reading, h in held.items():
         print(f"real network, {name}, {reading}", NUM_REPEATS, h, f"width {widths[reading]:.3g}")
     assert all(h >= FEWEST for h in held.values()), held

@@ -66,7 +66,9 @@ MOST = {0.1: 0.98, 0.04: 0.965}
 def check(name: str, counted: dict[str, float], num_repeats: int, rtol: float = 0.1) -> None:
     """93.5 to `MOST` and at least 95 per cent, of fewer repetitions within three standard errors; no bias."""
     for reading in ("interval", "lower", "upper"):
-        print(f"top_eigenvalues, sampled, {name}, {reading}", num_repeats, round(counted[reading] * num_repeats))
+        print(
+            f"top_eigenvalues, sampled, {name}, {reading}", num_repeats, round(counted[reading] * num_repeats)
+        )
     slack = 0 if num_repeats == 2000 else 3 * (0.05 * 0.95 / num_repeats) ** 0.5
     assert 0.935 - slack <= counted["interval"] <= MOST[rtol] + slack, counted
     assert counted["lower"] >= 0.95 - slack, counted
@@ -141,9 +143,7 @@ def batches(num_examples: int = 16_006, size: int = 16) -> _KnownBatches:
     common = torch.randn(num_examples // size + 1, 10, generator=rng, dtype=torch.float64)
     own = torch.randn(num_examples, 10, generator=rng, dtype=torch.float64)
     curvatures = eigenvalues + 0.1 * common.repeat_interleave(size, 0)[:num_examples] + 0.3 * own
-    objective = Objective(
-        _Batches(10), (curvatures,), loss=_batch_loss, batch_norm="batch", batch_size=size
-    )
+    objective = Objective(_Batches(10), (curvatures,), loss=_batch_loss, batch_norm="batch", batch_size=size)
     assert SamplingDesign.of(objective).unit_size == size
     return _KnownBatches(objective)
 

@@ -17,9 +17,7 @@ def relu_mlp(seed: int = 0, inputs: int = 5, num_hidden: int = 2) -> nn.Sequenti
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         hidden = [
-            part
-            for i in range(num_hidden)
-            for part in (nn.Linear(WIDTH if i else inputs, WIDTH), nn.ReLU())
+            part for i in range(num_hidden) for part in (nn.Linear(WIDTH if i else inputs, WIDTH), nn.ReLU())
         ]
         return nn.Sequential(*hidden, nn.Linear(WIDTH, CLASSES)).double()
 

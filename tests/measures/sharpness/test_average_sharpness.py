@@ -98,7 +98,7 @@ def test_the_l2_term_counts(toys) -> None:
     assert found.error.data.value == pytest.approx(0, abs=1e-12)
 
 
-# What the docstring says of few equal directions, whose samples are chi-squares of as many degrees of freedom.
+# What is said of few equal directions, whose samples are chi-squares of as many degrees of freedom.
 STATED = {
     (1, "num_samples"): (0.92, 0.95),
     (2, "num_samples"): (0.925, 0.96),
@@ -138,7 +138,9 @@ def test_intervals_cover(toys, spectrum, repeats, arguments) -> None:
     truth = float(spectrum.mean()) / 2
     found = [average_sharpness(o, seed=s, **arguments) for s in range(repeats)]
     covered = np.mean([low <= truth <= high for low, high in (r.interval(0.95) for r in found)])
-    print("average_sharpness", len(spectrum), float(spectrum[0]), arguments, repeats, round(covered * repeats))
+    print(
+        "average_sharpness", len(spectrum), float(spectrum[0]), arguments, repeats, round(covered * repeats)
+    )
     least, most = STATED.get((len(spectrum), *arguments), (0.935, 0.965))
     slack = 0 if repeats == 2000 else 0.025
     assert least - slack <= covered <= most + slack

@@ -69,9 +69,7 @@ def chosen_pairs(objective: Objective, norms: Norms) -> tuple[Pair, ...]:
     return pairs
 
 
-def coordinates(
-    objective: Objective, scaling: Scaling, norms: Norms, pairs: Sequence[Pair]
-) -> Coordinates:
+def coordinates(objective: Objective, scaling: Scaling, norms: Norms, pairs: Sequence[Pair]) -> Coordinates:
     """The new coordinates; the factors are on the objective's device, the count is that of `at_rest`.
 
     Raises
