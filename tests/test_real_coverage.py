@@ -104,8 +104,9 @@ class Real:
 
     @cached_property
     def in_batches(self) -> tw.Objective:
-        """All of them, in batches of 32 with statistics of their own."""
-        return tw.Objective(self.models[0], (self.x, self.y), batch_norm="batch", batch_size=32)
+        """Some in batches of 64 with statistics of their own: each group is a pass of its own, and dear."""
+        part = slice(0, 4000)
+        return tw.Objective(self.models[0], (self.x[part], self.y[part]), batch_norm="batch", batch_size=64)
 
     @cached_property
     def matrix(self) -> Tensor:
@@ -297,9 +298,9 @@ COUNTS: dict[str, Count] = {
         lambda r: r.population_trace,
     ),
     "hessian_trace, sampled batches": Count(
-        lambda r, s: tw.hessian_trace(r.in_batches, rtol=0.1, sampled=True, seed=s),
+        lambda r, s: tw.hessian_trace(r.in_batches, rtol=0.2, sampled=True, seed=s),
         of_both_errors,
-        lambda r: tw.hessian_trace(r.in_batches, rtol=3e-3, seed=10**6).value,
+        lambda r: tw.hessian_trace(r.in_batches, rtol=1e-2, seed=10**6).value,
     ),
     "spectral_density": Count(
         lambda r, s: tw.spectral_density(r.some, num_probes=6, num_steps=12, seed=s),
