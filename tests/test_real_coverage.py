@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -156,16 +156,16 @@ def test_the_dense_hessian_has_the_exact_trace(real: Real) -> None:
 class Count:
     """A measure called with a seed, readings of the result against the truth, and how to find that out.
 
-    `by_matrix`: whether it only takes products with the Hessian of `Real.some`. `widest`: how wide the
-    intervals may be on average, in parts of the truth, or for layers of the largest layer's; one-sided ones
-    are measured from the truth.
+    `by_matrix`: whether it only takes products with the Hessian of `Real.some`. `widest`: by the first word
+    of a reading's name, if not 1, how wide its intervals may be on average, in parts of the truth, or for
+    layers of the largest layer's; one-sided ones are measured from the truth.
     """
 
     measure: Callable[[Real, int], Any]
     readings: Callable[[Any, Any], Readings]
     truth: Callable[[Real], Any]
     by_matrix: bool = False
-    widest: float = 1.0
+    widest: Mapping[str, float] = field(default_factory=dict)
 
 
 def width(low: float, high: float, truth: float) -> float:
@@ -307,6 +307,8 @@ COUNTS: dict[str, Count] = {
         of_density,
         lambda r: r.spectrum,
         by_matrix=True,
+        # A share of few per cent, to which the mass between two nodes is added whole.
+        widest={"mass": 6.0},
     ),
     "curvature_profile": Count(
         lambda r, s: tw.curvature_profile(r.some, max_matvecs=80, seed=s),
@@ -406,12 +408,15 @@ def test_intervals_and_bounds_hold(name: str, real: Real, monkeypatch: pytest.Mo
     for seed in range(NUM_REPEATS):
         readings = count.readings(count.measure(real, seed), truth)
         for reading, ((low, high), true) in readings.items():
-            held[reading] = held.get(reading, 0) + (low <= true <= high)
             kind = reading.split()[0]
             largest = max(abs(other) for r, (_, other) in readings.items() if r.split()[0] == kind)
+            # What is computed exactly differs from the truth by rounding.
+            slack = 1e-12 * largest
+            held[reading] = held.get(reading, 0) + (low - slack <= true <= high + slack)
             widths[reading] = widths.get(reading, 0.0) + width(low, high, true) / largest / NUM_REPEATS
     for reading, h in held.items():
         print(f"real network, {name}, {reading}", NUM_REPEATS, h, f"width {widths[reading]:.3g}")
     assert all(h >= FEWEST for h in held.values()), held
     # What covers must also say something: an interval without an end would hold any truth.
-    assert all(0 < w <= count.widest for w in widths.values()), widths
+    for reading, w in widths.items():
+        assert w <= count.widest.get(reading.split()[0], 1.0), widths
