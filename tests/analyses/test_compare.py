@@ -57,7 +57,7 @@ def family(monkeypatch: pytest.MonkeyPatch) -> dict[str, Member]:
     """A raw and a normalised measure, both exact on these networks."""
     members = {
         "raw": Member(tw.hessian_trace, {"rtol": 1e-6}),
-        "normalised": Member(scaled_trace, invariant_to=frozenset({"permutation", "relu_rescaling"})),
+        "normalised": Member(scaled_trace, claims=frozenset({"permutation", "relu_rescaling"})),
     }
     monkeypatch.setattr(sharpness_family, "FAMILY", members)
     monkeypatch.setattr("thalweg.analyses.measure_choice.FAMILY", members)
@@ -190,6 +190,49 @@ def test_what_cannot_be_measured_of_one_says_why_and_the_rest_goes_on(monkeypatc
             names=("x", "y"),
             seed=0,
         )
+
+
+def test_what_an_ascent_found_is_compared_as_a_lower_bound():
+    data = vectors(21)
+    measures = {"keskar_sharpness": {}, "sam_sharpness": {"num_steps": 3}, "hessian_trace": {"rtol": 1e-6}}
+    pair = [tw.Objective(relu_network(seed), data) for seed in (0, 2)]
+    found = tw.compare(*pair, measures=measures, seed=0)
+    assert [row.ordering.is_lower_bound for row in found.rows] == [True, True, False]
+    assert {row.ordering.larger for row in found.rows} <= {"a", "b"}
+    assert (
+        "Decided by lower bounds, of what an ascent found: keskar_sharpness, sam_sharpness."
+        in found.remarks[-1]
+    )
+    assert [row.kind for row in order_table(found).rows] == ["raw, lower bounds", "raw, lower bounds", "raw"]
+    alone = tw.compare(*pair, measures=["hessian_trace"], seed=0)
+    assert not any("lower bounds" in line for line in alone.remarks)
+
+
+EIGENVALUES = {"top_eigenvalue": {}, "normalized_curvature": {"trace_rtol": None}}
+
+
+def test_eigenvalues_are_bounded_at_the_level_asked_for():
+    """0.999 is 0.95 shared by fifty rows: what is decided at 0.95 by far must be decided still."""
+    data = vectors(21)
+    pair = [tw.Objective(rescaled(relu_network(0), factor), data) for factor in (1.0, 20.0)]
+    found = tw.compare(*pair, measures=EIGENVALUES, level=0.999, seed=0)
+    raw, normalised = found.rows
+    assert raw.ordering.sharper == "b"
+    assert all(map(math.isfinite, (*raw.highs, *normalised.highs)))
+    given = found.provenance["arguments"]["measures"]
+    assert given["top_eigenvalue"] == {"rtol": 1e-2, "confidence": 0.999}
+    assert given["normalized_curvature"]["confidence"] == 0.999
+    again = tw.top_eigenvalues(pair[0], rtol=1e-2, confidence=0.999, seed=0)
+    assert (raw.lows[0], raw.highs[0]) == again.interval(0.999)
+    usual = tw.compare(*pair, measures=EIGENVALUES, seed=0).provenance["arguments"]["measures"]
+    assert usual["top_eigenvalue"] == {"rtol": 1e-2}, "the default of 0.99 is enough"
+
+
+def test_a_confidence_that_was_given_stays():
+    pair = [tw.Objective(relu_network(seed), vectors(21)) for seed in (0, 1)]
+    found = tw.compare(*pair, measures={"top_eigenvalue": {"confidence": 0.9}}, seed=0)
+    assert found.provenance["arguments"]["measures"]["top_eigenvalue"]["confidence"] == 0.9
+    assert all(map(math.isinf, found.rows[0].highs))
 
 
 def shape_and_settings() -> list[tuple[Callable[[], object], type[Exception], str]]:

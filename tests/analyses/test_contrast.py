@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.networks import images, mlp, residual, vectors
 from torch import nn
 
 import thalweg as tw
+from thalweg.analyses.contrast import foreseen
 from thalweg.analyses.contrast_result import Contrast
 from thalweg.analyses.readings import Reading
 from thalweg.analyses.sharpness_family import Member
@@ -60,6 +62,7 @@ def made_up(a: np.ndarray, b: np.ndarray, **more) -> Contrast:
         "modes": (None,) * num_rows,
         "is_normalised": (False,) * num_rows,
         "larger_is_sharper": (True,) * num_rows,
+        "are_lower_bounds": (False,) * num_rows,
         **sides,
         "reasons": ("",) * num_rows,
         "paired": False,
@@ -212,7 +215,60 @@ def test_readings_tell_chance_from_bounds():
     assert found.standard_error == 0
     assert found.below == pytest.approx(certified.value - certified.lower_bound)
     assert found.above == pytest.approx(certified.upper_bound - certified.value)
+    sampled = replace(certified, error=ErrorBudget(solver=0.01, data=StandardError(0.3, 7)))
+    found = Reading.of(sampled, 0.95)
+    assert (found.standard_error, found.below, found.above) == (0.3, 0.01, 0.01)
     assert Reading.of(Measurement(value=math.nan), 0.95).reason == "the value is not a number"
+
+
+@pytest.mark.parametrize("level", [0.95, 0.999])
+def test_a_lopsided_interval_of_chance_is_no_bound(level):
+    """Four pairs' interval is longer above, at the higher level without an end: all of it is chance."""
+    result = tw.average_sharpness(tw.Objective(mlp(0), DATA), radius=3.0, num_samples=4, seed=0)
+    low, high = result.interval(level)
+    assert high - result.value > 1.2 * (result.value - low)
+    assert math.isinf(high) == (level == 0.999)
+    found = Reading.of(result, level)
+    assert (found.below, found.above) == (0, 0)
+    assert found.standard_error == result.error.probe.value
+    assert (found.low, found.high) == (low, high)
+
+
+def test_what_an_ascent_found_is_contrasted_as_a_lower_bound():
+    found = tw.contrast(runs_of(2), by="recipe", measures=["keskar_sharpness", "average_sharpness"])
+    assert [row.ordering.is_lower_bound for row in found.rows] == [True, False]
+
+
+def test_eigenvalues_are_bounded_at_the_level_asked_for():
+    found = tw.contrast(runs_of(2), by="recipe", measures=["top_eigenvalue"], level=0.999)
+    assert found.provenance["arguments"]["measures"]["top_eigenvalue"]["confidence"] == 0.999
+    assert bool(torch.cat([found.above_a, found.above_b], 1).isfinite().all())
+
+
+def test_what_chance_does_to_single_values_widens_no_row():
+    """It is in the spread of the runs already."""
+    found = tw.contrast(
+        runs_of(4), by="recipe", measures={"average_sharpness": {"num_samples": 4}}, level=0.999
+    )
+    (row,) = found.rows
+    assert (row.low, row.high) == (row.sample.low, row.sample.high)
+    assert not row.ordering.is_wide
+
+
+def test_a_basin_that_ends_beyond_the_scan_has_no_upper_bound():
+    objective = tw.Objective(mlp(0), DATA)
+    arguments = {"num_directions": 4, "loss_rise": 1.0, "seed": 0}
+    whole = tw.basin_width(objective, max_distance=1e3, **arguments)
+    assert whole.num_censored == 0
+    found = Reading.of(whole, 0.95)
+    assert found.below == found.above == whole.error.solver
+    limit = float(whole.widths.median())
+    censored = tw.basin_width(objective, max_distance=limit, **arguments)
+    assert censored.num_censored > 0
+    found = Reading.of(censored, 0.95)
+    assert found.above == math.inf
+    assert found.below == (censored.error.solver or 0.0)
+    assert found.standard_error == censored.error.probe.value
 
 
 @pytest.mark.parametrize(("correction", "n"), [("joint", 5), ("holm", 6)])
@@ -235,10 +291,39 @@ def test_a_planted_difference_is_found_where_holm_cannot():
     assert [i for i, row in enumerate(joint.rows) if row.ordering.larger == "a"] == [3]
     assert all(row.ordering.larger == "undecided" for row in by_holm.rows)
     assert by_holm.remarks[0].startswith(
-        "Nothing can be decided: with 5 runs against 5 no corrected p-value can be below "
+        "Nothing can be decided: with 5 runs against 5 and 8 rows no corrected p-value can be below "
         "0.063. More runs, or fewer measures"
     )
     assert not joint.remarks[0].startswith("Nothing can be decided")
+
+
+@pytest.mark.parametrize("num", [2, 3, 4, 5])
+@pytest.mark.parametrize("paired_by", [None, "seed"])
+@pytest.mark.parametrize("correction", ["joint", "holm", "none"])
+def test_what_can_be_decided_is_foreseen(num, paired_by, correction):
+    rule = {"by": "recipe", "paired_by": paired_by, "correction": correction, "level": 0.9}
+    measures = ["sam_sharpness", "critical_sharpness"]
+    before = foreseen(runs_of(num), measures=measures, **rule)
+    after = tw.contrast(runs_of(num), measures=measures, **rule)
+    assert before == (after.remarks[0] if after.smallest_corrected_p > 0.1 + 1e-9 else "")
+    smallest = {row.sample.smallest_p for row in after.rows}
+    assert smallest == {after.smallest_corrected_p / (2 if correction == "holm" else 1)}
+
+
+def test_rows_foreseen_are_measures_times_modes_where_there_is_batch_norm():
+    runs = tw.Runs(
+        tw.Run({"half": s % 2, "seed": s}, lambda s=s: residual(s), {"data": images(21)}) for s in range(10)
+    )
+    rule = {"by": "half", "measures": ["sam_sharpness", "trace", "m_sharpness"], "correction": "holm"}
+    assert foreseen(runs, **rule, modes="batch") == "", "3 x 0.0079"
+    assert "5 runs against 5 and 9 rows" in foreseen(runs, **rule)
+    assert foreseen(runs, **{**rule, "correction": "joint"}) == ""
+    plain = runs_of(5)
+    assert foreseen(plain, **{**rule, "by": "recipe"}) == "", "the three modes are one"
+    with pytest.raises(ValueError, match="`correction` must be one of joint, holm, none"):
+        foreseen(plain, "recipe", correction="bonferroni")
+    with pytest.raises(ValueError, match="`by` must be one of the fields"):
+        foreseen(plain, "epoch")
 
 
 def bad_calls(folder: Path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,8 +178,31 @@ def test_groups_by_a_pattern(folder: Path) -> None:
     assert row["rows"][0]["p_holm"] == expected.rows[0].p_holm
     text = compare(folder, *GROUPS, "--measures", "sam_sharpness")
     assert text.returncode == 0, text.stderr
-    assert "bn, n = 4" in text.stdout
+    assert text.stdout.count("n = 4") == 2
+    assert "(raw, lower bounds)" in text.stdout
     assert max(map(len, text.stdout.splitlines()[:-2])) <= 100
+
+
+def test_that_nothing_can_be_decided_is_said_before_anything_is_measured(folder: Path) -> None:
+    arguments = (*GROUPS, "--measures", "sam_sharpness,trace,m_sharpness")
+    done = compare(folder, *arguments, "--correction", "holm", "--set", "m_sharpness.batch_size=0", "--json")
+    complaint, *rest = done.stderr.splitlines()
+    assert complaint == (
+        "Nothing can be decided: with 4 runs against 4 and 9 rows no corrected p-value can be below 0.26. "
+        "More runs, or fewer measures and modes, are needed."
+    )
+    assert rest == []
+    # What fails is no row; what is left is counted anew.
+    assert "4 runs against 4 and 6 rows" in json.loads(done.stdout)["remarks"][0]
+    weights = folder / "broken"
+    shutil.copytree(folder / "ckpt", weights)
+    state = torch.load(weights / "plain" / "seed0.pt", weights_only=True)
+    state["1.weight"].fill_(math.nan)
+    torch.save(state, weights / "plain" / "seed0.pt")
+    failed = compare(folder, "broken/{recipe}/seed{seed}.pt", *GROUPS[1:], "--level", "0.99")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("Nothing can be decided: with 4 runs against 4 no corrected p-value")
+    assert "recipe=plain, seed=0" in failed.stderr.splitlines()[1]
 
 
 def test_numbers_in_fields_are_groups_by_their_text(folder: Path) -> None:

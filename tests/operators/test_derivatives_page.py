@@ -1,7 +1,7 @@
 """The numbers of `docs/derivatives.md`, computed.
 
-Those of curvlinops by the composition that it takes, so that the tests need not install it; the library itself is
-run by `benchmarks/derivatives.py`.
+Those of curvlinops by the composition that it takes, so that the tests need not install it; the library
+itself is run by `benchmarks/derivatives.py`.
 """
 
 from __future__ import annotations

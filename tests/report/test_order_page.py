@@ -56,6 +56,7 @@ def comparison() -> Comparison:
         modes=MODES * 3,
         is_normalised=(False,) * 6 + (True,) * 3,
         larger_is_sharper=(True,) * 6 + (False,) * 3,
+        are_lower_bounds=(False,) * 9,
         values=table,
         lows=table - width,
         highs=table + width,
@@ -83,6 +84,7 @@ def contrast(**more) -> Contrast:
         "modes": (*MODES, "running"),
         "is_normalised": (False,) * 4,
         "larger_is_sharper": (True, True, True, False),
+        "are_lower_bounds": (False,) * 4,
         "values_a": torch.from_numpy(a),
         "values_b": torch.from_numpy(b),
         **tables,
@@ -240,6 +242,42 @@ def test_the_figure_shows_each_row_at_its_place(kind):
         else:
             expected = 200 * row.sample.difference / (row.sample.mean_a + row.sample.mean_b)
         assert points[round(float(height), 6)] == pytest.approx(expected)
+
+
+def open_ended() -> list[tuple[Comparison | Contrast, list[tuple[int, int]]]]:
+    """Results with intervals that lack an end; row and edge, 0 on the left, of each."""
+    pair, groups = comparison(), contrast()
+    highs, above = pair.highs.clone(), groups.above_a.clone()
+    highs[0, 0] = highs[2, 1] = math.inf  # the ratio a / b: without an upper end, without a lower
+    lows = pair.lows.clone()
+    lows[3, 1] = -1.0  # what divides may be nought
+    above[1] = math.inf
+    log = {"above_a": above, "log": True}
+    return [
+        (replace(pair, highs=highs, lows=lows), [(0, 1), (2, 0), (3, 1)]),
+        (replace(groups, above_a=above), [(1, 1)]),
+        (contrast(**log), [(1, 1)]),
+        (contrast(above_b=torch.full_like(groups.above_b, math.inf)), [(i, 0) for i in range(4)]),
+    ]
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_an_end_that_is_not_there_is_an_arrow_to_the_edge(case):
+    result, expected = open_ended()[case]
+    axes = plot(result).axes[0]
+    heights = [round(float(height), 6) for height in axes.get_yticks()]
+    points = {
+        round(float(p.get_ydata()[0]), 6): float(p.get_xdata()[0])
+        for p in axes.get_lines()
+        if len(p.get_xdata()) == 1
+    }
+    arrows = [text for text in axes.texts if text.arrow_patch is not None]
+    assert [(heights.index(round(float(a.xy[1]), 6)), int(a.xy[0])) for a in arrows] == expected
+    for arrow in arrows:
+        assert arrow.xycoords == ("axes fraction", "data")
+        assert arrow.xyann[0] == points[round(float(arrow.xy[1]), 6)]
+    low, high = axes.get_xlim()
+    assert all(low <= x <= high for x in points.values())
 
 
 @pytest.mark.parametrize("width", [1200, 375])

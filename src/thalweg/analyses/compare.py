@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thalweg.analyses.measure_choice import Choice, chosen_measures
+from thalweg.analyses.measure_choice import Choice, bounded_at, chosen_measures
 from thalweg.analyses.orderings import Order, Ordering, changes, remarks
 from thalweg.analyses.readings import Network, Reading, checked_modes
 from thalweg.analyses.runs import Run
@@ -65,8 +65,9 @@ class Comparison(Measurement):
         Of a and of b.
     measures, modes
         ``R`` names and modes; the mode is ``None`` where neither network has batch norm.
-    is_normalised, larger_is_sharper
-        ``R`` flags: whether the measure claims not to see rescaled weights; whether it grows with sharpness.
+    is_normalised, larger_is_sharper, are_lower_bounds
+        ``R`` flags: whether the measure claims not to see rescaled weights; whether it grows with sharpness;
+        whether the values are lower bounds, compared as they are.
     values, lows, highs
         ``(R, 2)`` float64: value and interval at `level` of a and of b, NaN where it was not measured.
     reasons
@@ -85,6 +86,7 @@ class Comparison(Measurement):
     modes: tuple[str | None, ...]
     is_normalised: tuple[bool, ...]
     larger_is_sharper: tuple[bool, ...]
+    are_lower_bounds: tuple[bool, ...]
     values: Tensor
     lows: Tensor
     highs: Tensor
@@ -96,9 +98,16 @@ class Comparison(Measurement):
     def orderings(self) -> list[Ordering]:
         """Which of the two is the larger, row by row."""
         return [
-            Ordering(name, mode, flat, order := self._larger(i), sharper, self._is_wide(i, order))
-            for i, (name, mode, flat, sharper) in enumerate(
-                zip(self.measures, self.modes, self.is_normalised, self.larger_is_sharper, strict=True)
+            Ordering(name, mode, flat, order := self._larger(i), sharper, self._is_wide(i, order), bounds)
+            for i, (name, mode, flat, sharper, bounds) in enumerate(
+                zip(
+                    self.measures,
+                    self.modes,
+                    self.is_normalised,
+                    self.larger_is_sharper,
+                    self.are_lower_bounds,
+                    strict=True,
+                )
             )
         ]
 
@@ -178,7 +187,8 @@ def compare(
         Batch-norm modes. Default: all three for runs, the objectives' own for those. Where neither network
         has batch norm there is one row for all; where one has, the other's values are the same in all.
     level
-        Of the intervals.
+        Of the intervals. Eigenvalues are bounded with that confidence, unless another is given among their
+        arguments.
     names
         What the two are called.
     seed
@@ -197,7 +207,7 @@ def compare(
     stream_seed(seed)  # refuses what is no seed, even where nothing is drawn
     if len(names) != 2 or names[0] == names[1]:
         raise ValueError(f"`names` must be two different names, got {names!r}.")
-    members, wanted = chosen_measures(measures), _modes(a, b, modes)
+    members, wanted = bounded_at(level, chosen_measures(measures)), _modes(a, b, modes)
     networks = [Network.of(subject, wanted, name) for subject, name in zip((a, b), names, strict=True)]
     _check_setting(*networks)
     has_batch_norm = any(network.has_batch_norm for network in networks)
@@ -227,6 +237,7 @@ def compare(
         modes=tuple(mode if has_batch_norm else None for _, mode in keys),
         is_normalised=tuple(members[name].is_normalised for name, _ in keys),
         larger_is_sharper=tuple(members[name].larger_is_sharper for name, _ in keys),
+        are_lower_bounds=tuple(any(reading.is_lower_bound for reading in pair) for pair in pairs),
         values=_table(pairs, "value"),
         lows=_table(pairs, "low"),
         highs=_table(pairs, "high"),

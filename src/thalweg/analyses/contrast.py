@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from thalweg.analyses.attainable import nothing_decidable
 from thalweg.analyses.contrast_result import CORRECTIONS, Contrast
-from thalweg.analyses.measure_choice import Choice, chosen_measures
+from thalweg.analyses.measure_choice import Choice, bounded_at, chosen_measures
 from thalweg.analyses.readings import Network, Reading, checked_modes
 from thalweg.analyses.run_files import Value, in_words
 from thalweg.analyses.runs import Run, Runs
@@ -18,6 +19,7 @@ from thalweg.core.arguments import check_flag, check_fraction
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import stream_seed
+from thalweg.objective.batch_norm import batch_norm_layers
 
 
 def contrast(
@@ -59,7 +61,8 @@ def contrast(
     log
         Contrast logarithms: differences become ratios. Better where the larger values spread more widely.
     level
-        Of the intervals, and of the error that the correction controls.
+        Of the intervals, and of the error that the correction controls. Eigenvalues are bounded with that
+        confidence, unless another is given among their arguments.
     correction
         Of the p-values, for the number of rows: ``"joint"`` relabels all rows at once (Westfall and Young),
         ``"holm"`` is Holm's, ``"none"`` leaves them as they are. All are in the result.
@@ -77,18 +80,10 @@ def contrast(
     ThalwegError
         If a network gives no finite loss, naming it, or nothing at all could be measured.
     """
-    if not isinstance(runs, Runs):
-        raise TypeError(
-            f"`runs` must be thalweg.Runs, got {type(runs).__name__}; see thalweg.Runs.from_checkpoints."
-        )
-    check_fraction("level", level, "0.95 is customary")
     check_flag("log", log)
-    if correction not in CORRECTIONS:
-        raise ValueError(f"`correction` must be one of {', '.join(CORRECTIONS)}, got {correction!r}.")
-    members, wanted = chosen_measures(measures), checked_modes(modes)
-    names = _two_groups(runs, by, groups)
-    pairing = [paired_by] if isinstance(paired_by, str) else list(paired_by or ())
-    chosen = _paired(runs, by, names, pairing) if pairing else _unpaired(runs, by, names)
+    _check_rule(level, correction)
+    names, pairing, chosen = _chosen(runs, by, groups, paired_by)
+    members, wanted = bounded_at(level, chosen_measures(measures)), checked_modes(modes)
 
     read: list[dict[tuple[str, str], Reading]] = []
     described: list[Mapping[str, Any]] = []
@@ -141,6 +136,7 @@ def contrast(
         modes=tuple(mode if has_batch_norm else None for _, mode in keys),
         is_normalised=tuple(members[name].is_normalised for name, _ in keys),
         larger_is_sharper=tuple(members[name].larger_is_sharper for name, _ in keys),
+        are_lower_bounds=tuple(any(readings[key].is_lower_bound for readings in read) for key in keys),
         **columns,
         reasons=tuple(_reason(key, all_runs, read, log) for key in keys),
         paired=bool(pairing),
@@ -152,6 +148,56 @@ def contrast(
     if all(result.reasons):
         raise ConvergenceError(f"nothing could be measured of all runs; {result.reasons[0]}")
     return result.headed()
+
+
+def foreseen(
+    runs: Runs,
+    by: str,
+    *,
+    groups: Sequence[Value] | None = None,
+    measures: Choice = None,
+    modes: str | Iterable[str] | None = None,
+    paired_by: str | Iterable[str] | None = None,
+    level: float = 0.95,
+    correction: str = "joint",
+) -> str:
+    """Whether the contrast of so many runs in so many rows can decide anything, before it is measured.
+
+    Arguments are as in `contrast`, and refused alike. Whether there is batch norm, and so a row for each
+    mode, the first network of each group tells, which is built where the number of rows matters: for Holm.
+
+    Returns
+    -------
+    str
+        That nothing can be decided, and what would help; empty if something can.
+    """
+    _check_rule(level, correction)
+    _, pairing, chosen = _chosen(runs, by, groups, paired_by)
+    num_rows, wanted = len(chosen_measures(measures)), checked_modes(modes)
+    if correction == "holm" and any(batch_norm_layers(group[0].network()) for group in chosen):
+        num_rows *= len(wanted)
+    return nothing_decidable(
+        *map(len, chosen), paired=bool(pairing), correction=correction, num_rows=num_rows, level=level
+    )
+
+
+def _check_rule(level: float, correction: str) -> None:
+    check_fraction("level", level, "0.95 is customary")
+    if correction not in CORRECTIONS:
+        raise ValueError(f"`correction` must be one of {', '.join(CORRECTIONS)}, got {correction!r}.")
+
+
+def _chosen(
+    runs: Runs, by: str, groups: Sequence[Value] | None, paired_by: str | Iterable[str] | None
+) -> tuple[tuple[Value, Value], list[str], tuple[list[Run], list[Run]]]:
+    """What the groups are called, the fields that pair their runs, and the runs of each."""
+    if not isinstance(runs, Runs):
+        raise TypeError(
+            f"`runs` must be thalweg.Runs, got {type(runs).__name__}; see thalweg.Runs.from_checkpoints."
+        )
+    names = _two_groups(runs, by, groups)
+    pairing = [paired_by] if isinstance(paired_by, str) else list(paired_by or ())
+    return names, pairing, _paired(runs, by, names, pairing) if pairing else _unpaired(runs, by, names)
 
 
 _COLUMNS = {"values": "value", "errors": "standard_error", "below": "below", "above": "above"}

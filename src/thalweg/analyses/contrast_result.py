@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thalweg.analyses.attainable import nothing_decidable, smallest_corrected_p
 from thalweg.analyses.orderings import Order, Ordering, changes, remarks
 from thalweg.analyses.run_files import Value
 from thalweg.core.arguments import check_fraction
@@ -77,8 +78,9 @@ class Contrast(Measurement):
         ``n`` and ``m`` labels of the runs; in the order of the pairs, where they are `paired`.
     measures, modes
         ``R`` names and modes; the mode is ``None`` where no network has batch norm.
-    is_normalised, larger_is_sharper
-        ``R`` flags: whether the measure claims not to see rescaled weights; whether it grows with sharpness.
+    is_normalised, larger_is_sharper, are_lower_bounds
+        ``R`` flags: whether the measure claims not to see rescaled weights; whether it grows with sharpness;
+        whether the values are lower bounds, compared as they are.
     values_a, values_b
         ``(R, n)`` and ``(R, m)`` float64, NaN where it was not measured.
     errors_a, errors_b
@@ -101,6 +103,7 @@ class Contrast(Measurement):
     modes: tuple[str | None, ...]
     is_normalised: tuple[bool, ...]
     larger_is_sharper: tuple[bool, ...]
+    are_lower_bounds: tuple[bool, ...]
     values_a: Tensor
     values_b: Tensor
     errors_a: Tensor
@@ -130,23 +133,22 @@ class Contrast(Measurement):
     def remarks(self) -> list[str]:
         """What the rows add up to, in sentences, and what the corrected p-values can reach at all."""
         lines = remarks(self.orderings, *self.names)
-        smallest = self.smallest_corrected_p
-        if smallest > 1 - self.level + 1e-12:
-            num_a, num_b = len(self.runs_a), len(self.runs_b)
-            units = f"{num_a} pairs" if self.paired else f"{num_a} runs against {num_b}"
-            more = "More runs, or fewer measures and modes," if self.correction == "holm" else "More runs"
-            lines = [
-                f"Nothing can be decided: with {units} no corrected p-value can be below {smallest:.2g}. "
-                f"{more} are needed.",
-                *lines,
-            ]
-        return lines
+        hopeless = nothing_decidable(*self._sizes, **self._rule, level=self.level)
+        return [hopeless, *lines] if hopeless else lines
 
     @property
     def smallest_corrected_p(self) -> float:
         """What the smallest of the corrected p-values can be at best."""
-        samples = [row.sample for row in self.rows if row.sample]
-        return samples[0].smallest_p * (len(samples) if self.correction == "holm" else 1)
+        return smallest_corrected_p(*self._sizes, **self._rule)
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        return len(self.runs_a), len(self.runs_b)
+
+    @property
+    def _rule(self) -> dict[str, Any]:
+        num_rows = sum(not reason for reason in self.reasons)
+        return {"paired": self.paired, "correction": self.correction, "num_rows": num_rows}
 
     @cached_property
     def rows(self) -> list[ContrastRow]:
@@ -175,6 +177,7 @@ class Contrast(Measurement):
                         order,
                         self.larger_is_sharper[i],
                         order == "undecided" and self._is_wide(i),
+                        self.are_lower_bounds[i],
                     ),
                     sample=sample,
                     low=low,

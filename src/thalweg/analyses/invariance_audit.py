@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from thalweg.analyses.audit_result import NOT_MOVED, InvarianceAudit, Measured, verdict
+from thalweg.analyses.measure_choice import chosen_measures
 from thalweg.analyses.measured import Outcome, Take, measured
-from thalweg.analyses.sharpness_family import FAMILY, Member, chosen_members
+from thalweg.analyses.sharpness_family import FAMILY, Member
 from thalweg.core.arguments import check_fraction, is_number
 from thalweg.core.identity import code_identity
 from thalweg.core.measurement import ErrorBudget, Measurement
@@ -72,9 +73,9 @@ def invariance_audit(
     objective
         The point audited.
     members
-        Names in `thalweg.analyses.sharpness_family.FAMILY`, by default all of them; or a dictionary from
-        names to measures, the family's or your own: a function of an objective that returns a `Measurement`
-        or a number.
+        Names of the family or of functions, see `thalweg.analyses.measure_choice.chosen_measures`; by default
+        the family. Or a dictionary from names to measures, those or your own: a function of an objective that
+        returns a `Measurement` or a number.
     strength
         Scales are log-uniform in ``[1 / strength, strength]``; at least 2. Permutations have none.
     resolution
@@ -104,7 +105,7 @@ def invariance_audit(
             "closer to 1 move nothing far enough to be seen, and 4 is customary."
         )
     check_fraction("resolution", resolution, "0.25 excludes changes by a quarter")
-    chosen = dict(members) if isinstance(members, Mapping) else chosen_members(members)
+    chosen = dict(members) if isinstance(members, Mapping) else chosen_measures(members, "members")
     if not chosen:
         raise ValueError("`members` must hold at least one measure, got none.")
     objective.value()  # names what is wrong with a network that is not finite

@@ -24,6 +24,8 @@ def chosen_measures(names: Choice, argument: str = "measures") -> dict[str, Memb
         Names of the family (`thalweg.analyses.sharpness_family.FAMILY`), with the arguments that stand there,
         or of functions (``"hessian_trace"``) with their own defaults; a name that is both is the family's. A
         dictionary gives arguments to each, ``{"sam_sharpness": {"radius": 0.1}}``. ``None`` is the family.
+        Whichever the name, claims and direction are those of the function with its arguments
+        (`thalweg.analyses.claims`).
     argument
         What the caller's user knows `names` by, for the message.
 
@@ -40,6 +42,19 @@ def chosen_measures(names: Choice, argument: str = "measures") -> dict[str, Memb
     if not asked:
         raise ValueError(f"`{argument}` must name at least one measure, got none.")
     return {name: _member(name, arguments, argument) for name, arguments in asked.items()}
+
+
+def bounded_at(level: float, members: Mapping[str, Member]) -> dict[str, Member]:
+    """The members with bounds that hold at `level`: beyond its `confidence` an eigenvalue lacks one.
+
+    A `confidence` that is lower by default is raised to `level`; one that was given stays as it is.
+    """
+    raised = {}
+    for name, member in members.items():
+        taken = inspect.signature(member.measure).parameters.get("confidence")
+        if taken and "confidence" not in member.arguments and taken.default < level:
+            raised[name] = replace(member, arguments={**member.arguments, "confidence": level})
+    return {**members, **raised}
 
 
 def _member(name: str, arguments: Mapping[str, Any], argument: str) -> Member:

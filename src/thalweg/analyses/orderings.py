@@ -26,6 +26,8 @@ class Ordering:
     is_wide
         Whether nothing was decided, and the bounds of a value lie further off than the value is large: hardly
         any two networks would then be told apart.
+    is_lower_bound
+        Whether the values bound what the measure is about from below, and are in the order of the bounds.
     """
 
     measure: str
@@ -34,6 +36,7 @@ class Ordering:
     larger: Order
     larger_is_sharper: bool = True
     is_wide: bool = False
+    is_lower_bound: bool = False
 
     @property
     def sharper(self) -> Order:
@@ -97,7 +100,18 @@ def remarks(rows: Sequence[Ordering], a: str, b: str) -> list[str]:
             f"Raw and normalised measures contradict each other{_in(mode)}: sharper is {names[raw]} by the "
             f"raw ones, {names[normalised]} by those that do not see rescaled weights."
         )
-    return [*lines, *_wide(rows)]
+    return [*lines, *_bounds(rows), *_wide(rows)]
+
+
+def _bounds(rows: Sequence[Ordering]) -> list[str]:
+    decided = [row for row in rows if row.is_lower_bound and row.sharper in ("a", "b")]
+    names = dict.fromkeys(row.measure for row in decided)
+    if not names:
+        return []
+    return [
+        f"Decided by lower bounds, of what an ascent found: {', '.join(names)}. The maxima themselves may "
+        "lie in another order."
+    ]
 
 
 def _wide(rows: Sequence[Ordering]) -> list[str]:

@@ -13,8 +13,10 @@ from thalweg.analyses.sharpness_family import Member
 from thalweg.core.errors import ThalwegError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress
+from thalweg.measures.sharpness.basin_width import BasinWidth
 from thalweg.objective.batch_norm import MODES, BatchNormMode
 from thalweg.objective.objective import Objective
+from thalweg.solvers.bounded_eigenvalue import BoundedEigenvalue
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,13 @@ class Reading:
     standard_error
         Of the random parts, probes and data; nought where there are none.
     below, above
-        How far the true value may lie to either side by what no repetition shows: the solver's part.
+        How far the true value may lie to either side by what no repetition shows: what the solver left, the
+        bounds of an extreme eigenvalue, sides of a basin that end beyond the scan. However lopsided, what
+        chance does to the interval is no part of it.
     reason
         Why there is no value.
+    is_lower_bound
+        Whether the value, however exact as a number, bounds what is meant from below alone.
     """
 
     value: float
@@ -40,6 +46,7 @@ class Reading:
     below: float = 0.0
     above: float = 0.0
     reason: str = ""
+    is_lower_bound: bool = False
 
     @classmethod
     def of(cls, result: Measurement, level: float) -> Reading:
@@ -48,14 +55,15 @@ class Reading:
             return cls.missing("the value is not a number")
         low, high = result.interval(level)
         parts = [part for part in (result.error.probe, result.error.data) if part]
-        half = math.hypot(*(part.half_width(level) for part in parts))
         error = math.hypot(*(part.value for part in parts))
-
-        def beyond(distance: float) -> float:
-            # Infinity less infinity: all of it is the random part's.
-            return 0.0 if math.isinf(half) or not distance > half else distance - half
-
-        return cls(result.value, low, high, error, beyond(result.value - low), beyond(high - result.value))
+        return cls(
+            result.value,
+            low,
+            high,
+            error,
+            *_beyond_chance(result, level),
+            is_lower_bound=result.is_lower_bound,
+        )
 
     @classmethod
     def missing(cls, reason: str) -> Reading:
@@ -151,6 +159,17 @@ class Network:
                         else readings[name, chosen[0]]
                     )
         return readings
+
+
+def _beyond_chance(result: Measurement, level: float) -> tuple[float, float]:
+    """What of a result's error is not random, below and above."""
+    # Of a sampled eigenvalue the interval is made of chance and bias.
+    if isinstance(result, BoundedEigenvalue) and not result.error.data:
+        low, high = result.interval(level)
+        return max(0.0, result.value - low), max(0.0, high - result.value)
+    solver = result.error.solver or 0.0
+    is_censored = isinstance(result, BasinWidth) and result.num_censored > 0
+    return solver, math.inf if is_censored else solver
 
 
 def checked_modes(modes: str | Iterable[str] | None) -> tuple[BatchNormMode, ...]:

@@ -140,7 +140,7 @@ class Runs:
             and must say the same where one is used twice. Numbers become numbers.
         build
             Makes the model that the weights go into: called without arguments, or with the fields it asks for
-            (see `Run`). It is built anew for each run and mode; what it returns is copied, never changed.
+            (see `Run`). It is called anew for each run; what it returns is copied, never changed.
         data, loss, batch_size, micro_batch, weight_decay, calibration_data, compile
             As in `Objective`, the same for all. The data are read once. The batch-norm mode is for those to
             choose who measure.

@@ -14,7 +14,7 @@ from torch import nn
 
 from thalweg.analyses.compare import Comparison
 from thalweg.analyses.compare import compare as compare_networks
-from thalweg.analyses.contrast import contrast
+from thalweg.analyses.contrast import contrast, foreseen
 from thalweg.analyses.contrast_result import CORRECTIONS, Contrast
 from thalweg.analyses.measure_choice import chosen_measures, single_network_functions
 from thalweg.analyses.readings import checked_modes
@@ -120,7 +120,8 @@ def compare(
 
     Every measure in every batch-norm mode, with its interval; rows that order the two the other way than the
     first one decided are marked. Two files: what holds of these two networks. A pattern with --by: what the
-    spread of the runs lets one say of the two groups. With a pattern, a model of your own may take fields as
+    spread of the runs lets one say of the two groups; where so few runs can decide nothing, that is said on
+    standard error before anything is measured. With a pattern, a model of your own may take fields as
     arguments, by their names.
 
     Example: `thalweg compare a.safetensors b.pt --model pkg.mod:build --data fashion-mnist:train:4096
@@ -161,17 +162,17 @@ def compare(
                 raise
     else:
         runs = Runs.from_checkpoints(checkpoints[0], builders[0], **options)
+        grouping: dict[str, Any] = {
+            "groups": _group_values(runs, by, groups),
+            "paired_by": _names(paired_by),
+            "correction": correction,
+        }
+        # Before hours of measuring, not only after them.
+        hopeless = foreseen(runs, by, measures=chosen, modes=wanted, level=level, **grouping)
+        if hopeless:
+            errors.print(hopeless, markup=False, soft_wrap=True)
         with progress_bar("compare") as progress:
-            result = contrast(
-                runs,
-                by,
-                groups=_group_values(runs, by, groups),
-                paired_by=_names(paired_by),
-                log=log,
-                correction=correction,
-                progress=progress,
-                **shared,
-            )
+            result = contrast(runs, by, log=log, progress=progress, **grouping, **shared)
     if as_json:
         print(json.dumps(_json(result), allow_nan=False))
     else:

@@ -50,11 +50,11 @@ def _rich_table(table: OrderTable, num_cells: int) -> Table:
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     whole = ("measure", "mode", *shown[2:])
     for name in ("", "measure", *(["mode"] if has_modes else []), *shown, "sharper"):
-        grid.add_column(name, no_wrap=name in whole, overflow="fold")
+        grid.add_column(name.replace(", n = ", ",\nn = "), no_wrap=name in whole, overflow="fold")
     previous = ""
     for row in table.rows:
         name = row.measure if row.measure != previous else ""
-        if name and len(kinds) > 1:
+        if name and kinds != {"raw"}:
             name += f"\n({row.kind})"
         previous = row.measure
         cells = [f"{cell.main}\n{cell.interval}".strip() for cell in row.cells] or ["–"] * len(shown)

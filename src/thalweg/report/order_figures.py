@@ -107,6 +107,7 @@ def _draw(
 
 
 def _draw_line(axes: Axes, line: _Line, row: float, neutral: float) -> None:
+    """Value and interval; an arrow to the edge of the picture on a side where it has no end."""
     if line.reason:
         axes.annotate(
             line.reason,
@@ -119,14 +120,36 @@ def _draw_line(axes: Axes, line: _Line, row: float, neutral: float) -> None:
         )
         return
     sharper = line.ordering.sharper
-    ends = [end if math.isfinite(end) else line.value for end in (line.low, line.high)]
-    axes.plot(ends, [row, row], color=COLOURS[sharper], linewidth=2.2, alpha=0.6, solid_capstyle="butt")
+    colour = COLOURS[sharper]
+    # On the axis of ratios nought is as far off as infinity.
+    open_ends = [not math.isfinite(end) or (neutral > 0 and end <= 0) for end in (line.low, line.high)]
+    ends = [
+        line.value if beyond else end for end, beyond in zip((line.low, line.high), open_ends, strict=True)
+    ]
+    axes.plot(ends, [row, row], color=colour, linewidth=2.2, alpha=0.6, solid_capstyle="butt")
+    for edge, beyond in enumerate(open_ends):
+        if beyond:
+            axes.annotate(
+                "",
+                (edge, row),
+                (line.value, row),
+                xycoords=("axes fraction", "data"),
+                textcoords="data",
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "color": colour,
+                    "linewidth": 2.2,
+                    "alpha": 0.6,
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                },
+            )
     axes.plot(
         [line.value],
         [row],
         MARKERS[sharper],
-        color=COLOURS[sharper],
-        markerfacecolor="white" if sharper == "undecided" else COLOURS[sharper],
+        color=colour,
+        markerfacecolor="white" if sharper == "undecided" else colour,
         markersize=5,
     )
 

@@ -57,7 +57,7 @@ def page(result: Comparison | Contrast, folder: str | Path) -> Path:
         table=table,
         modes=MODE_NAMES,
         has_modes=any(row.mode for row in table.rows),
-        has_kinds=len({row.kind for row in table.rows}) > 1,
+        has_kinds={row.kind for row in table.rows} != {"raw"},
         num_changes=sum(row.changes for row in table.rows),
         log=not is_pair and result.log,
         paired=not is_pair and result.paired,

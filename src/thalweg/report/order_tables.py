@@ -31,7 +31,8 @@ class OrderRow:
     measure, mode
         Name and mode, ``""`` where there is none.
     kind
-        ``"raw"`` or ``"normalised"``, and whether it grows as the minimum becomes flatter.
+        ``"raw"`` or ``"normalised"``, whether it grows as the minimum becomes flatter, and whether the values
+        are lower bounds.
     cells
         Numbers, in the order of the table's columns.
     answer, sharper
@@ -93,12 +94,16 @@ def _row(
     names: Sequence[str],
     cells: tuple[OrderCell, ...],
 ) -> OrderRow:
-    kind = "normalised" if ordering.is_normalised else "raw"
+    kinds = ["normalised" if ordering.is_normalised else "raw"]
+    if not ordering.larger_is_sharper:
+        kinds.append("larger is flatter")
+    if ordering.is_lower_bound:
+        kinds.append("lower bounds")
     words = {"a": f"{names[0]}", "b": f"{names[1]}"}
     return OrderRow(
         measure=ordering.measure,
         mode=ordering.mode or "",
-        kind=kind if ordering.larger_is_sharper else f"{kind}, larger is flatter",
+        kind=", ".join(kinds),
         cells=cells,
         answer="bound too wide" if ordering.is_wide else words.get(ordering.sharper, ordering.sharper),
         sharper=ordering.sharper,

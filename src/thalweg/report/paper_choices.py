@@ -84,8 +84,9 @@ def choices(records: Sequence[Record]) -> list[Choice]:
         Choice(
             "Which matrix has the top eigenvalue?",
             "“Hessian”; neither whether it was exact nor the solver or its tolerance.",
-            "The exact Hessian of the mean loss over those examples, by Lanczos with full reorthogonalisation, "
-            f"stopped on the residual and reported with its bounds{_sampling_words(study)}.",
+            "The exact Hessian of the mean loss over those examples, by Lanczos with full "
+            "reorthogonalisation, stopped on the residual and reported with its bounds"
+            f"{_sampling_words(study)}.",
             (),
         ),
         Choice(

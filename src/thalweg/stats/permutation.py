@@ -92,14 +92,30 @@ def relabelled(a: ArrayLike, b: ArrayLike, *, paired: bool = False, seed: int = 
     observed = np.abs(np.asarray(result.statistic, dtype=np.float64))
     null = np.abs(np.asarray(result.null_distribution, dtype=np.float64))
     n, m = x.shape[-1], y.shape[-1]
-    number = 2.0**n if paired else float(special.comb(n + m, n))
-    is_exact = number <= MOST_RELABELLINGS
+    is_exact = _number(n, m, paired) <= MOST_RELABELLINGS
     if not is_exact:
         null = np.concatenate([observed[None], null])  # else a p-value of nought could come out
+    return Relabelled(observed, null, smallest_p_value(n, m, paired=paired), is_exact)
+
+
+def smallest_p_value(num_a: int, num_b: int, *, paired: bool = False) -> float:
+    """What no two-sided p-value of groups of this size can go below, whatever the values.
+
+    Examples
+    --------
+    >>> smallest_p_value(3, 3), smallest_p_value(5, 5, paired=True)
+    (0.1, 0.0625)
+    """
+    number = _number(num_a, num_b, paired)
+    if number > MOST_RELABELLINGS:
+        return 1 / (MOST_RELABELLINGS + 1)  # those drawn, and the one seen
     # Exchanging the groups whole leaves |t| as it is, and is among the relabellings where they can be.
-    mirrored = paired or n == m
-    smallest = (2 if mirrored else 1) / number if is_exact else 1 / len(null)
-    return Relabelled(observed, null, smallest, is_exact)
+    return (2 if paired or num_a == num_b else 1) / number
+
+
+def _number(num_a: int, num_b: int, paired: bool) -> float:
+    """Of all relabellings."""
+    return 2.0**num_a if paired else float(special.comb(num_a + num_b, num_a))
 
 
 def _welch_t(a: NDArray[np.float64], b: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

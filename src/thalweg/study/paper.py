@@ -225,7 +225,7 @@ class PaperStudy:
 
     def _eigenvalues(self, model: str, mode: BatchNormMode) -> Task:
         settings = self.settings.curvature
-        # Batch statistics have whole batches for units; these scatter so much that samples would be all of them.
+        # Of batch statistics the units are whole batches, which scatter so much that all would be drawn.
         sampled = settings.sampled_rtol is not None and mode != "batch"
         # Running and recalibrated statistics all but agree on training data: one starts from the other.
         first = self._eigenvalues(model, "running") if mode == "recalibrated" else None

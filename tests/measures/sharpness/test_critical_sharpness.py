@@ -81,6 +81,26 @@ def test_a_direction_that_is_none_of_descent_is_refused(toys) -> None:
         critical_sharpness(o, direction=torch.full((8,), math.nan))
 
 
+class Contrary(nn.Module):
+    """Its loss rises where autodiff says that it falls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (2 * self.weight.detach() - self.weight)
+
+
+def test_a_negative_gradient_that_leads_up_is_not_blamed_on_a_direction() -> None:
+    data = (torch.ones(4, 1).double(), torch.zeros(4, 1).double())
+    o = Objective(Contrary(), data, loss="mse")
+    with pytest.raises(ValueError, match=r"^`objective` must have a loss that falls along its negative grad"):
+        critical_sharpness(o)
+    with pytest.raises(ValueError, match=r"^`direction` must be one of descent, but along it"):
+        critical_sharpness(o, direction=torch.ones(1).double())
+
+
 def test_at_a_stationary_point_no_direction_leads_down(toys) -> None:
     o = toys.quadratic(torch.zeros(3).double(), torch.eye(3).double(), num_examples=1)
     with pytest.raises(ValueError, match="`objective` must have a gradient that is not zero"):

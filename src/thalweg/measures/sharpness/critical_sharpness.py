@@ -99,7 +99,8 @@ def critical_sharpness(
     Raises
     ------
     ValueError
-        For a number out of range, a direction of another shape, or one along which the loss does not fall.
+        For a number out of range, a direction of another shape, or one along which the loss does not fall,
+        which may be the negative gradient itself.
     ConvergenceError
         If the loss does not rise up to `max_step`, or only by less than its rounding; carries the partial
         `CriticalSharpness`.
@@ -146,9 +147,13 @@ def critical_sharpness(
             along, 1, level=0.0, first=min(first, limit), growth=GROWTH, limit=limit, rtol=rtol
         )
     except ConvergenceError as error:
+        what, remedy = "`direction` must be one of descent", ""
+        if given is None:
+            what = "`objective` must have a loss that falls along its negative gradient"
+            remedy = "; in others it falls by less than its rounding, see objective.to_dtype(torch.float64)"
         raise ValueError(
-            f"`direction` must be one of descent, but along it {error} In 'recalibrated' mode the gradient "
-            "holds the statistics constant, and its descent is another function's."
+            f"{what}, but along it {error} In 'recalibrated' mode the gradient holds the statistics "
+            f"constant, and its descent is another function's{remedy}."
         ) from None
     rises.finish()
     reached = bool(found.reached)
