@@ -1,15 +1,19 @@
 """The family is a table of measures: names, arguments, claims."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tests.measures.conftest import convnet
 from tests.measures.conftest import images as pictures
-from tests.measures.sharpness.rescaling import relu_mlp, reordered, rescaled, scaled_before_norm
+from tests.measures.sharpness.rescaled import permute_units, relu_mlp, rescale_filters, rescale_relu
 from tests.networks import mlp, vectors
 
 import thalweg as tw
 from thalweg.analyses.sharpness_family import FAMILY
 from thalweg.solvers.symmetries.places import TRANSFORMATIONS
+
+PAGE = Path(__file__).parents[2] / "docs" / "sharpness.md"
 
 
 def test_each_member_is_its_measure_with_its_arguments():
@@ -23,16 +27,26 @@ def test_claims_name_transformations():
     assert all(member.invariant_to <= set(TRANSFORMATIONS) for member in FAMILY.values())
 
 
+def test_the_docs_list_what_the_family_uses():
+    rows = [line for line in PAGE.read_text().partition("## The family")[2].splitlines() if line[:3] == "| `"]
+    expected = []
+    for name, member in FAMILY.items():
+        arguments = ", ".join(f"{key}={value!r}" for key, value in member.arguments.items())
+        shown = f"`{arguments}`" if arguments else "its defaults"
+        expected.append(f"| `{name}` | `{member.measure.__name__}` | {shown} |")
+    assert rows == expected
+
+
 def pair(transformation: str) -> tuple[tw.Objective, tw.Objective]:
     """Two networks that are one function, changed by hand; the same examples."""
     if transformation == "batch_norm_scaling":
         net, factors = convnet(), torch.tensor([0.2, 0.7, 3.0, 9.0]).double()
-        data, changed = pictures(24), scaled_before_norm(net, factors)
+        data, changed = pictures(24), rescale_filters(net, first=factors)
     else:
-        net, data = relu_mlp(), vectors(24, width=4)
+        net, data = relu_mlp(inputs=4, num_hidden=1), vectors(24, width=4)
         factors = torch.tensor([0.2, 0.5, 1, 2, 5, 9]).double()
-        order = torch.tensor([3, 0, 5, 1, 4, 2])
-        changed = rescaled(net, factors) if transformation == "relu_rescaling" else reordered(net, order)
+        is_scaled = transformation == "relu_rescaling"
+        changed = rescale_relu(net, first=factors) if is_scaled else permute_units(net)
     a, b = tw.Objective(net, data), tw.Objective(changed, data)
     assert a.value() == pytest.approx(b.value(), rel=1e-12)
     assert not torch.equal(a.params, b.params)

@@ -46,11 +46,13 @@ def budget(result: SampledTrace) -> ErrorBudget:
     return ErrorBudget(probe=result.estimate.error, data=result.data)
 
 
-def check_coverage(operator: KnownHessian, found: list[SampledTrace], slack: float) -> None:
+def check_coverage(
+    operator: KnownHessian, found: list[SampledTrace], slack: float = 0.0, rtol: float = 0.05
+) -> None:
     true = float(operator.matrix.trace())
     covered = sum(abs(r.estimate.value - true) <= budget(r).half_width(0.95) for r in found) / len(found)
-    print("hessian_trace, sampled", len(found), covered)
-    assert 0.935 - slack <= covered <= 0.975 + slack, covered
+    print(f"hessian_trace, sampled, {rtol}", len(found), round(covered * len(found)))
+    assert 0.935 - slack <= covered <= 0.965 + slack, covered
     values = torch.tensor([r.estimate.value for r in found])
     assert abs(float(values.mean()) - true) < 4 * float(values.std()) / len(found) ** 0.5
 
@@ -65,7 +67,7 @@ def test_intervals_cover(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("rtol", [0.2, 0.05, 0.02])
 def test_intervals_cover_in_two_thousand_repetitions(rtol: float, monkeypatch: pytest.MonkeyPatch) -> None:
     operator = KnownHessian(regression(*examples(20_000, seed=1)))
-    check_coverage(operator, repeated(monkeypatch, operator, 2000, rtol), 0.0)
+    check_coverage(operator, repeated(monkeypatch, operator, 2000, rtol), rtol=rtol)
 
 
 def test_probe_and_data_error_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,11 @@ class Member:
         return self.measure(objective, **self.arguments, **seeded, progress=progress)
 
 
+# `preconditioned_sharpness` is none of them: it is about the state of an optimizer, which a checkpoint of
+# weights has not, and it bounds a step of training, not the flatness of a minimum. Nor is the basin's width
+# along top eigenvectors, `basin_width(num_eigenvectors=...)`: on a quadratic that is sqrt(2 rise / lambda),
+# `top_eigenvalue` once more, and a second solve for it would take an eighth of all the time.
+
 # Subsets first, three products on all the data after them, no certificate and no trace: what is rough about
 # them the results say.
 FRUGAL = {"rtol": 5e-2, "certify_rtol": None, "trace_rtol": None}
@@ -83,6 +88,7 @@ FAMILY: dict[str, Member] = {
     "top_eigenvalue": Member(top_eigenvalues, {"rtol": 1e-2}),
     "trace": Member(hessian_trace, {"sampled": True}),
     "sam_sharpness": Member(sam_sharpness),
+    "multi_step_sam_sharpness": Member(sam_sharpness, {"num_steps": 4}),
     "sam_sharpness_linf": Member(sam_sharpness, {"norm": "linf", "radius": 1e-4}),
     "adaptive_sam_sharpness": Member(sam_sharpness, {"scaling": "element", "radius": 0.5}),
     "adaptive_sam_sharpness_linf": Member(
@@ -95,6 +101,7 @@ FAMILY: dict[str, Member] = {
     "adaptive_average_sharpness": Member(
         average_sharpness, {"scaling": "element", "radius": 5.0, "num_samples": 4}
     ),
+    "pac_bayes_sigma": Member(pac_bayes_sigma, {"num_samples": 3, "rtol": 0.1}),
     "adaptive_pac_bayes_sigma": Member(
         pac_bayes_sigma,
         {"scaling": "element", "num_samples": 3, "rtol": 0.1},

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 WIDTH, CLASSES = 6, 3
 
 
-def relu_mlp(seed: int = 0) -> nn.Sequential:
-    """Two hidden layers of ReLU with biases, in float64."""
+def relu_mlp(seed: int = 0, inputs: int = 5, num_hidden: int = 2) -> nn.Sequential:
+    """Hidden layers of ReLU with biases, in float64."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = nn.Sequential(
-            nn.Linear(5, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, CLASSES)
-        )
-    return model.double()
+        hidden = [
+            part for i in range(num_hidden) for part in (nn.Linear(WIDTH if i else inputs, WIDTH), nn.ReLU())
+        ]
+        return nn.Sequential(*hidden, nn.Linear(WIDTH, CLASSES)).double()
 
 
 def normed(seed: int = 0, eps: float = 1e-3) -> nn.Sequential:
@@ -52,12 +52,18 @@ def factors(count: int, seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def rescale_relu(model: nn.Sequential, unit_by_unit: bool = True) -> nn.Sequential:
-    """Each hidden unit's weights and bias times a factor, what reads it divided by that: same function."""
+def rescale_relu(
+    model: nn.Sequential, unit_by_unit: bool = True, first: Tensor | None = None
+) -> nn.Sequential:
+    """Each hidden unit's weights and bias times a factor, what reads it divided by that: same function.
+
+    The first layer's units by `first`, if given.
+    """
     model = copy.deepcopy(model)
     layers: list[Any] = [m for m in model if isinstance(m, nn.Linear)]
     for i, (layer, following) in enumerate(itertools.pairwise(layers)):
         a = factors(layer.out_features, i) if unit_by_unit else torch.full((WIDTH,), 3.0 - 2.6 * i).double()
+        a = first if i == 0 and first is not None else a
         layer.weight *= a[:, None]
         layer.bias *= a
         following.weight /= a
@@ -65,14 +71,17 @@ def rescale_relu(model: nn.Sequential, unit_by_unit: bool = True) -> nn.Sequenti
 
 
 @torch.no_grad()
-def rescale_filters(model: nn.Sequential) -> nn.Sequential:
+def rescale_filters(model: Any, first: Tensor | None = None) -> Any:
     """Filters before batch norm times factors; with stored statistics that follow, the same function.
 
-    Epsilon is made up for by the norm's own factor, to the last bit but rounding.
+    Epsilon is made up for by the norm's own factor, to the last bit but rounding. The first layer's filters
+    are multiplied by `first`, if given.
     """
     model = copy.deepcopy(model)
-    for seed, (conv, norm) in enumerate([(model[0], model[1]), (model[3], model[4])]):
-        a = factors(conv.out_channels, seed)
+    layers = list(model.children())
+    pairs = [(a, b) for a, b in itertools.pairwise(layers) if isinstance(b, nn.BatchNorm2d)]
+    for seed, (conv, norm) in enumerate(pairs):
+        a = factors(conv.out_channels, seed) if seed or first is None else first
         conv.weight *= a.view(-1, 1, 1, 1)
         if conv.bias is not None:
             conv.bias *= a

@@ -7,12 +7,14 @@ import math
 
 import pytest
 import torch
-from tests.measures.sharpness.rescaling import relu_mlp, rescaled
+from tests.measures.sharpness.rescaled import relu_mlp, rescale_relu
 from tests.measures.sharpness.test_sam_sharpness import SPECTRA, trust_region_maximum
 from torch import Tensor, nn
 
 from thalweg.core.rng import generator
+from thalweg.measures.sharpness.average_sharpness import average_sharpness
 from thalweg.measures.sharpness.ball import Ball, scale_vector
+from thalweg.measures.sharpness.pac_bayes_sigma import pac_bayes_sigma
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import sam_sharpness_spread
 from thalweg.objective.objective import Objective
@@ -205,9 +207,36 @@ def test_m_sharpness_of_one_batch_is_its_sharpness(toys, norm, scaling) -> None:
 def test_batches_left_open_are_as_many_as_fit(toys) -> None:
     o = Objective(toys.convnet(), toys.images())
     assert len(sam_sharpness_spread(o, batch_size=6, num_batches=None, seed=0).samples) == 6
-    assert len(sam_sharpness_spread(o, batch_size=1, num_batches=None, seed=0).samples) == 32
+    assert len(sam_sharpness_spread(o, batch_size=1, num_batches=None, seed=0).samples) == 37
     with pytest.raises(ValueError, match="at most the 37 examples there are"):
         sam_sharpness_spread(o, batch_size=20, num_batches=None, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("measure", "arguments"),
+    [
+        (sam_sharpness, {}),
+        (sam_sharpness_spread, {"batch_size": 4}),
+        (average_sharpness, {"num_samples": 3}),
+        (pac_bayes_sigma, {"num_samples": 2, "target_rise": 0.01}),
+    ],
+)
+@pytest.mark.parametrize(("scaling", "zero", "small"), [("none", 0, 0), ("element", 4, 5), ("filter", 4, 5)])
+def test_results_say_how_many_parameters_do_not_move_or_underflow(
+    measure, arguments, scaling, zero, small
+) -> None:
+    net = relu_mlp(inputs=4, num_hidden=1).float()
+    with torch.no_grad():
+        net[0].weight[0] = 0
+        net[0].weight[1] *= 1e-40
+        net[0].bias[1] *= 1e-40
+    x = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    found = measure(Objective(net, (x, torch.arange(12) % 3)), scaling=scaling, **arguments, seed=0)
+    assert math.isfinite(found.value)
+    expected = {"zero": zero, "underflow": small, "of": 51} if zero else {}
+    assert found.provenance["at_rest"] == expected
+    assert ("4 of 51 parameters at nought do not move" in repr(found)) == bool(zero)
+    assert ("5 of 51 parameters underflow when scaled" in repr(found)) == bool(small)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -215,7 +244,8 @@ def test_which_scalings_are_blind_to_rescaled_relus(norm) -> None:
     """By layer all scaled balls are; by unit only the element-wise: a unit's outgoing weights are no row."""
 
     def values(scaling: str, factors: Tensor) -> tuple[float, float]:
-        a, b = relu_mlp(), rescaled(relu_mlp(), factors)
+        a = relu_mlp(inputs=4, num_hidden=1)
+        b = rescale_relu(a, first=factors)
         x = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         y = torch.arange(12) % 3
         assert torch.allclose(a(x), b(x), rtol=1e-12)

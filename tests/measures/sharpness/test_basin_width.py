@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.measures.sharpness.rescaling import relu_mlp, rescaled
+from tests.measures.sharpness.rescaled import relu_mlp, rescale_relu
 
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import Measurement
@@ -118,7 +118,8 @@ def test_layers_rescaled_as_a_whole_leave_the_filter_normalised_width(toys) -> N
     unit = torch.tensor([0.1, 0.5, 1, 2, 5, 10], dtype=torch.float64)
 
     def width(factors: torch.Tensor | None, **arguments) -> float:
-        net = relu_mlp() if factors is None else rescaled(relu_mlp(), factors)
+        net = relu_mlp(inputs=4, num_hidden=1)
+        net = net if factors is None else rescale_relu(net, first=factors)
         return basin_width(Objective(net, data), num_directions=3, seed=0, **arguments).value
 
     assert width(layer) == pytest.approx(width(None), rel=1e-9)
@@ -137,7 +138,7 @@ def test_intervals_cover(toys, repeats) -> None:
     ]
     covered = np.mean([low <= truth <= high for low, high in (r.interval(0.95) for r in found)])
     slack = 0.015 if repeats == 2000 else 0.055
-    print("basin_width", repeats, covered)
+    print("basin_width", repeats, round(covered * repeats))
     assert 0.95 - slack <= covered <= 0.95 + slack
 
 

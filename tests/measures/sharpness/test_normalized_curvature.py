@@ -287,6 +287,24 @@ def test_nothing_but_noughts() -> None:
         nn.init.zeros_(p)
     result = normalized_curvature(Objective(model, batch("vectors")), seed=0)
     assert (result.value, result.trace) == (0.0, 0.0)
+    assert "99 of 99 parameters at nought do not move" in repr(result)
+
+
+def test_folded_weights_that_underflow_are_counted_where_they_are_divided() -> None:
+    """W = sigma W~ / gamma: folded weights that are sizes like others move by steps that are none."""
+    model, data = normed().float(), batch("images")
+    with torch.no_grad():
+        model[3].weight[1] = 0
+        model[3].weight[2] = 1e-40
+    result = normalized_curvature(
+        Objective(model, (data[0].float(), data[1])), scaling="element", norms="folded", seed=0
+    )
+    held = result.provenance["at_rest"]
+    assert (held["zero"], held["underflow"]) == (18, 18)
+    assert held["of"] == sum(p.numel() for p in model.parameters()) - 2 - 3 - 2  # factors, the first bias
+    plain = normalized_curvature(Objective(normed(), data), scaling="element", norms="folded", seed=0)
+    assert plain.provenance["at_rest"] == {}
+    assert "parameters" not in repr(plain)
 
 
 def test_weights_that_underflow() -> None:
@@ -298,6 +316,9 @@ def test_weights_that_underflow() -> None:
     for scaling in ("element", "filter"):
         result = normalized_curvature(Objective(model, batch("vectors")), scaling=scaling, seed=0)  # type: ignore[arg-type]
         assert math.isfinite(result.value)
+        assert result.provenance["at_rest"] == {"zero": 0, "underflow": 36, "of": 99}
+        assert "36 of 99 parameters underflow when scaled" in repr(result)
+        assert "at nought" not in repr(result)
 
 
 def test_a_folded_factor_of_nought_cannot_be_undone() -> None:
@@ -432,7 +453,7 @@ def test_the_trace_has_the_error_it_states() -> None:
 def test_coverage() -> None:
     square, share = repeated(2000)
     assert square == pytest.approx(1, abs=0.15)
-    print("normalized_curvature, trace", share)
+    print("normalized_curvature, trace", 2000, round(2000 * share))
     assert 0.935 <= share <= 0.965
 
 

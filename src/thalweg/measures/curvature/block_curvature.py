@@ -3,17 +3,20 @@ r"""The curvature block by block: spectra on the diagonal, and the mass between 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from scipy.special import expit, logit
 from torch import Tensor
 
 from thalweg.core.arguments import check_count
-from thalweg.core.measurement import Measurement
+from thalweg.core.measurement import ROUNDING, Measurement
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
+from thalweg.core.rounding import at_least, at_most
 from thalweg.linalg.estimate import Estimate
 from thalweg.linalg.linear_operator import LinearOperator
 from thalweg.linalg.quadrature import ProbeProcess
@@ -29,6 +32,11 @@ class BlockCurvature(Measurement):
     """Spectra of the diagonal blocks and Frobenius norms of all; `value` is the share of ||H||_F^2 off the
     block diagonal, between 0 and 1.
 
+    ``error.probe`` is the jackknife's standard error of the share; `interval` is symmetric on the scale of
+    the log of the mass off the blocks over that on them. Its R - 1 degrees of freedom are the fewest that a
+    sum of the blocks' variances can have: Satterthwaite's number is larger, and too large for skewed samples.
+    From eight probes 94 to 97 % are covered; where one direction has nearly all of the curvature, 92 to 93.
+
     Parameters
     ----------
     blocks
@@ -43,7 +51,7 @@ class BlockCurvature(Measurement):
         ``(B, B)`` their standard errors over the probes, with R - 1 degrees of freedom; nought where a block
         has no more parameters than probes, whose norms are exact. Squared lengths of products are skewed
         where few directions have most of the curvature: Student intervals from eight probes then cover 88 to
-        92 % where they say 95, those of the share 92, of traces after two steps 92 to 94.
+        92 % where they say 95, those of traces after two steps 92 to 94.
     num_matvecs
         Products with single vectors.
     """
@@ -69,7 +77,17 @@ class BlockCurvature(Measurement):
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided interval for the share at confidence `level`, within 0 and 1."""
         low, high = super().interval(level)
-        return max(0.0, low), min(1.0, high)
+        if low == high or not 0 < self.value < 1:
+            return max(0.0, low), min(1.0, high)
+        centre, half = logit(self.value), (high - low) / 2 / (self.value * (1 - self.value))
+        return float(expit(centre - half)), float(expit(centre + half))
+
+    def __repr__(self) -> str:
+        low, high = self.interval(0.95)
+        if high - low <= ROUNDING * self.value:
+            return super().__repr__()
+        spread = f"{self.value:.6g} ({at_least(low, 3)} to {at_most(high, 3)}, 95 %)"
+        return f"{type(self).__name__}({', '.join([f'{self.quantity} {spread}', *self._circumstances()])})"
 
     @property
     def lambda_max(self) -> Tensor:
@@ -159,9 +177,9 @@ def block_curvature(
         rows.append(squared)
     work.finish()
     sizes = torch.tensor([len(index) for index in indices.values()])
-    squared = _averaged(torch.stack(rows, 1), sizes <= num_probes)
-    norms = Estimate.jackknifed(torch.sqrt, squared)
-    share = Estimate.jackknifed(_off_diagonal_share, squared)
+    by_block, exact = torch.stack(rows, 1), sizes <= num_probes
+    norms = Estimate.jackknifed(torch.sqrt, _averaged(by_block, exact))
+    share = _share(by_block, exact)
     return BlockCurvature(
         value=float(share),
         error=share.budget,
@@ -225,7 +243,37 @@ def _averaged(squared: Tensor, exact: Tensor) -> Tensor:
     return (averaged + averaged.transpose(1, 2)) / 2  # the same to the last bit
 
 
-def _off_diagonal_share(squared: Tensor) -> Tensor:
-    """Of the total of ``(B, B)``; nought for the zero matrix."""
-    total = squared.sum()
-    return (total - squared.trace()) / total.clamp(min=torch.finfo(torch.float64).tiny)
+def _share(by_block: Tensor, exact: Tensor) -> Estimate:
+    r"""The share off the diagonal, from ``[:, i, j]`` by the R probes of block i, and its jackknife error.
+
+    The blocks' probes are independent samples: each is left out by itself and the variances of the blocks
+    added, of the share's logit, since the share is a quotient.
+
+    References
+    ----------
+    Arvesen (1969), Ann. Math. Statist. 40(6), 2076-2100: the jackknife for several samples. Hsu (1938),
+    Statistical Research Memoirs 2, 1-24: the fewest degrees of freedom for a sum of variances.
+    """
+    num_probes, num_blocks = by_block.shape[:2]
+    means = by_block.mean(0)
+
+    def share(means: Tensor) -> Tensor:
+        """``(K,)`` of ``(K, B, B)``; nought for the zero matrix."""
+        averaged = _averaged(means, exact)
+        total = averaged.sum((1, 2))
+        inner = averaged.diagonal(dim1=1, dim2=2).sum(1)
+        return (total - inner) / total.clamp(min=torch.finfo(torch.float64).tiny)
+
+    value, nought = share(means[None])[0], torch.zeros((), dtype=torch.float64)
+    if num_probes == 1:
+        return Estimate(value, torch.full_like(value, math.nan), 0, nought)
+    variance = nought
+    for i in range(num_blocks):
+        left_out = means.expand(num_probes, -1, -1).clone()
+        left_out[:, i] = (num_probes * means[i] - by_block[:, i]) / (num_probes - 1)
+        shares = share(left_out)
+        # A share that is exactly nought or one whatever is left out does not vary.
+        logits = torch.where((shares > 0) & (shares < 1), shares.logit(), 0.0)
+        variance = variance + (num_probes - 1) ** 2 / num_probes * logits.var()
+    error = variance.sqrt() * value * (1 - value)
+    return Estimate(value, error, num_probes - 1, nought)

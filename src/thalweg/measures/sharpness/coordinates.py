@@ -22,19 +22,26 @@ Batch norm with a layer right before it has more parameters than its function ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from thalweg.core.param_space import ParamSpace
 from thalweg.linalg.congruence import Columns, Diagonal, LinearMap, Projection
-from thalweg.measures.sharpness.scaling import Scaling, check_scaling, relative_scale
+from thalweg.measures.sharpness.scaling import Scaling, at_rest, check_scaling, relative_scale
 from thalweg.objective.objective import Objective
 from thalweg.operators.folding import Pair
 from thalweg.operators.normalised_pairs import normalised_pairs
 
 Norms = Literal["kept", "projected", "folded"]
+
+
+class Coordinates(NamedTuple):
+    """Factors of the map from coordinates to steps of the parameters, and what it holds still."""
+
+    maps: tuple[LinearMap, ...]
+    at_rest: dict[str, int]
 
 
 def check_coordinates(scaling: str, norms: str, objective: Objective) -> None:
@@ -62,10 +69,8 @@ def chosen_pairs(objective: Objective, norms: Norms) -> tuple[Pair, ...]:
     return pairs
 
 
-def coordinates(
-    objective: Objective, scaling: Scaling, norms: Norms, pairs: Sequence[Pair]
-) -> tuple[LinearMap, ...]:
-    """Factors of the map from the new coordinates to steps of the parameters, on the objective's device.
+def coordinates(objective: Objective, scaling: Scaling, norms: Norms, pairs: Sequence[Pair]) -> Coordinates:
+    """The new coordinates; the factors are on the objective's device, the count is that of `at_rest`.
 
     Raises
     ------
@@ -79,7 +84,7 @@ def coordinates(
     maps: list[LinearMap] = [] if scaling == "none" else [Diagonal(scale.to(objective.params))]
     if norms == "projected" and pairs:
         maps.append(_without_lengths(objective, scale, pairs))
-    return tuple(maps)
+    return Coordinates(tuple(maps), at_rest(scale, objective.params.dtype))
 
 
 def _without_lengths(objective: Objective, scale: Tensor, pairs: Sequence[Pair]) -> Projection:
@@ -95,7 +100,7 @@ def _without_lengths(objective: Objective, scale: Tensor, pairs: Sequence[Pair])
     return Projection(objective.space.dim, blocks)
 
 
-def _folded(objective: Objective, scaling: Scaling, pairs: Sequence[Pair]) -> tuple[LinearMap, ...]:
+def _folded(objective: Objective, scaling: Scaling, pairs: Sequence[Pair]) -> Coordinates:
     tensors = {k: t.cpu().double() for k, t in objective.named_tensors.items()}
     kept = {slot.name: tensors[slot.name] for slot in objective.space}
     stretch = {name: torch.ones_like(t) for name, t in kept.items()}
@@ -115,7 +120,8 @@ def _folded(objective: Objective, scaling: Scaling, pairs: Sequence[Pair]) -> tu
     space = ParamSpace({name: t.shape for name, t in kept.items()})
     scale = relative_scale(space, space.flatten(kept), scaling)
     # What has no size does not move, whatever it is divided by.
-    total = torch.where(scale > 0, scale * space.flatten(stretch), 0.0).to(objective.params)
+    wide = torch.where(scale > 0, scale * space.flatten(stretch), 0.0)
+    total = wide.to(objective.params)
     if not bool(torch.isfinite(total).all()):
         raise ValueError(
             f"`norms='folded'` with scaling={scaling!r} divides by the factors of batch norm, and one is "
@@ -123,7 +129,8 @@ def _folded(objective: Objective, scaling: Scaling, pairs: Sequence[Pair]) -> tu
             "scaling='element' or 'filter', which hold weights of nought, or norms='projected'."
         )
     index = torch.cat([torch.arange(s.start, s.stop) for s in objective.space if s.name in kept])
-    return Columns(index.to(objective.device), objective.space.dim), Diagonal(total)
+    maps = Columns(index.to(objective.device), objective.space.dim), Diagonal(total)
+    return Coordinates(maps, at_rest(wide, objective.params.dtype))
 
 
 def _effective(

@@ -118,7 +118,8 @@ def normalized_curvature(
     objective
         Mean loss over N examples at one point. In ``"recalibrated"`` mode the statistics are held constant.
     scaling
-        ``"element"``, ``"filter"``, or ``"none"`` for D = I.
+        ``"element"``, ``"filter"``, or ``"none"`` for D = I. How many parameters are nought and do not move,
+        or underflow, the result says.
     norms
         ``"kept"``, ``"projected"`` or ``"folded"``. Without batch norm all are the same.
     of
@@ -170,7 +171,8 @@ def normalized_curvature(
     matrix = operator_named(of, objective.frozen().without_decay(), seed=seed)
     check = matrix.check  # before anything else looks at the network: it names what is not finite
     pairs = chosen_pairs(matrix.objective, norms)
-    operator = CongruentOperator(matrix, *coordinates(matrix.objective, scaling, norms, pairs))
+    maps, held = coordinates(matrix.objective, scaling, norms, pairs)
+    operator = CongruentOperator(matrix, *maps)
     if trace_rtol is not None and max_matvecs < min(LEAST, operator.dim):
         raise ValueError(
             f"`max_matvecs` must be at least {min(LEAST, operator.dim)} for a trace with an error, got "
@@ -195,6 +197,7 @@ def normalized_curvature(
         },
         "objective": objective.describe(),
         "operator": check.to_dict(),
+        "at_rest": held,
         "norms_kept": [n for n in batch_norm_layers(objective.loss.model) if n not in layers],
     }
 

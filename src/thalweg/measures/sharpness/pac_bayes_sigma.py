@@ -18,7 +18,7 @@ from thalweg.measures.sharpness.ball import scale_vector
 from thalweg.measures.sharpness.crossings import first_crossings
 from thalweg.measures.sharpness.gaussian_pairs import GaussianPairs
 from thalweg.measures.sharpness.rises import Rises
-from thalweg.measures.sharpness.scaling import Scaling
+from thalweg.measures.sharpness.scaling import Scaling, at_rest
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 
@@ -187,6 +187,7 @@ def pac_bayes_sigma(
             },
             "objective": objective.describe(),
             "converged": reached,
+            "at_rest": at_rest(scale, objective.params.dtype),
         },
         target_rise=float(target_rise),
         scaling=scaling,

@@ -13,7 +13,7 @@ from thalweg.core.progress import Progress
 from thalweg.core.rng import stream_seed
 from thalweg.measures.sharpness.ascent import climb
 from thalweg.measures.sharpness.ball import Ball, Norm
-from thalweg.measures.sharpness.scaling import Scaling
+from thalweg.measures.sharpness.scaling import Scaling, at_rest
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 
@@ -104,7 +104,7 @@ def sam_sharpness(
     scaling
         T, see `thalweg.measures.sharpness.ball.scale_vector`: ``"none"``; ``"element"``, the size of each
         parameter; ``"filter"``, the norm of each filter. A parameter (or a filter) that is exactly zero
-        stays.
+        stays; how many do, and how many underflow, the result says.
     num_steps
         Ascent steps of each restart: a gradient each, which costs three forward passes, and one forward pass
         more.
@@ -157,6 +157,7 @@ def sam_sharpness(
             },
             "objective": objective.describe(),
             "first_start": climbs.first_start,
+            "at_rest": at_rest(ball.scale, objective.params.dtype),
         },
         radius=float(radius),
         num_steps=num_steps,

@@ -14,12 +14,13 @@ from thalweg.core.progress import Progress
 from thalweg.core.rng import generator
 from thalweg.measures.sharpness.ascent import Visit, ascend
 from thalweg.measures.sharpness.ball import Ball, Norm
-from thalweg.measures.sharpness.scaling import Scaling
+from thalweg.measures.sharpness.scaling import Scaling, at_rest
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 
-# Batches where their number is left open.
-MOST_BATCHES = 32
+# Batches where their number is left open: fewer where each takes passes over all the calibration data.
+MOST_BATCHES = 128
+MOST_RECALIBRATED = 32
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -81,7 +82,7 @@ def sam_sharpness_spread(
         The point is the centre; batches are drawn from its examples.
     batch_size, num_batches
         m, and how many batches. Their product is at most the number of examples. Default: as many as fit, at
-        most 32.
+        most 128, or 32 in ``"recalibrated"`` mode.
     radius, norm, scaling, num_steps
         As in `sam_sharpness`; one restart a batch, from the batch's gradient. Where that is exactly zero, S
         counts as zero.
@@ -107,7 +108,9 @@ def sam_sharpness_spread(
     check_count("batch_size", batch_size)
     asked = num_batches
     if num_batches is None:
-        num_batches = min(MOST_BATCHES, max(2, objective.num_examples // batch_size))
+        recalibrates = objective.batch_norm == "recalibrated" and objective.has_batch_norm
+        most = MOST_RECALIBRATED if recalibrates else MOST_BATCHES
+        num_batches = min(most, max(2, objective.num_examples // batch_size))
     check_count("num_batches", num_batches)
     check_count("num_steps", num_steps)
     if num_batches < 2:
@@ -145,6 +148,7 @@ def sam_sharpness_spread(
                 "seed": seed,
             },
             "objective": objective.describe(),
+            "at_rest": at_rest(ball.scale, objective.params.dtype),
         },
         batch_size=batch_size,
         radius=float(radius),

@@ -56,3 +56,24 @@ def relative_scale(space: ParamSpace, params: Tensor, scaling: Scaling) -> Tenso
             if len(slot.shape) > 1:
                 rows[:] = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return scale
+
+
+def at_rest(scale: Tensor | None, dtype: torch.dtype) -> dict[str, int]:
+    """How many coordinates do not move, or lose digits when they do; empty if none. For the provenance.
+
+    Parameters
+    ----------
+    scale
+        ``(P,)`` float64; None is one throughout.
+    dtype
+        Of the parameters.
+
+    Returns
+    -------
+    ``"zero"``, scales of exactly nought; ``"underflow"``, sizes below the smallest normal number of `dtype`,
+    whose multiples are rounded coarsely or to nought; and ``"of"``, P.
+    """
+    if scale is None:
+        return {}
+    zero, small = int((scale == 0).sum()), int((scale.abs() < torch.finfo(dtype).tiny).sum())
+    return {"zero": zero, "underflow": small - zero, "of": len(scale)} if small else {}
