@@ -82,8 +82,7 @@ BY_HAND = {"relu": permuted_mlp, "convolutional": permuted_convolutional, "resid
 
 def pair(name: str, **kwargs: Any) -> tuple[tw.Objective, tw.Objective]:
     """A network that fits its own answers, and itself permuted by hand."""
-    first = CASES[name].model()
-    x = many(name)
+    first, x = lively(name)
     with torch.no_grad():
         y = first(x).argmax(1)
     second = copy.deepcopy(first)
@@ -94,10 +93,25 @@ def pair(name: str, **kwargs: Any) -> tuple[tw.Objective, tw.Objective]:
     return a, b
 
 
-def many(name: str) -> Any:
-    """Examples so many and so far apart that no unit is silent on all."""
-    x = CASES[name].data(300)[0]  # type: ignore[call-arg]
-    return 3 * x if x.is_floating_point() else x
+def lively(name: str) -> tuple[nn.Module, Tensor]:
+    """A network and examples on which hardly a unit is silent: such a one is like none by its activations."""
+    model, (x, _) = CASES[name].model(), CASES[name].data(300)  # type: ignore[call-arg]
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.BatchNorm2d) and layer.bias is not None:
+                layer.bias += 1
+    return model, 3 * x if x.is_floating_point() else x
+
+
+def test_units_that_never_change_are_like_none():
+    first, x = lively("relu")
+    with torch.no_grad():
+        first[0].bias[2] = -100.0  # type: ignore[index]
+    a = tw.Objective(first, (x, torch.zeros(len(x), dtype=torch.int64)))
+    found = tw.align_permutation(a, a, method="activations", seed=0)
+    assert float(found.similarities[0]) == pytest.approx(0.9)
+    assert found.num_moved.tolist() == [0, 0]
+    assert found.value == 0.0
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -115,15 +129,17 @@ def test_a_network_permuted_by_hand_comes_back_and_the_barrier_is_gone(name, met
         assert all(torch.equal(found.objective.buffers[k], t) for k, t in a.buffers.items())
     path = tw.linear_path(a, found.objective)
     assert path.barrier == pytest.approx(0, abs=1e-12)
-    assert float(found.similarities.max()) == pytest.approx(1, abs=1e-9)
+    # One channel is silent where batch norm's statistics are stale: matched, being what is left over.
+    is_silent = (name, method, mode) == ("convolutional", "activations", "running")
+    assert float(found.similarities.max()) == pytest.approx(6 / 7 if is_silent else 1, abs=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", [n for n, case in CASES.items() if ORDER in case.places])
 def test_every_architecture_with_layers_to_permute_comes_back(name, method):
     """Recurrent nets, gates, encoders by hand and torch's own, with heads and packed projections."""
-    x = many(name)
-    a = tw.Objective(CASES[name].model(), (x, torch.zeros(len(x), dtype=torch.int64)))
+    model, x = lively(name)
+    a = tw.Objective(model, (x, torch.zeros(len(x), dtype=torch.int64)))
     found = find_symmetries(a, (ORDER,))
     permuted = found.transformed(ORDER, strength=4.0, seed=5)
     b = a.at(permuted.params, permuted.buffers)
@@ -370,7 +386,9 @@ def test_a_network_whose_function_does_change_is_never_returned(monkeypatch):
         return point.at(point.params, {k: t.flip(0) for k, t in point.buffers.items()})
 
     monkeypatch.setattr(Symmetries, "reordered", wrong)
-    with pytest.raises(tw.ThalwegError, match=r"is not the function that `b` is: on 21 examples they differ"):
+    with pytest.raises(
+        tw.ThalwegError, match=r"is not the function that `b` is: on 256 examples they differ"
+    ):
         tw.align_permutation(a, b, seed=0)
 
 
