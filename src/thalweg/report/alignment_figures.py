@@ -38,15 +38,15 @@ def draw_runs(axes: Axes, result: Any, colour: str) -> None:
     axes.set_yticks(rows, ["as it is", *(f"random {i}" for i in rows[:-1])])
     axes.set_ylabel("run, by its start")
     axes.invert_yaxis()
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3)
 
 
 def draw_moved(axes: Axes, result: Any, colour: str) -> None:
     """The share of each layer's units that moved, the counts beside it."""
     moved, sizes = numbers(result.num_moved), numbers(result.num_units)
     rows = np.arange(len(sizes))
-    axes.barh(rows, 100 * moved / sizes, color=colour, height=0.6)
-    for row, count, size in zip(rows, moved, sizes, strict=True):
+    axes.barh(rows, 100 * moved / sizes, color=colour, alpha=0.35, height=0.6)
+    for row, (count, size) in enumerate(zip(moved, sizes, strict=True)):
         axes.text(2, row, f"{count:.0f} of {size:.0f}", va="center", color=INK, fontsize=7)
     axes.set_yticks(rows, result.layers)
     axes.set_ylim(len(rows) - 0.5, -0.5)
