@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thalweg.core.measurement import Measurement
+from thalweg.report import alignment_figures as alignment
 from thalweg.report import audit_figures as audit
 from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
@@ -219,6 +220,7 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "line_slice": _slice,
     "linear_path": _path,
     "bezier_path": _curve,
+    "align_permutation": lambda result: alignment.alignment_figure(result, draw.BLUE),
     "sam_sharpness": _single(draw.draw_restarts),
     "sam_sharpness_spread": _spread,
     "keskar_sharpness": _single(

@@ -132,7 +132,8 @@ def align_permutation(
     ``"weights"`` minimises :math:`\lVert\theta_a - \pi(\theta_b)\rVert^2` over all trainable parameters,
     biases and those of norms included, each entry counting once; statistics do not count.
     ``"activations"`` maximises the sum of correlations of matched units' values over the data, wherever a
-    product takes them, which is after the activation function. Both by coordinate ascent, see
+    product takes them, which is after the activation function; units that never change on these data are
+    like none, and stay where they happen to be. Both by coordinate ascent, see
     `thalweg.solvers.matching`: the optimum for each layer when the others are held, and no more than that.
 
     Parameters
@@ -179,10 +180,10 @@ def align_permutation(
     check_flag("partial", partial)
     check_count("num_checked", num_checked)
     stream_seed(seed)
-    for name, objective in (("a", a), ("b", b)):
-        _check_finite(name, objective)
 
     held = a.frozen(), b.frozen()
+    for name, objective in zip("ab", held, strict=True):
+        _check_finite(name, objective)
     symmetries = find_symmetries(held[1], ("permutation",))
     layers = _layers(symmetries, partial)
     if method == "weights":
@@ -250,6 +251,8 @@ def align_permutation(
 
 def _check_finite(name: str, objective: Objective) -> None:
     bad = [k for k, t in objective.named_params.items() if not bool(t.isfinite().all())]
+    # A buffer may be a mask of infinities.
+    bad += [k for k, t in objective.buffers.items() if bool(t.isnan().any())]
     if bad:
         raise NonFiniteLossError(
             f"`{name}` has no units to match: {', '.join(bad)} {'is' if len(bad) == 1 else 'are'} not finite."
