@@ -9,6 +9,7 @@ from thalweg.analyses.contrast_result import Contrast
 from thalweg.analyses.curvature_profile import CurvatureProfile, curvature_profile
 from thalweg.analyses.invariance_audit import InvarianceAudit, invariance_audit
 from thalweg.analyses.runs import Run, Runs
+from thalweg.core.array_store import ArrayStore
 from thalweg.core.errors import (
     ConvergenceError,
     DataError,
@@ -40,9 +41,12 @@ from thalweg.measures.sharpness.relative_flatness import RelativeFlatness, relat
 from thalweg.measures.sharpness.sam_sharpness import SamSharpness, sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import SamSharpnessSpread, sam_sharpness_spread
 from thalweg.measures.surfaces.line import LineSlice, line_slice
+from thalweg.measures.surfaces.plane import PlaneSlice, plane_slice
+from thalweg.measures.surfaces.volume import VolumeSlice, volume_slice
 from thalweg.models.registry import build_model, register_model
 from thalweg.models.small_cnn import SmallCNN
 from thalweg.objective.objective import Objective
+from thalweg.report.arrays import export_arrays
 from thalweg.report.order_page import page
 from thalweg.report.plot import plot
 from thalweg.training.trainer import TrainConfig, train
@@ -53,6 +57,7 @@ __version__ = _version("thalweg")
 __all__ = [
     "ANALYSES",
     "MEASURES",
+    "ArrayStore",
     "AverageSharpness",
     "BasinWidth",
     "BlockCurvature",
@@ -77,6 +82,7 @@ __all__ = [
     "Objective",
     "PacBayesSigma",
     "ParamSpace",
+    "PlaneSlice",
     "PreconditionedSharpness",
     "RelativeFlatness",
     "Run",
@@ -90,6 +96,7 @@ __all__ = [
     "TopEigenvalues",
     "TrainConfig",
     "TrainingHistory",
+    "VolumeSlice",
     "average_sharpness",
     "basin_width",
     "block_curvature",
@@ -98,6 +105,7 @@ __all__ = [
     "contrast",
     "critical_sharpness",
     "curvature_profile",
+    "export_arrays",
     "fisher_rao_norm",
     "hessian_trace",
     "invariance_audit",
@@ -107,6 +115,7 @@ __all__ = [
     "normalized_curvature",
     "pac_bayes_sigma",
     "page",
+    "plane_slice",
     "plot",
     "preconditioned_sharpness",
     "register_model",
@@ -116,4 +125,5 @@ __all__ = [
     "spectral_density",
     "top_eigenvalues",
     "train",
+    "volume_slice",
 ]
