@@ -40,7 +40,10 @@ def test_a_plane_shows_loss_accuracy_centre_and_where_it_was_evaluated(plane, tm
     loss, accuracy, *bars = figure.axes
     assert loss.get_title(loc="left").startswith("Loss")
     assert accuracy.get_title(loc="left").startswith("Accuracy")
-    assert [bar.get_ylabel() for bar in bars] == ["loss (mean cross-entropy, nats)", "accuracy (share correct)"]
+    assert [bar.get_ylabel() for bar in bars] == [
+        "loss (mean cross-entropy, nats)",
+        "accuracy (share correct)",
+    ]
     for axes in (loss, accuracy):
         assert axes.get_xlabel().startswith("step along random 0 (1 = each filter's own norm, length ")
         assert axes.get_ylabel().startswith("step along random 1")
@@ -115,7 +118,7 @@ def test_without_plotly_the_error_names_the_extra(plane, tmp_path, monkeypatch):
 
 def test_only_surfaces_can_be_turned(tmp_path):
     line = tw.line_slice(tw.Objective(residual(0), images(21)), num_points=3, seed=0)
-    with pytest.raises(ValueError, match=r"`path` may end in \.html for results of plane_slice, volume_slice"):
+    with pytest.raises(ValueError, match=r"`path` may end in \.html for results of plane_slice"):
         plot(line, tmp_path / "line.html")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_levels_are_nested_symmetric_and_halve_the_gaps(n: int) -> None:
     for nodes in found:
         assert (nodes + nodes[::-1] == n - 1).all()
         assert {0, n // 2, n - 1} <= set(nodes.tolist())
-    for coarse, fine in zip(found, found[1:], strict=False):
+    for coarse, fine in pairwise(found):
         assert set(coarse.tolist()) < set(fine.tolist())
         assert np.diff(fine).max() == -(-np.diff(coarse).max() // 2)
 

@@ -36,8 +36,8 @@ class Tolerance:
         found = cls(float(absolute[1] or 0), float(relative[1] or 0))
         if not max(found.absolute, found.relative):
             raise ValueError(
-                f"`{absolute[0]}` or `{relative[0]}` must be positive, got {absolute[1]!r} and {relative[1]!r}; "
-                "None for both asks for no error at all."
+                f"`{absolute[0]}` or `{relative[0]}` must be positive, got {absolute[1]!r} and "
+                f"{relative[1]!r}; None for both asks for no error at all."
             )
         return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from thalweg.core.arguments import check_count
 from thalweg.core.rng import generator

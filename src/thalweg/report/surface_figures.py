@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 COLOURS = {"loss": "viridis", "accuracy": "cividis"}
 NUM_LEVELS = 14
 
+# Cosine from which the picture, whose axes are at right angles, says that the directions are not.
+OBLIQUE = 1e-3
+
+# What a step of one is as long as, by its normalisation.
+UNITS = {"filter": "each filter's own norm", "layer": "each layer's own norm", "global": "the weights' norm"}
+
 
 def plane_figure(result: Any) -> Figure:
     """Contours of loss and, where there are classes, of accuracy."""
@@ -123,8 +129,10 @@ def axis_label(result: Any, direction: int) -> str:
     norm = float(result.direction_norms[direction])
     facts = result.provenance.get("directions", {}).get("directions", ())
     scaled = facts[direction]["normalisation"] if direction < len(facts) else "none"
-    unit = {"filter": "each filter's own norm", "layer": "each layer's own norm", "global": "the weights' norm"}
-    meaning = f"{unit[scaled]}, length {norm:.3g}" if scaled in unit else f"length {norm:.3g}"
+    meaning = f"{UNITS[scaled]}, length {norm:.3g}" if scaled in UNITS else f"length {norm:.3g}"
+    cosine = float(result.direction_cosines[0, direction]) if direction else 0.0
+    if abs(cosine) > OBLIQUE:
+        meaning += f"; cosine {cosine:.2g} with the first"
     return f"step along {result.direction_names[direction]} (1 = {meaning})"
 
 

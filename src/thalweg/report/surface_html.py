@@ -49,8 +49,8 @@ def _graph_objects() -> Any:
         import plotly.graph_objects as go  # type: ignore[import-not-found]
     except ImportError:
         raise ImportError(
-            "a surface one can turn needs Plotly, which is not installed; pip install 'thalweg[interactive]', "
-            "or let `path` end in .png."
+            "a surface one can turn needs Plotly, which is not installed; "
+            "pip install 'thalweg[interactive]', or let `path` end in .png."
         ) from None
     return go
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,8 @@ def refine(
     Notes
     -----
     What lies between the points of a test can be missed: a ridge narrower than half a cell of the coarsest
-    level, an eighth of the axis, for one. A point that is not finite is never interpolated over: cells whose stencils hold one are
-    refined to the end.
+    level, an eighth of the axis, for one. A point that is not finite is never interpolated over: cells whose
+    stencils hold one are refined to the end.
     """
     shape = tuple(map(len, axes))
     coordinates = [np.asarray(axis, dtype=np.float64) for axis in axes]
@@ -99,7 +100,7 @@ def refine(
     scheme = grid_levels(shape)
     fetch(_flat(scheme[0], shape))
     active = np.ones([len(nodes) - 1 for nodes in scheme[0]], dtype=bool)
-    for coarse, fine in zip(scheme, scheme[1:], strict=False):
+    for coarse, fine in pairwise(scheme):
         predicted = _interpolated(values[np.ix_(*coarse)], coordinates, coarse, fine, STENCIL)
         places = [np.searchsorted(b, a) for a, b in zip(coarse, fine, strict=True)]
         is_new = np.ones(predicted.shape, dtype=bool)
@@ -142,7 +143,7 @@ def filled(values: Array, evaluated: NDArray[np.bool_], axes: Sequence[Array], o
     coordinates = [np.asarray(axis, dtype=np.float64) for axis in axes]
     result = np.array(values, dtype=np.float64)
     scheme = grid_levels(shape)
-    for coarse, fine in zip(scheme, scheme[1:], strict=False):
+    for coarse, fine in pairwise(scheme):
         predicted = _interpolated(result[(..., *np.ix_(*coarse))], coordinates, coarse, fine, order + 1)
         here = (..., *np.ix_(*fine))
         result[here] = np.where(evaluated[np.ix_(*fine)], result[here], predicted)

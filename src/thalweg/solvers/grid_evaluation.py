@@ -1,4 +1,4 @@
-"""The losses on a rectangular grid about a point: all of it, or where it is needed and interpolated between."""
+"""The losses on a rectangular grid about a point: all of it, or where needed and interpolated between."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@ r"""Losses at many points, by their differences from the centre on one common sa
 
 .. math:: \hat L(p) = L(0) + \frac1n \sum_{i \in S} \bigl(\ell_i(p) - \ell_i(0)\bigr)
 
-The centre is known on all N examples. The differences spread far less than the losses, and since S is the same
-at every point, so is what chance has done to it: the shape of a surface is known better than its height.
+The centre is known on all N examples. The differences spread far less than the losses, and since S is the
+same at every point, so is what chance has done to it: the shape of a surface is known better than its height.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ class PairedRows:
             self._num_example_losses += table.evaluate(around)
             num_units = max(LEAST_UNITS, self._units_for(_needed([table], rows, target)))
         # Dealt out in the random order, so that folds are random parts of the sample however it grows.
-        self._order, self._num_folds = order, min(NUM_FOLDS, num_units, rows.num_units)
+        is_exact = num_units >= rows.num_units and not population
+        self._order, self._num_folds = order, 1 if is_exact else min(NUM_FOLDS, num_units, rows.num_units)
         self._folds = order.argsort() % self._num_folds
         self._tables: list[RowTable] = []
         self._add_table(num_units)

@@ -1,4 +1,4 @@
-"""What is known of the rows of a surface on some of the examples: evaluated in chunks, stored as they are done."""
+"""What is known of a surface's rows on some of the examples: evaluated in chunks, stored as they are done."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class UnitMoments:
     mean
         ``(...)``, over its examples.
     squares, sizes
-        ``(...)``: :math:`\sum_u e_u^2` and :math:`\sum_u n_u e_u`, with :math:`e_u = n_u (\bar x_u - \bar x)`.
+        ``(...)``: :math:`\sum_u e_u^2` and :math:`\sum_u n_u e_u`; :math:`e_u = n_u (\bar x_u - \bar x)`.
     size_squares
         :math:`\sum_u n_u^2`.
     """

@@ -1,4 +1,4 @@
-"""`plane_slice` and `volume_slice` on all the examples: closed forms, plain PyTorch, the centre to the bit."""
+"""`plane_slice` and `volume_slice` on all examples: closed forms, plain PyTorch, the centre to the bit."""
 
 from __future__ import annotations
 
@@ -187,7 +187,9 @@ def test_points_that_are_not_finite_are_marked_and_never_filled_in(toys, toleran
 
 
 def test_a_centre_that_is_not_finite_is_an_error(toys) -> None:
-    o = Objective(toys.Theta(torch.tensor([-1.0, 1.0], dtype=torch.float64)), torch.arange(5.0), loss=log_loss)
+    o = Objective(
+        toys.Theta(torch.tensor([-1.0, 1.0], dtype=torch.float64)), torch.arange(5.0), loss=log_loss
+    )
     with pytest.raises(NonFiniteLossError, match="example 0"):
         plane_slice(o, ignore="none", seed=0)
 
@@ -207,7 +209,9 @@ def test_the_surface_of_a_quadratic_is_interpolated(toys) -> None:
 
 
 def test_a_networks_surface_is_interpolated_within_the_tolerance(objective: Objective) -> None:
-    full, few = (plane_slice(objective, num_points=33, span=0.6, tolerance=t, seed=0) for t in (None, (0.02, 0.02)))
+    full, few = (
+        plane_slice(objective, num_points=33, span=0.6, tolerance=t, seed=0) for t in (None, (0.02, 0.02))
+    )
     errors = (few.losses - full.losses).abs()
     assert (errors <= few.interpolation_errors + 1e-12).all()
     assert (few.interpolation_errors <= 1.05 * (0.02 * full.losses).clamp(min=0.02)).all()

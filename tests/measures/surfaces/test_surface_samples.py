@@ -90,7 +90,9 @@ def test_a_sample_found_too_small_grows_for_all_points(toys, monkeypatch) -> Non
     """As where the pilot saw only calm points: here it sees nothing at all."""
     o = toy(toys, 5000, 0)
     expected = plane_slice(o, num_points=5, directions=AXES, atol=0.1, seed=0)
-    monkeypatch.setattr(paired_rows, "_needed", lambda tables, *a: 0.0 if len(tables[0].folds) == 512 else 700.0)
+    monkeypatch.setattr(
+        paired_rows, "_needed", lambda tables, *a: 0.0 if len(tables[0].folds) == 512 else 700.0
+    )
     found = plane_slice(o, num_points=5, directions=AXES, atol=0.1, seed=0)
     assert found.num_examples == math.ceil(700 * paired_rows.MARGIN)
     assert found.loss_standard_errors.max() <= 0.1
@@ -163,7 +165,7 @@ def test_a_line_has_targets_too(toys) -> None:
 @pytest.mark.parametrize("population", [False, True])
 @pytest.mark.parametrize("repeats", [250, pytest.param(2000, marks=pytest.mark.slow)])
 def test_intervals_cover(toys, repeats, population, monkeypatch) -> None:
-    """A point at a time, over new data or new subsets; with a pilot, a target, and growth where it is needed."""
+    """A point at a time, over new data or new subsets; with a pilot, a target, and growth where needed."""
     monkeypatch.setattr(paired_rows, "PILOT_EXAMPLES", 24)
     monkeypatch.setattr(paired_rows, "MARGIN", 1.0)  # so that many samples do grow
     N, at = 500, torch.tensor([0.5, 1.0], dtype=torch.float64)

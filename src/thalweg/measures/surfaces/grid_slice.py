@@ -28,7 +28,7 @@ from thalweg.stats.clustered_mean import UnitMoments
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class GridSlice(Surface):
-    """Loss and accuracy at ``params + sum_j step_j * direction_j``; `value` is the loss at the centre, exactly.
+    """Loss and accuracy at ``params + sum_j step_j * direction_j``; `value` is the loss at the centre.
 
     D = number of directions; arrays are float64 on the CPU. Losses are those of `Objective.value`: with an L2
     term they contain it, and `penalties` is that part. A point whose loss is not finite is NaN in losses,
@@ -120,7 +120,7 @@ def slice_grid(
     store: Store | None,
     progress: Progress | None,
 ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-    """The axes of a slice in D dimensions, and what `GridSlice` and `Measurement` ask for but the function."""
+    """The axes of a slice in D dimensions, and the fields of `GridSlice`, the function left out."""
     check_objective("objective", objective)
     counts = _each("num_points", num_points, num_directions)
     spans = _each("span", span, num_directions)
@@ -157,9 +157,7 @@ def slice_grid(
     work = Work(part_of(progress, 1, 2) if needs_hessian(directions) else progress)
     work.add(1)
     rows = Rows(objective, centre, found, steps, len(steps) // 2, unit_size, store, work)
-    grid = evaluate_grid(
-        rows, axes, target=target, tolerance=allowed, population=bool(population), seed=seed
-    )
+    grid = evaluate_grid(rows, axes, target=target, tolerance=allowed, population=bool(population), seed=seed)
     arrays = {f.name: getattr(grid, f.name) for f in fields(GridLosses) if f.name != "passes"}
     value = float(grid.losses.reshape(-1)[len(steps) // 2])
     error = ErrorBudget()
@@ -226,7 +224,7 @@ def needs_hessian(directions: Any) -> bool:
 
 
 def described(directions: Any, found: Directions) -> Any:
-    """The argument in a JSON-safe form: names as they are, vectors, networks and trajectories by their hash."""
+    """The argument in a JSON-safe form: names as they are; vectors, networks, trajectories by their hash."""
     if isinstance(directions, str):
         return directions
     entries = found.description["directions"]

@@ -115,7 +115,8 @@ def plane_slice(
     Notes
     -----
     Memory: example losses of 64 points, or of fewer where there are more than 32,768 examples, are held at a
-    time; of the others means, moments and 64 folds, some 600 bytes a point.
+    time; of the others means and moments, and the losses of 64 folds where the surface is not exact: some
+    2 kB a point, else 0.3 kB.
 
     References
     ----------
