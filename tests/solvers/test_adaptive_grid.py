@@ -43,10 +43,18 @@ def test_levels_are_nested_symmetric_and_halve_the_gaps(n: int) -> None:
         assert np.diff(fine).max() == -(-np.diff(coarse).max() // 2)
 
 
-def test_axes_of_other_lengths_refine_together_at_the_end() -> None:
+def test_axes_of_other_lengths_refine_together() -> None:
     scheme = grid_levels((25, 3))
     assert [[len(nodes) for nodes in level] for level in scheme] == [[5, 3], [9, 3], [17, 3], [25, 3]]
     assert len(coarse_points((25, 3))) == 15
+    scheme = grid_levels((25, 51))
+    assert [[len(nodes) for nodes in level] for level in scheme] == [[5, 5], [9, 9], [17, 17], [25, 33], [25, 51]]
+
+
+def test_no_axis_is_left_out_of_the_first_test() -> None:
+    """A function of the short axis alone: the long one would find nothing to refine."""
+    found, surface, truth = run(lambda a, b: np.exp(-((a / 0.2) ** 2)) + 0 * b, (13, 51), 0.01)
+    np.testing.assert_allclose(surface, truth, atol=0.01)
 
 
 def test_a_cubic_is_evaluated_no_further_than_its_test() -> None:

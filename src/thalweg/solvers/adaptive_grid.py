@@ -54,11 +54,12 @@ def levels(num_points: int) -> list[NDArray[np.intp]]:
 def grid_levels(shape: Sequence[int]) -> list[list[NDArray[np.intp]]]:
     """The levels of a grid, coarsest first: for each, the indices along every axis.
 
-    An axis with fewer levels than others stays at its coarsest for the first ones.
+    All are halved together, an axis with fewer levels until it is whole: a test that left an axis out would
+    say nothing of it.
     """
     axes = [levels(num_points) for num_points in shape]
     deepest = max(map(len, axes))
-    return [[axis[max(0, len(axis) - deepest + k)] for axis in axes] for k in range(deepest)]
+    return [[axis[min(k, len(axis) - 1)] for axis in axes] for k in range(deepest)]
 
 
 def coarse_points(shape: Sequence[int]) -> list[int]:

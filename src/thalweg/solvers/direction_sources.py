@@ -16,6 +16,7 @@ from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import generator, normal
 from thalweg.objective.objective import Objective
 from thalweg.operators.hessian import Hessian
+from thalweg.solvers.checked_vector import checked_vector
 from thalweg.solvers.comparable import check_comparable, check_same_losses
 from thalweg.solvers.multilevel import multilevel_eigenpairs
 from thalweg.solvers.principal_components import principal_components
@@ -97,7 +98,7 @@ def sources_of(
             source = _to_network(objective, cast(Objective, kind), index + 1, argument)
         else:
             given = torch.as_tensor(cast(Any, kind))
-            vector = _checked(given, objective.space.dim, argument)
+            vector = checked_vector(given, argument, (objective.space.dim,))
             if not bool(vector.any()):
                 raise ValueError(f"`{argument}` must not be zero, for a step along it leads nowhere.")
             source = Source(sort, f"given {index}", vector, {"vector": hash_tensors(given)})
@@ -141,20 +142,6 @@ def _kind_of(kind: Any, argument: str) -> str:
         case Iterable():
             return TRAJECTORY
     raise TypeError(f"`{argument}` must be {CHOICES}, got {type(kind).__name__}.")
-
-
-def _checked(vector: Any, dim: int, argument: str) -> Tensor:
-    """A vector ``(P,)`` of the user's, in float64 on the CPU."""
-    if not isinstance(vector, Tensor):
-        raise TypeError(f"`{argument}` must be a tensor (P,), got {type(vector).__name__}.")
-    if vector.shape != (dim,):
-        raise ValueError(
-            f"`{argument}` must have shape ({dim},), one entry a trainable parameter, got "
-            f"{tuple(vector.shape)}."
-        )
-    if not bool(vector.isfinite().all()):
-        raise ValueError(f"`{argument}` must be finite, got NaN or infinity in it.")
-    return vector.detach().cpu().double()
 
 
 def _gradient(objective: Objective, argument: str) -> Source:
@@ -232,7 +219,7 @@ def _components(objective: Objective, kinds: Sequence[Any], sorts: Sequence[str]
         argument = f"kinds[{group[0]}]"
         points = []
         for t, point in enumerate(kinds[group[0]]):
-            _checked(torch.as_tensor(point), objective.space.dim, f"{argument}[{t}]")
+            checked_vector(torch.as_tensor(point), f"{argument}[{t}]", objective.params.shape)
             points.append(torch.as_tensor(point).detach())
         if not points:
             raise ValueError(f"`{argument}`, a trajectory, must hold at least one point, got none.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -244,7 +245,10 @@ def find_directions(
     free = [free_entries(space, left) for left in ignored]
     # What leads to a network is not turned, so that the others must make room for it.
     kept = [not orthogonalise or end is not None for end in ends]
-    turned = mutually_orthogonal(columns, rows, free, kept, names, objective.dtype)
+    # Lines, each by itself, may lie in one another's span; axes of one surface may not.
+    turned = columns
+    if orthogonalise:
+        turned = mutually_orthogonal(columns, rows, free, kept, names, objective.dtype)
     vectors = torch.stack(turned).to(objective.params).T
     exact = vectors.cpu().double()
     norms = torch.linalg.vector_norm(exact, dim=0)
@@ -279,6 +283,7 @@ def find_directions(
 
 def _entries(kinds: Any, num_directions: int | None) -> list[Any]:
     """One kind a direction."""
+    kinds = torch.from_numpy(kinds) if isinstance(kinds, np.ndarray) else kinds
     if isinstance(kinds, Tensor) and kinds.ndim == 2:
         kinds = list(kinds.T)
     elif isinstance(kinds, str | Tensor | Objective) or not isinstance(kinds, Sequence):

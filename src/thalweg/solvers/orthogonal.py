@@ -55,7 +55,7 @@ def mutually_orthogonal(
     order = sorted(range(len(columns)), key=lambda j: not kept[j])
     for place, j in enumerate(order):
         # Orthogonal to what the others are where this one moves is orthogonal to all of them.
-        seen = basis if kept[j] else _orthonormal(basis * free[j][:, None])
+        seen = basis if kept[j] else _orthonormal(basis, free[j])
         if not is_independent(columns[j], seen, precision):
             others = ", ".join(names[i] for i in order[:place])
             raise ValueError(
@@ -88,9 +88,13 @@ def is_independent(direction: Tensor, basis: Tensor, precision: torch.dtype) -> 
     return float(remainder(direction, basis).norm()) > least * float(direction.norm())
 
 
-def _orthonormal(columns: Tensor) -> Tensor:
-    """Orthonormal columns with the same span, fewer where some depend on others."""
-    return torch.from_numpy(linalg.orth(columns.numpy(), rcond=SPANNED)) if columns.numel() else columns
+def _orthonormal(columns: Tensor, free: Tensor) -> Tensor:
+    """Orthonormal columns that span what `columns` are where `free`; fewer where some depend on others."""
+    if not columns.numel():
+        return columns
+    masked = columns * free[:, None]
+    # Once more, for a factorisation does not keep noughts to the bit.
+    return torch.from_numpy(linalg.orth(masked.numpy(), rcond=SPANNED)) * free[:, None]
 
 
 def orthogonalized(direction: Tensor, basis: Tensor, rows_of: Rows) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 from scipy import stats
 from torch import Tensor
 
@@ -212,7 +213,7 @@ def check_span(span: Any) -> None:
 
 def is_single(directions: Any) -> bool:
     """Whether it is one kind, which is taken for every direction."""
-    if isinstance(directions, Tensor):
+    if isinstance(directions, Tensor | np.ndarray):
         return directions.ndim == 1
     return isinstance(directions, str | Objective) or not isinstance(directions, Sequence)
 

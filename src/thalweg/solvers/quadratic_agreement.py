@@ -1,0 +1,258 @@
+r"""Whether a surface bends at its centre as the Hessian says it does.
+
+.. math:: \frac{\partial^2}{\partial a_i\,\partial a_j} L\Bigl(\theta + \sum_k a_k d_k\Bigr)\Big|_{a = 0}
+          = d_i^\top H d_j
+
+The left side by central differences of losses, with what they leave in error; the right by products with the
+Hessian. Neither knows of the other: a surface whose axes were scaled after its directions were chosen, or a
+Hessian of another function than the one drawn, shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from thalweg.core.arguments import check_fraction, check_positive
+from thalweg.core.measurement import ErrorBudget, Measurement, hash_tensors
+from thalweg.core.progress import Progress, part_of
+from thalweg.objective.check_objective import check_objective
+from thalweg.objective.objective import Objective
+from thalweg.operators.hessian import Hessian
+from thalweg.solvers.checked_vector import checked_vector
+from thalweg.solvers.directions import Directions
+from thalweg.solvers.second_differences import second_differences
+
+# Between one try of steps and the next; and how many times the precision the rise over a step must be,
+# relative to the loss, for differences to have any digits.
+SHRINKAGE, ROUNDED = 4, 100
+
+# Errors below this part of the tolerance need no smaller steps.
+FINE_ENOUGH = 0.1
+
+# A loss below this is no scale for the step: its rounding is that of the outputs.
+LEAST_LOSS = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class QuadraticAgreement(Measurement):
+    """How far the surface's curvature at the centre and the Hessian's are apart: `value`, relatively.
+
+    The largest difference between two entries, for directions of length one, over the largest curvature that
+    the Hessian has in the plane. ``error.solver`` bounds what the finite steps and rounding make of it; that
+    of the steps is an estimate, see `curvature_errors`. D directions; arrays are ``(D, D)`` float64, in loss
+    a step squared.
+
+    Parameters
+    ----------
+    hessian_form
+        Of the products, with the L2 term if there is one.
+    curvatures
+        By central differences of the losses, batch-norm statistics and all other buffers held as they are at
+        the centre: the function that the Hessian is of.
+    curvature_errors
+        Of `curvatures`: the difference of two Richardson extrapolations, and rounding.
+    surface_curvatures, surface_curvature_errors
+        The same of the surface as it is drawn, where statistics that are recalibrated at every point, or
+        buffers that travel to another network, bend it too. Where nothing moves but parameters, the same.
+    steps
+        ``(D,)``, the smallest step along each direction.
+    precision
+        In which the losses of the differences were computed: the objective's, or ``"float64"`` where that had
+        too few digits.
+    statistics_effect
+        The largest difference between `surface_curvatures` and `curvatures`, on the scale of the value: what
+        moving buffers add. Nought where none move.
+    rtol
+        As asked.
+    verdict
+        ``"agrees"`` if the value lies below `rtol` with its error, ``"differs"`` if it lies above with its
+        error, else ``"undecided"``: the losses are too coarse, or the plane too flat, to tell.
+    """
+
+    measure: ClassVar[str] = "quadratic_agreement"
+
+    hessian_form: Tensor
+    curvatures: Tensor
+    curvature_errors: Tensor
+    surface_curvatures: Tensor
+    surface_curvature_errors: Tensor
+    steps: Tensor
+    precision: str
+    statistics_effect: float
+    rtol: float
+    verdict: str
+
+    def __repr__(self) -> str:
+        head = super().__repr__()
+        return f"{head[:-1]}, surface and Hessian: {self.verdict} within {self.rtol:g})"
+
+
+def agreement(
+    objective: Objective,
+    directions: Directions | Tensor,
+    *,
+    step: float | Sequence[float] | None = None,
+    rtol: float = 0.05,
+    progress: Progress | None = None,
+) -> QuadraticAgreement:
+    r"""Compare second differences of the loss about the centre with :math:`d_i^\top H d_j`.
+
+    The losses are taken at steps of h, 2h and 4h along each axis, and diagonally for each pair; see
+    `thalweg.solvers.second_differences`. That takes 1 + 6 D + 6 D (D - 1) evaluations for each size of steps,
+    and D products.
+
+    **Which function.** In ``"recalibrated"`` mode the Hessian holds the statistics of the centre constant,
+    and the surface recomputes them at every point; towards a network in ``"running"`` mode they move with the
+    parameters. These are two functions with two curvatures. The verdict is on the one that the Hessian is of,
+    statistics held; the drawn one's is measured by a second set of points, and `statistics_effect` is the
+    difference.
+
+    **Kinks.** The Hessian of a network of ReLUs or max pooling is that of the piece around the centre;
+    differences over a finite step cross into other pieces, and see their bends, too. Where that shows in the
+    errors, steps are made smaller, as far as rounding allows; of all steps tried, those with the least error
+    count. A network with very many kinks can still differ, by what they bend on average.
+
+    Parameters
+    ----------
+    objective
+        The centre.
+    directions
+        `Directions`, or vectors ``(P,)`` or ``(P, D)``.
+    step
+        h, in steps along the direction, for all or each. By default that over which the Hessian lets the loss
+        rise by sqrt(eps) of itself, with eps the precision of the objective's dtype, but no longer than
+        eps^(1/4) of the length of the parameters; while errors exceed a tenth of `rtol`, a quarter of it,
+        and so on; then the same in float64, if the model runs in it.
+    rtol
+        Relative difference that counts as agreement, in (0, 1).
+    progress
+        Of the whole, in parts.
+
+    Raises
+    ------
+    ValueError
+        For a step that is not positive, an `rtol` out of range, or vectors of another shape.
+    NonFiniteLossError
+        If the loss, or a product, is not finite at the centre or a step away.
+    DerivativeError
+        If no composition of automatic differentiation gives this network's Hessian.
+    """
+    check_objective("objective", objective)
+    check_fraction("rtol", rtol, "0.05 allows the two to differ by 5 %")
+    V, offsets = _columns(objective, directions)
+    held = objective.frozen()
+    lengths = V.cpu().double().norm(dim=0)
+    unit = torch.outer(lengths, lengths)
+
+    operator = Hessian(held)
+    form, form_errors = _hessian_form(operator, V)
+    curved = float(torch.linalg.matrix_norm(form / unit, 2))
+    # What has too few digits in the objective's own precision may have enough in double.
+    held_in = [held]
+    if held.dtype != torch.float64 and operator.check.dtype == torch.float64:
+        held_in.append(held.to_dtype(torch.float64))
+    ladder = [(o, steps) for o in held_in for steps in _ladder(o, form, lengths, step)]
+    moves = held is not objective or offsets is not None
+    num_parts = 1 + len(ladder) + moves
+
+    def worst(errors: Tensor) -> float:
+        return float(((errors + form_errors) / unit).max())
+
+    tried: list[tuple[Tensor, Tensor, Tensor, Objective]] = []
+    for rung, (o, steps) in enumerate(ladder):
+        part = part_of(progress, 1 + rung, num_parts)
+        tried.append((*second_differences(o, V.to(o.dtype), None, steps, part), steps, o))
+        if worst(tried[-1][1]) <= FINE_ENOUGH * rtol * curved:
+            break
+    # By their error, not by what they come to: how near to the Hessian must not choose the step.
+    curvatures, errors, steps, used = min(tried, key=lambda found: worst(found[1]))
+    surface, surface_errors = curvatures, errors
+    last = part_of(progress, num_parts - 1, num_parts)
+    if moves:
+        drawn = objective if used.dtype == objective.dtype else objective.to_dtype(used.dtype)
+        travelling = None if offsets is None else {k: t.to(used.dtype) for k, t in offsets.items()}
+        surface, surface_errors = second_differences(drawn, V.to(used.dtype), travelling, steps, last)
+    elif last:
+        last(1, 1)
+
+    # Where errors are as large as the plane's curvature they are the scale: nothing can be told.
+    scale = max(curved, worst(errors)) or 1.0
+    gaps, bounds = (curvatures - form).abs() / unit / scale, (errors + form_errors) / unit / scale
+    low, high = float((gaps - bounds).max()), float((gaps + bounds).max())
+    return QuadraticAgreement(
+        value=float(gaps.max()),
+        error=ErrorBudget(solver=float(bounds.max())),
+        provenance={
+            "function": "agreement",
+            "arguments": {
+                "directions": directions.description
+                if isinstance(directions, Directions)
+                else hash_tensors(directions),
+                "step": step if step is None or isinstance(step, int | float) else list(step),
+                "rtol": rtol,
+            },
+            "objective": objective.describe(),
+            "operator": operator.check.to_dict(),
+        },
+        hessian_form=form,
+        curvatures=curvatures,
+        curvature_errors=errors,
+        surface_curvatures=surface,
+        surface_curvature_errors=surface_errors,
+        steps=steps,
+        precision=str(used.dtype).removeprefix("torch."),
+        statistics_effect=float(((surface - curvatures).abs() / unit).max()) / scale,
+        rtol=float(rtol),
+        verdict="agrees" if high <= rtol else "differs" if low > rtol else "undecided",
+    )
+
+
+def _columns(
+    objective: Objective, directions: Directions | Tensor
+) -> tuple[Tensor, Mapping[str, Tensor] | None]:
+    """Directions ``(P, D)`` as they are stepped along, and what of the buffers travels with them."""
+    if isinstance(directions, Directions):
+        return directions.vectors, directions.offsets
+    given = torch.as_tensor(directions)
+    given = given[:, None] if given.ndim == 1 else given
+    P, D = objective.space.dim, given.shape[-1] if given.ndim else 0
+    vectors = checked_vector(given, "directions", (P, D))
+    if not D or not bool(vectors.any(0).all()):
+        raise ValueError("`directions` must hold at least one column, and none that is zero.")
+    return vectors.to(objective.params), None
+
+
+def _hessian_form(operator: Hessian, V: Tensor) -> tuple[Tensor, Tensor]:
+    """``V^T H V`` in float64, symmetric, and what rounding may be wrong by in it."""
+    product, exact = (operator @ V).cpu().double(), V.cpu().double()
+    form = exact.T @ product
+    eps = torch.finfo(V.dtype).eps
+    rounding = 4 * eps * torch.outer(exact.norm(dim=0), product.norm(dim=0))
+    return (form + form.T) / 2, (form - form.T).abs() + torch.maximum(rounding, rounding.T)
+
+
+def _ladder(
+    o: Objective, form: Tensor, lengths: Tensor, asked: float | Sequence[float] | None
+) -> list[Tensor]:
+    """Steps ``(D,)`` to try in turn, ever smaller ones: those asked for alone, if any are."""
+    if asked is not None:
+        given = list(asked) if isinstance(asked, Sequence) else [asked] * len(lengths)
+        for one in given:
+            check_positive("step", one, "leave it out for one that fits the curvature")
+        if len(given) != len(lengths):
+            raise ValueError(f"`step` must be one number, or {len(lengths)}, one a direction, got {asked!r}.")
+        return [torch.tensor(given, dtype=torch.float64)]
+    eps = torch.finfo(o.dtype).eps
+    loss = max(abs(o.without_decay().value()), LEAST_LOSS)
+    longest = max(1.0, float(o.params.cpu().double().norm())) / lengths
+    # Infinite along a direction without curvature.
+    doubling = (2 * loss / form.diagonal().abs()).sqrt()
+    parts = [eps**0.25]
+    while (parts[-1] / SHRINKAGE) ** 2 >= ROUNDED * eps:
+        parts.append(parts[-1] / SHRINKAGE)
+    return [part * torch.minimum(doubling, longest) for part in parts]
