@@ -165,12 +165,12 @@ def log_loss(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
     return -model.theta.log().sum() + batch[0]
 
 
-@pytest.mark.parametrize("tolerance", [None, 0.01])
+@pytest.mark.parametrize("tolerance", [None, 0.05])
 def test_points_that_are_not_finite_are_marked_and_never_filled_in(toys, tolerance) -> None:
     o = Objective(toys.Theta(torch.ones(2, dtype=torch.float64)), torch.arange(5.0), loss=log_loss)
     axes = torch.eye(2, dtype=torch.float64)
     found = plane_slice(
-        o, num_points=17, span=2.0, directions=axes, population=True, tolerance=tolerance, seed=0
+        o, num_points=33, span=2.0, directions=axes, population=True, tolerance=tolerance, seed=0
     )
     x, y = torch.meshgrid(1 + found.alphas, 1 + found.betas, indexing="ij")
     hole = (x <= 0) | (y <= 0)

@@ -187,6 +187,7 @@ def line_slice(
         normalisation=normalisation,
         ignore=ignore,
         orthogonalise=False,
+        independent=False,
         seed=seed,
         progress=part_of(progress, 0, 2) if needs_hessian(directions) else None,
     )
