@@ -47,13 +47,13 @@ def test_axes_of_other_lengths_refine_together() -> None:
     scheme = grid_levels((25, 3))
     assert [[len(nodes) for nodes in level] for level in scheme] == [[5, 3], [9, 3], [17, 3], [25, 3]]
     assert len(coarse_points((25, 3))) == 15
-    scheme = grid_levels((25, 51))
-    assert [[len(nodes) for nodes in level] for level in scheme] == [[5, 5], [9, 9], [17, 17], [25, 33], [25, 51]]
+    sizes = [[len(nodes) for nodes in level] for level in grid_levels((25, 51))]
+    assert sizes == [[5, 5], [9, 9], [17, 17], [25, 33], [25, 51]]
 
 
 def test_no_axis_is_left_out_of_the_first_test() -> None:
     """A function of the short axis alone: the long one would find nothing to refine."""
-    found, surface, truth = run(lambda a, b: np.exp(-((a / 0.2) ** 2)) + 0 * b, (13, 51), 0.01)
+    _, surface, truth = run(lambda a, b: np.exp(-((a / 0.2) ** 2)) + 0 * b, (13, 51), 0.01)
     np.testing.assert_allclose(surface, truth, atol=0.01)
 
 
