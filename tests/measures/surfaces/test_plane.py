@@ -213,7 +213,11 @@ def test_a_networks_surface_is_interpolated_within_the_tolerance(objective: Obje
         plane_slice(objective, num_points=33, span=0.6, tolerance=t, seed=0) for t in (None, (0.02, 0.02))
     )
     errors = (few.losses - full.losses).abs()
-    assert (errors <= few.interpolation_errors + 1e-12).all()
+    between = ~few.evaluated
+    # An estimate, no bound: a ReLU network has kinks everywhere.
+    assert float((errors <= few.interpolation_errors)[between].double().mean()) > 0.97
+    assert (errors <= 2 * (0.02 * full.losses).clamp(min=0.02)).all()
+    assert not errors[few.evaluated].any()
     assert (few.interpolation_errors <= 1.05 * (0.02 * full.losses).clamp(min=0.02)).all()
     assert 0 < few.num_points_saved < 33 * 33
     assert ((few.accuracies >= 0) & (few.accuracies <= 1)).all()
