@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg.report.figures import FAINT, INK, LABELS, LOG_RATIO, VERMILLION, new_figure, numbers
+from thalweg.report.figures import FAINT, GREY, INK, LABELS, LOG_RATIO, VERMILLION, new_figure, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,9 +37,9 @@ def plane_figure(result: Any) -> Figure:
             colour_bar(figure, ax, drawn, LABELS[quantity])
         draw_evaluated(ax, x, y, numbers(result.evaluated).astype(bool))
         mark_centre(ax)
-        ax.set_xlabel(axis_label(result, 0))
-        ax.set_ylabel(axis_label(result, 1))
-        ax.set_title(f"{quantity.capitalize()}{_error_note(result, quantity)}")
+        name_axes(ax, result, 0, 1)
+        ax.set_title(quantity.capitalize())
+        ax.set_title(_error_note(result, quantity), loc="right", fontsize=7.5, weight="normal", color=GREY)
     return figure
 
 
@@ -54,8 +54,7 @@ def volume_figure(result: Any) -> Figure:
         section = losses.take(losses.shape[k] // 2, axis=k)
         drawn = draw_contours(ax, grid[i], grid[j], section, "loss", levels) or drawn
         mark_centre(ax)
-        ax.set_xlabel(axis_label(result, i))
-        ax.set_ylabel(axis_label(result, j))
+        name_axes(ax, result, i, j)
         ax.set_title(f"Directions {i} and {j}")
     if drawn is not None:
         colour_bar(figure, axes[0, -1], drawn, LABELS["loss"])
@@ -124,7 +123,16 @@ def mark_centre(axes: Axes) -> None:
     axes.plot([0], [0], "+", color=VERMILLION, markersize=10, markeredgewidth=1.6)
 
 
-def axis_label(result: Any, direction: int) -> str:
+def name_axes(axes: Axes, result: Any, i: int, j: int) -> None:
+    """Say which directions run along them."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel(axis_label(result, i, "\n"))
+    axes.set_ylabel(axis_label(result, j, "\n"))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def axis_label(result: Any, direction: int, gap: str = " ") -> str:
     """Name of a direction, and what one unit along it is."""
     norm = float(result.direction_norms[direction])
     facts = result.provenance.get("directions", {}).get("directions", ())
@@ -133,7 +141,7 @@ def axis_label(result: Any, direction: int) -> str:
     cosine = float(result.direction_cosines[0, direction]) if direction else 0.0
     if abs(cosine) > OBLIQUE:
         meaning += f"; cosine {cosine:.2g} with the first"
-    return f"step along {result.direction_names[direction]} (1 = {meaning})"
+    return f"step along {result.direction_names[direction]}{gap}(1 = {meaning})"
 
 
 def _error_note(result: Any, quantity: str) -> str:
@@ -144,14 +152,15 @@ def _error_note(result: Any, quantity: str) -> str:
     between = numbers(result.interpolation_errors).max()
     if quantity == "loss" and between:
         parts.append(f"interpolated to about {between:.2g}")
-    noted = ", ".join(part for part in parts if part)
-    return f" ({noted})" if noted else ""
+    return ", ".join(part for part in parts if part)
 
 
 def _round_ratios(low: float, high: float) -> np.ndarray:
     """Levels of 1, 2, 5 and so on in each decade, more of them where few decades are spanned."""
     first, last = np.floor(np.log10(low)), np.ceil(np.log10(high))
-    many = [1, 1.5, 2, 3, 5, 7] if last - first <= 3 else [1, 2, 5] if last - first <= 6 else [1]
+    span = np.log10(high / low)
+    many = [1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8] if span <= 1.5 else [1, 1.5, 2, 3, 5, 7]
+    many = many if span <= 3 else [1, 2, 5] if span <= 6 else [1]
     steps = np.array([m * 10.0**e for e in np.arange(first, last + 1) for m in many])
     above = np.flatnonzero(steps >= high)[0]
     return steps[: above + 1]
