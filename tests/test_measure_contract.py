@@ -58,6 +58,8 @@ CALLS = {
     "fisher_rao_norm": Call(seeded=False),
     "preconditioned_sharpness": Call({"lr": 0.1, "rtol": 1e-4}, rounding=1e-5, single=1e-2),
     "line_slice": Call({"num_points": 5, "num_directions": 2}),
+    "plane_slice": Call({"num_points": (5, 3), "population": True}),
+    "volume_slice": Call({"num_points": 3}),
     "linear_path": Call({"num_points": 5}, takes_two=True, seeded=False),
     "bezier_path": Call({"num_points": 5, "num_steps": 4}, takes_two=True),
     "align_permutation": Call({"num_restarts": 3}, takes_two=True),
@@ -196,9 +198,10 @@ def test_what_a_result_says_of_itself(name):
     provenance = result.provenance
     assert provenance["function"] == name
     assert provenance["objective"]["batch_norm"] == "recalibrated"
-    # Every argument but the objectives and the progress bar, defaults included.
+    # Every argument but the objectives, the progress bar and the store, defaults included.
     signature = inspect.signature(MEASURES[name]).parameters
-    taken = {n for n in signature if n not in ("objective", "a", "b", "trajectory", "surface", "progress")}
+    left_out = {"objective", "a", "b", "trajectory", "surface", "progress", "store"}
+    taken = {n for n in signature if n not in left_out}
     assert set(provenance["arguments"]) == taken
     for argument, value in CALLS[name].arguments.items():
         assert provenance["arguments"][argument] == value

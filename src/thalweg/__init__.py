@@ -11,6 +11,7 @@ from thalweg.analyses.instability import Instability, instability
 from thalweg.analyses.invariance_audit import InvarianceAudit, invariance_audit
 from thalweg.analyses.runs import Run, Runs
 from thalweg.analyses.seed_spread import SeedSpread, seed_spread
+from thalweg.core.array_store import ArrayStore
 from thalweg.core.errors import (
     ConvergenceError,
     DataError,
@@ -44,11 +45,14 @@ from thalweg.measures.sharpness.relative_flatness import RelativeFlatness, relat
 from thalweg.measures.sharpness.sam_sharpness import SamSharpness, sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import SamSharpnessSpread, sam_sharpness_spread
 from thalweg.measures.surfaces.line import LineSlice, line_slice
+from thalweg.measures.surfaces.plane import PlaneSlice, plane_slice
+from thalweg.measures.surfaces.volume import VolumeSlice, volume_slice
 from thalweg.measures.topology.merge_tree import MergeTree
 from thalweg.measures.topology.persistence import Persistence, persistence
 from thalweg.models.registry import build_model, register_model
 from thalweg.models.small_cnn import SmallCNN
 from thalweg.objective.objective import Objective
+from thalweg.report.arrays import export_arrays
 from thalweg.report.order_page import page
 from thalweg.report.plot import plot
 from thalweg.training.config import TrainConfig
@@ -60,6 +64,7 @@ __version__ = _version("thalweg")
 __all__ = [
     "ANALYSES",
     "MEASURES",
+    "ArrayStore",
     "AverageSharpness",
     "BasinWidth",
     "BezierPath",
@@ -89,6 +94,7 @@ __all__ = [
     "ParamSpace",
     "PermutationAlignment",
     "Persistence",
+    "PlaneSlice",
     "PreconditionedSharpness",
     "RelativeFlatness",
     "Run",
@@ -103,6 +109,7 @@ __all__ = [
     "TopEigenvalues",
     "TrainConfig",
     "TrainingHistory",
+    "VolumeSlice",
     "align_permutation",
     "average_sharpness",
     "basin_width",
@@ -113,6 +120,7 @@ __all__ = [
     "contrast",
     "critical_sharpness",
     "curvature_profile",
+    "export_arrays",
     "fisher_rao_norm",
     "hessian_trace",
     "instability",
@@ -124,6 +132,7 @@ __all__ = [
     "pac_bayes_sigma",
     "page",
     "persistence",
+    "plane_slice",
     "plot",
     "preconditioned_sharpness",
     "register_model",
@@ -134,4 +143,5 @@ __all__ = [
     "spectral_density",
     "top_eigenvalues",
     "train",
+    "volume_slice",
 ]

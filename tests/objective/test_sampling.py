@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from thalweg.core.rng import generator
-from thalweg.objective.sampling import draw_batches, draw_examples
+from thalweg.objective.sampling import draw_batches, draw_examples, examples_of, random_order
 
 
 def drawn(n, seed):
@@ -68,3 +68,22 @@ def test_partitions_without_a_short_batch_or_with_nothing_else(num, size):
         assert len(index) % min(size, num) == 0
         assert len(set(index.tolist())) == len(index)
     assert torch.equal(draw_batches(num, size, num, generator(0, "test")), torch.arange(num))
+
+
+def test_every_beginning_of_a_random_order_is_an_unbiased_sample() -> None:
+    """Batches of 4, 4 and 2: the ratio mean of the first so many, over all that chance may do."""
+    x = torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 1, 5, 5], dtype=torch.float64)
+    means = torch.zeros(3, dtype=torch.float64)
+    repeats = 4000
+    for seed in range(repeats):
+        order = random_order(10, 4, torch.Generator().manual_seed(seed))
+        assert sorted(order.tolist()) == [0, 1, 2]
+        for k in (1, 2, 3):
+            means[k - 1] += x[examples_of(order[:k], 4, 10)].mean() / repeats
+    assert means.tolist() == pytest.approx([1.4, 1.4, 1.4], abs=0.1)
+    assert means[2] == pytest.approx(1.4, abs=1e-9)
+
+
+def test_examples_of_units_ascend_and_the_short_batch_stays_last() -> None:
+    assert examples_of(torch.tensor([2, 0]), 4, 10).tolist() == [0, 1, 2, 3, 8, 9]
+    assert examples_of(torch.tensor([3, 1]), 1, 10).tolist() == [1, 3]

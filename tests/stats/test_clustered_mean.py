@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from thalweg.stats.clustered_mean import mean_standard_error
+from thalweg.stats.clustered_mean import UnitMoments, mean_standard_error
 
 
 def test_independent_examples_give_the_textbook_standard_error() -> None:
@@ -59,3 +59,22 @@ def test_intervals_cover_and_the_standard_error_is_the_spread(unit: int) -> None
     assert np.sqrt(np.mean(errors**2)) / x.mean(1).std() == pytest.approx(1, abs=0.09)
     covered = np.mean(np.abs(x.mean(1)) <= stats.t.ppf(0.975, dof) * errors)
     assert abs(covered - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
+
+
+@pytest.mark.parametrize(("unit", "cuts"), [(1, (5, 9)), (4, (8, 20))])
+def test_parts_merge_to_the_whole(unit: int, cuts: tuple[int, int]) -> None:
+    """Also far from nought, where sums of squares would cancel."""
+    x = 1e6 + np.random.default_rng(0).normal(size=(3, 27))
+    first, second, third = (UnitMoments.of(part, unit) for part in np.split(x, cuts, axis=1))
+    whole = first.merge(second).merge(third)
+    expected, dof = mean_standard_error(x, unit)
+    np.testing.assert_allclose(whole.standard_error(), expected, rtol=1e-8)
+    np.testing.assert_allclose(whole.mean, x.mean(1), rtol=1e-15)
+    assert whole.num_units - 1 == dof
+    assert whole.num_examples == 27
+
+
+def test_equal_examples_have_no_error_however_merged() -> None:
+    x = np.full((1, 10), 0.1)
+    merged = UnitMoments.of(x[:, :3]).merge(UnitMoments.of(x[:, 3:]))
+    assert merged.standard_error().tolist() == [0.0]

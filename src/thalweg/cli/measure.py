@@ -56,7 +56,18 @@ UPPER_BOUNDS = ("upper", "upper_bound", "lambda_min", "residuals")
 MOST_PRINTED = 20
 
 # Arguments of measures that have an option of their own, or none.
-NOT_SET = ("objective", "a", "b", "progress", "seed", "start", "direction", "directions", "optimizer")
+NOT_SET = (
+    "objective",
+    "a",
+    "b",
+    "progress",
+    "seed",
+    "start",
+    "direction",
+    "directions",
+    "optimizer",
+    "store",
+)
 
 
 def _settable(function: Any) -> dict[str, Any]:

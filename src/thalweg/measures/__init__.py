@@ -24,6 +24,8 @@ from thalweg.measures.sharpness.relative_flatness import relative_flatness
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import sam_sharpness_spread
 from thalweg.measures.surfaces.line import line_slice
+from thalweg.measures.surfaces.plane import plane_slice
+from thalweg.measures.surfaces.volume import volume_slice
 
 MEASURES: dict[str, Callable[..., Measurement]] = {
     "top_eigenvalues": top_eigenvalues,
@@ -42,6 +44,8 @@ MEASURES: dict[str, Callable[..., Measurement]] = {
     "fisher_rao_norm": fisher_rao_norm,
     "preconditioned_sharpness": preconditioned_sharpness,
     "line_slice": line_slice,
+    "plane_slice": plane_slice,
+    "volume_slice": volume_slice,
     "linear_path": linear_path,
     "bezier_path": bezier_path,
     "align_permutation": align_permutation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.objective.compilation import COMPILED, EAGER, compiled, first_micro_batch, is_compiled
+from thalweg.objective.isolation import isolated
 
 if TYPE_CHECKING:
     from thalweg.objective.micro_batch import MicroBatch
     from thalweg.objective.objective import Objective
 
-Forward = Callable[..., tuple[Tensor, Tensor | None]]
 Point = tuple[Tensor, Mapping[str, Tensor] | None]
 
 # Points evaluated together share each micro-batch; this bounds the memory of their parameters.
@@ -40,56 +41,97 @@ class PointEvaluations:
     """The loss at T points on the same N examples: what paired standard errors need.
 
     `losses` (T,) without the L2 term and `accuracies` (T,) (NaN without classes) are float64;
-    `example_losses` is (T, N); `passes` says whether they were compiled.
+    `example_losses` and `example_correct` are (T, N); `passes` says whether they were compiled.
     """
 
     losses: Tensor
     accuracies: Tensor
     example_losses: Tensor
+    example_correct: Tensor
     passes: str = EAGER
 
 
-def evaluate_points(
-    objective: Objective,
-    points: Iterable[Point],
-    on_point: Callable[[int], None] | None,
-    allow_non_finite: bool,
-    num_points: int,
-) -> PointEvaluations:
-    """The body of `Objective.evaluate_points`."""
-    losses: list[Tensor] = []
-    correct: list[Tensor] = []
-    iterator, done = iter(points), 0
-    group = max(1, POINT_GROUP_BYTES // (objective.space.dim * objective.params.element_size()))
-    forward, passes = _forward_pass(objective, num_points)
-    while chunk := list(islice(iterator, group)):
-        placed = _placed(objective, chunk)
-        rows: list[tuple[Tensor, Tensor]] = []
-        with torch.no_grad():
-            for micro in objective._micro_batches():
-                parts = [_losses_and_correct(o, micro, allow_non_finite, forward) for o in placed]
-                rows.append((torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])))
-                if on_point:
-                    on_point(done + len(chunk) * micro.stop // objective.num_examples)
-        losses.append(torch.cat([row[0] for row in rows], dim=1).cpu())
-        correct.append(torch.cat([row[1] for row in rows], dim=1).cpu())
-        done += len(chunk)
-    if not losses:
-        raise ValueError("`points` must hold at least one point, got none.")
-    example_losses = torch.cat(losses)
-    return PointEvaluations(
-        example_losses.double().mean(1), torch.cat(correct).double().mean(1), example_losses, passes
-    )
+class PointEvaluator:
+    """`Objective.evaluate_points` for points that come in several calls: the pass is compiled once for all.
 
+    Parameters
+    ----------
+    objective
+        Gives the examples, and the network that is compiled for micro-batches of their usual size.
+    num_points
+        How many there will be in all, which decides whether compiling pays.
 
-def _forward_pass(objective: Objective, num_points: int) -> tuple[Forward | None, str]:
-    """The network's forward pass compiled for whole micro-batches, or ``None``; and which, in words."""
-    if not is_compiled(objective, num_points):
-        return None, EAGER
-    with torch.no_grad():
-        batch = first_micro_batch(objective).batch
-        forward, passes = compiled(objective._network.__call__, batch, objective.named_tensors)
-    return (forward if passes == COMPILED else None), passes
+    Attributes
+    ----------
+    passes
+        Whether they are compiled, in words.
+    """
+
+    def __init__(self, objective: Objective, num_points: float) -> None:
+        self._objective = objective
+        self._forward, self._size, self.passes = None, 0, EAGER
+        if is_compiled(objective, num_points):
+            with isolated(objective.device), torch.no_grad():
+                micro = first_micro_batch(objective)
+                forward, self.passes = compiled(
+                    objective._network.__call__, micro.batch, objective.named_tensors
+                )
+            if self.passes == COMPILED:
+                self._forward, self._size = forward, micro.size
+
+    def on(self, objective: Objective) -> PointEvaluator:
+        """The same for other examples of the same function."""
+        other = copy.copy(self)
+        other._objective = objective
+        return other
+
+    def __call__(
+        self,
+        points: Iterable[Point],
+        on_point: Callable[[int], None] | None = None,
+        allow_non_finite: bool = False,
+    ) -> PointEvaluations:
+        """See `Objective.evaluate_points`."""
+        objective = self._objective
+        with isolated(objective.device):
+            losses: list[Tensor] = []
+            correct: list[Tensor] = []
+            iterator, done = iter(points), 0
+            group = max(1, POINT_GROUP_BYTES // (objective.space.dim * objective.params.element_size()))
+            while chunk := list(islice(iterator, group)):
+                placed = _placed(objective, chunk)
+                rows: list[tuple[Tensor, Tensor]] = []
+                with torch.no_grad():
+                    for micro in objective._micro_batches():
+                        parts = [self._losses_and_correct(o, micro, allow_non_finite) for o in placed]
+                        rows.append((torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])))
+                        if on_point:
+                            on_point(done + len(chunk) * micro.stop // objective.num_examples)
+                losses.append(torch.cat([row[0] for row in rows], dim=1).cpu())
+                correct.append(torch.cat([row[1] for row in rows], dim=1).cpu())
+                done += len(chunk)
+        if not losses:
+            raise ValueError("`points` must hold at least one point, got none.")
+        every, right = torch.cat(losses), torch.cat(correct)
+        return PointEvaluations(every.double().mean(1), right.double().mean(1), every, right, self.passes)
+
+    def _losses_and_correct(
+        self, objective: Objective, micro: MicroBatch, allow_non_finite: bool
+    ) -> tuple[Tensor, Tensor]:
+        if self._forward is None or micro.size != self._size:
+            losses, outputs = objective._forward(micro.batch)
+        else:
+            losses, outputs = self._forward(micro.batch, objective.named_tensors)
+        if not allow_non_finite and not bool(torch.isfinite(losses).all()):
+            bad = micro.start + int((~torch.isfinite(losses)).nonzero()[0])
+            raise NonFiniteLossError(
+                f"the loss is not finite: example {bad}, in the batch of examples {micro.start} to "
+                f"{micro.stop - 1}, has loss {float(losses[bad - micro.start])}.{_not_finite(objective)}"
+            )
+        module, losses = objective._network.module, micro.weighted(losses)
+        if module.classifies and outputs is not None:
+            return losses, micro.weighted(module.correct(outputs, micro.batch))
+        return losses, torch.full_like(losses, math.nan)
 
 
 def l2_term(params: Tensor, weight_decay: float) -> float:
@@ -125,25 +167,6 @@ def _placed(objective: Objective, points: list[Point]) -> list[Objective]:
         for other, buffers in zip(placed, objective._recalibrated(placed), strict=True):
             other.__dict__["effective_buffers"] = buffers
     return placed
-
-
-def _losses_and_correct(
-    objective: Objective, micro: MicroBatch, allow_non_finite: bool, forward: Forward | None
-) -> tuple[Tensor, Tensor]:
-    if forward is None or not micro.is_whole:
-        losses, outputs = objective._forward(micro.batch)
-    else:
-        losses, outputs = forward(micro.batch, objective.named_tensors)
-    if not allow_non_finite and not bool(torch.isfinite(losses).all()):
-        bad = micro.start + int((~torch.isfinite(losses)).nonzero()[0])
-        raise NonFiniteLossError(
-            f"the loss is not finite: example {bad}, in the batch of examples {micro.start} to "
-            f"{micro.stop - 1}, has loss {float(losses[bad - micro.start])}.{_not_finite(objective)}"
-        )
-    module, losses = objective._network.module, micro.weighted(losses)
-    if module.classifies and outputs is not None:
-        return losses, micro.weighted(module.correct(outputs, micro.batch))
-    return losses, torch.full_like(losses, math.nan)
 
 
 def _not_finite(objective: Objective) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from thalweg.core.arguments import check_count
 from thalweg.core.rng import generator
 from thalweg.objective.objective import Objective
+from thalweg.objective.sampling import examples_of
 
 
 def random_folds(objective: Objective, num_folds: int, seed: int) -> list[Objective]:
@@ -34,12 +34,6 @@ def random_folds(objective: Objective, num_folds: int, seed: int) -> list[Object
     _ = objective.effective_buffers  # computed once here, shared by the folds
     order = torch.randperm(num_units, generator=generator(seed, "folds"))
     return [
-        objective.select(_examples(units.sort().values, size, objective.num_examples))
+        objective.select(examples_of(units, size, objective.num_examples))
         for units in order.tensor_split(num_folds)
     ]
-
-
-def _examples(units: Tensor, size: int, num_examples: int) -> Tensor:
-    # Ascending, so that a short last batch is the last of its fold, too, and stays a batch.
-    index = (units[:, None] * size + torch.arange(size)).flatten()
-    return index[index < num_examples]

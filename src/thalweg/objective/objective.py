@@ -20,7 +20,7 @@ from thalweg.core.errors import NonFiniteLossError
 from thalweg.objective.batch_norm import MODES, BatchNormMode, recalibrate_batch_norm
 from thalweg.objective.compilation import check_compile
 from thalweg.objective.description import describe
-from thalweg.objective.evaluation import Evaluation, Point, PointEvaluations, evaluate_points, l2_term
+from thalweg.objective.evaluation import Evaluation, Point, PointEvaluations, PointEvaluator, l2_term
 from thalweg.objective.examples import Examples, read_examples
 from thalweg.objective.guards import (
     check_buffers,
@@ -303,8 +303,7 @@ class Objective:
         NonFiniteLossError
             Naming the first batch whose loss is not finite.
         """
-        with isolated(self.device):
-            return evaluate_points(self, points, on_point, allow_non_finite, num_points)
+        return PointEvaluator(self, num_points)(points, on_point, allow_non_finite)
 
     def gradient(self) -> Tensor:
         """Gradient ``(P,)`` of `value`; recalibrated statistics are held constant."""

@@ -41,3 +41,21 @@ def draw_batches(num_examples: int, batch_size: int, n: int, rng: torch.Generato
     # The short batch stays last, so that the subset falls into the same batches.
     starts = [*(full * batch_size).tolist(), *([num_full * batch_size] if with_short else [])]
     return torch.cat([torch.arange(s, min(s + batch_size, num_examples)) for s in starts])
+
+
+def random_order(num_examples: int, unit_size: int, rng: torch.Generator) -> Tensor:
+    """All units in an order whose every beginning is a sample of them; a unit is an example or a batch.
+
+    The first is drawn with a chance proportional to its examples, the others as they come: the mean over
+    the examples of the first so many is then unbiased, however short the last batch (Midzuno 1952).
+    """
+    num_units = -(-num_examples // unit_size)
+    order = torch.randperm(num_units, generator=rng)
+    first = int(torch.randint(num_examples, (), generator=rng)) // unit_size
+    return torch.cat([torch.tensor([first]), order[order != first]])
+
+
+def examples_of(units: Tensor, unit_size: int, num_examples: int) -> Tensor:
+    """Indices of the examples of these units, ascending, so that a short last batch stays last."""
+    index = (units.sort().values[:, None] * unit_size + torch.arange(unit_size)).flatten()
+    return index[index < num_examples]

@@ -14,10 +14,14 @@ from thalweg.report import figures as draw
 from thalweg.report import order_figures as order
 from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
+from thalweg.report import surface_figures as surfaces
 from thalweg.report import topology_figures as topology
+from thalweg.report.surface_html import write_surface_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+HTML = ".html"
 
 
 def plot(result: Measurement, path: str | Path | None = None) -> Figure:
@@ -29,7 +33,8 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
         A result with something to see: of ``train``, or of nearly every measure and analysis. The error for
         any other names those.
     path
-        Where to write it as well; the suffix ``.png``, ``.svg`` or ``.pdf`` chooses the format.
+        Where to write it as well; the suffix ``.png``, ``.svg`` or ``.pdf`` chooses the format. A plane or a
+        volume can also be written to ``.html``, as a surface one can turn: one file that needs no network.
 
     Returns
     -------
@@ -42,6 +47,8 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
         If `result` is no result, or one that has nothing to see.
     ValueError
         If the suffix of `path` names no known format.
+    ImportError
+        If it is ``.html`` and Plotly is missing, naming the extra.
     """
     drawer = _DRAWERS.get(result.measure) if isinstance(result, Measurement) else None
     if drawer is None:
@@ -49,14 +56,17 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
             f"`result` must be a result that has something to see, got {type(result).__name__}; results of "
             f"{', '.join(pictured())} have."
         )
-    if path is not None and Path(path).suffix.lower() not in draw.FORMATS:
+    suffix = "" if path is None else Path(path).suffix.lower()
+    if suffix == HTML:
+        write_surface_html(result, str(path), _subject(result))
+    elif path is not None and suffix not in draw.FORMATS:
         raise ValueError(
             f"`path` must end in one of {', '.join(draw.FORMATS)}, got {str(path)!r}; .png suits most uses."
         )
     with draw.house_style():
         figure = drawer(result)
         figure.suptitle(_subject(result), x=0.01, ha="left", fontsize=8.5, color=draw.GREY)
-    if path is not None:
+    if path is not None and suffix != HTML:
         draw.save_figure(figure, path)
     return figure
 
@@ -218,6 +228,8 @@ def _single(drawer: Callable[..., None]) -> Callable[[Any], Figure]:
 _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "train": _history,
     "line_slice": _slice,
+    "plane_slice": surfaces.plane_figure,
+    "volume_slice": surfaces.volume_figure,
     "linear_path": _path,
     "bezier_path": _curve,
     "align_permutation": lambda result: alignment.alignment_figure(result, draw.BLUE),

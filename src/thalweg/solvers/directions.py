@@ -148,6 +148,7 @@ def find_directions(
     normalisation: Normalisation | Sequence[Normalisation] = "filter",
     ignore: Ignored | Sequence[Ignored] = "bias_and_norm",
     orthogonalise: bool = True,
+    independent: bool = True,
     seed: int,
     progress: Progress | None = None,
 ) -> Directions:
@@ -200,6 +201,9 @@ def find_directions(
         See `random_direction`: ``"bias_and_norm"``, ``"none"``.
     orthogonalise
         If False, each stays as it is.
+    independent
+        With ``orthogonalise=False``: False lets a direction lie in the span of others, as lines may that are
+        looked at each by itself.
     seed
         Of the random directions, and of the eigenvectors' solver.
     progress
@@ -245,7 +249,9 @@ def find_directions(
     free = [free_entries(space, left) for left in ignored]
     # What leads to a network is not turned, so that the others must make room for it.
     kept = [not orthogonalise or end is not None for end in ends]
-    turned = mutually_orthogonal(columns, rows, free, kept, names, objective.dtype)
+    turned = columns
+    if orthogonalise or independent:
+        turned = mutually_orthogonal(columns, rows, free, kept, names, objective.dtype)
     vectors = torch.stack(turned).to(objective.params).T
     exact = vectors.cpu().double()
     norms = torch.linalg.vector_norm(exact, dim=0)

@@ -20,8 +20,12 @@ class Surface(Measurement, ABC):
     Parameters
     ----------
     fold_losses
-        ``(F, *grid)`` float64: the mean losses over each of F disjoint random parts of the sample, the same
-        examples at every point, so that points can be resampled jointly. ``None`` where the losses are exact.
+        ``(F, *grid)`` float64: the surface by each of F disjoint random parts of the sample, the same
+        examples at every point, so that points can be resampled jointly: draw F of the parts with
+        replacement, and average them with their sizes as weights. The mean over all of them is `heights`.
+        They are scaled so that this gives the right spread: with the finite-population correction where the
+        surface is about the objective's own examples, of which the sample is a part; and without what all
+        points have in common where the centre is known exactly. ``None`` where the losses are exact.
     fold_sizes
         ``(F,)`` int64: examples of each part. ``None`` likewise.
     interpolation_errors

@@ -279,8 +279,11 @@ def test_progress_ends_at_the_total(objective: Objective) -> None:
         "num_points": 5,
         "span": 1.0,
         "num_directions": 2,
+        "directions": "random",
         "normalisation": "filter",
         "ignore": "bias_and_norm",
+        "rtol": None,
+        "atol": None,
         "population": False,
         "seed": 0,
     }

@@ -1,24 +1,39 @@
-"""The loss along random straight lines through a point."""
+"""The loss along straight lines through a point, random ones mostly."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from thalweg.core.arguments import check_count
+from thalweg.core.array_store import Store
 from thalweg.core.measurement import ErrorBudget, StandardError
-from thalweg.core.progress import Progress
+from thalweg.core.progress import Progress, Work, part_of
+from thalweg.core.rng import stream_seed
+from thalweg.core.tolerance import Tolerance
+from thalweg.measures.surfaces.grid_slice import (
+    check_odd,
+    check_span,
+    described,
+    is_single,
+    needs_hessian,
+)
 from thalweg.objective.check_objective import check_objective
-from thalweg.objective.evaluation import independent_unit, l2_term
+from thalweg.objective.evaluation import independent_unit
 from thalweg.objective.objective import Objective
-from thalweg.solvers.directions import Ignored, Normalisation, check_choices, random_direction
+from thalweg.solvers.adaptive_grid import coarse_points
+from thalweg.solvers.direction_sources import Kind
+from thalweg.solvers.directions import find_directions
+from thalweg.solvers.grid_evaluation import symmetric_axis
+from thalweg.solvers.normalisation import Ignored, Normalisation, check_choices
+from thalweg.solvers.paired_rows import PairedRows
+from thalweg.solvers.row_table import Rows
 from thalweg.solvers.surface import Surface
-from thalweg.stats.clustered_mean import mean_standard_error
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -40,8 +55,9 @@ class LineSlice(Surface):
     losses_by_direction, accuracies_by_direction
         ``(D, A)``: the band.
     loss_standard_errors
-        ``(A,)``: of `losses`, from having a sample of the examples, the directions being fixed. Zero without
-        ``population=True``: then the losses are exactly those of the objective's own data.
+        ``(A,)``: of `losses`, from having a sample of the examples, the directions being fixed. Zero where
+        all examples were taken, unless ``population=True``: then the losses are exactly those of the
+        objective's own data.
     rise_standard_errors
         ``(A,)``: of the rise above the centre, ``losses - value``, by paired differences on the same
         examples; zero at the centre, and far below `loss_standard_errors` near it.
@@ -51,6 +67,12 @@ class LineSlice(Surface):
         As asked.
     num_directions
         D.
+    direction_names
+        D names.
+    dof
+        Degrees of freedom of the standard errors; infinite where they are zero.
+    num_examples
+        Of the sample that points are compared on.
     """
 
     measure: ClassVar[str] = "line_slice"
@@ -64,18 +86,21 @@ class LineSlice(Surface):
     loss_standard_errors: Tensor
     rise_standard_errors: Tensor
     direction_norms: Tensor
-    normalisation: str
-    ignore: str
+    normalisation: Any
+    ignore: Any
     num_directions: int
+    direction_names: tuple[str, ...] = ()
+    dof: float = math.inf
+    num_examples: int | None = None
 
     @property
     def axes(self) -> tuple[Tensor]:
-        """The alphas."""
+        """`alphas`."""
         return (self.alphas,)
 
     @property
     def heights(self) -> Tensor:
-        """The losses, means over the directions."""
+        """`losses`, the means over the directions."""
         return self.losses
 
 
@@ -85,16 +110,21 @@ def line_slice(
     num_points: int = 41,
     span: float = 1.0,
     num_directions: int = 1,
-    normalisation: Normalisation = "filter",
-    ignore: Ignored = "bias_and_norm",
+    directions: Kind | Sequence[Kind] = "random",
+    normalisation: Normalisation | Sequence[Normalisation] = "filter",
+    ignore: Ignored | Sequence[Ignored] = "bias_and_norm",
+    rtol: float | None = None,
+    atol: float | None = None,
     population: bool = False,
     seed: int,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> LineSlice:
-    r"""Evaluate :math:`L(\theta + \alpha d_j)` on a symmetric grid, for D random directions.
+    r"""Evaluate :math:`L(\theta + \alpha d_j)` on a symmetric grid, for D directions, each by itself.
 
     All points are evaluated on the same examples. In ``"recalibrated"`` mode each point has its own exact
-    statistics; in ``"running"`` mode all share the centre's.
+    statistics; in ``"running"`` mode all share the centre's, unless a direction leads to a network. With a
+    target, `rtol` or `atol`, they are a common subset: see `plane_slice`.
 
     Parameters
     ----------
@@ -105,15 +135,22 @@ def line_slice(
     span
         The grid runs from ``-span`` to ``span``, in the unit the normalisation sets.
     num_directions
-        D. The first D directions of a seed are the same whatever D.
+        D, with one kind of direction. The first D random directions of a seed are the same whatever D.
+    directions
+        One kind, or a sequence of them, D; see `find_directions`. They are not made orthogonal.
     normalisation, ignore
-        How directions are scaled and what they leave alone; see `random_direction`.
+        How random directions are scaled and what they leave alone; see `random_direction`.
+    rtol, atol
+        Largest standard error of each mean over the directions: ``max(atol, rtol * loss)``; with neither, all
+        examples are taken.
     population
         Give standard errors for the distribution the examples are a sample of. The independent units are the
         examples, or the batches in ``"batch"`` mode. That recalibrated statistics come from a sample too is
         left out: they are taken as given.
     seed
-        Of the directions.
+        Of random directions, eigenvectors' solver, and the subset.
+    store
+        Keeps what is done, so that a killed call goes on from there; see `plane_slice`.
     progress
         Called as ``progress(points done, points in all)``.
 
@@ -132,62 +169,52 @@ def line_slice(
     check_objective("objective", objective)
     check_count("num_points", num_points)
     check_count("num_directions", num_directions)
-    if num_points < 3 or num_points % 2 == 0:
-        raise ValueError(
-            f"`num_points` must be odd and at least 3, so that the centre is on the grid, got {num_points}; "
-            f"use {num_points + 1 if num_points > 2 else 3}."
-        )
-    if not 0 < span < math.inf:
-        raise ValueError(f"`span` must be positive and finite, got {span}.")
-    check_choices(normalisation, ignore)
+    check_odd(num_points)
+    check_span(span)
+    target = Tolerance.checked(("atol", atol), ("rtol", rtol))
+    if isinstance(normalisation, str) and isinstance(ignore, str):
+        check_choices(normalisation, ignore)
+    stream_seed(seed)
     unit_size = independent_unit(objective, population)
 
-    A, D, half = num_points, num_directions, num_points // 2
-    alphas = (torch.arange(A, dtype=torch.float64) - half) / half * span
+    A, half = num_points, num_points // 2
+    alphas = symmetric_axis(A, span)
     centre = objective.evaluate_points([(objective.params, objective.buffers)])
-    norms = torch.empty(D, dtype=torch.float64)
-    penalties = torch.empty(D, A, dtype=torch.float64)
-
-    def points() -> Iterator[tuple[Tensor, None]]:
-        for j in range(D):
-            direction = random_direction(objective, j, normalisation=normalisation, ignore=ignore, seed=seed)
-            norms[j] = torch.linalg.vector_norm(direction.cpu().double())
-            for i, alpha in enumerate(alphas.tolist()):
-                params = objective.params + alpha * direction
-                penalties[j, i] = l2_term(params, objective.weight_decay)
-                if i != half:  # the centre is one point, whatever the number of directions
-                    yield params, None
-
-    total = D * (A - 1) + 1
-    around = objective.evaluate_points(
-        points(),
-        on_point=(lambda done: progress(done + 1, total)) if progress else None,
-        allow_non_finite=True,
-        num_points=total,
+    found = find_directions(
+        objective,
+        directions,
+        num_directions=num_directions if is_single(directions) else None,
+        normalisation=normalisation,
+        ignore=ignore,
+        orthogonalise=False,
+        independent=False,
+        seed=seed,
+        progress=part_of(progress, 0, 2) if needs_hessian(directions) else None,
     )
+    D = found.vectors.shape[1]
+    work = Work(part_of(progress, 1, 2) if needs_hessian(directions) else progress, D * (A - 1) + 1)
+    work.add(1)
+    steps = alphas[:, None, None] * torch.eye(D, dtype=torch.float64)  # (A, D, D): one line a direction
+    rows = Rows(objective, centre, found, steps, half, unit_size, store, work)
+    paired = PairedRows(rows, target=target, population=population, pilot=coarse_points([A]), seed=seed)
+    paired.evaluate(range(A))
+    while paired.grow():
+        pass
+    work.finish()
+    known = paired.result()
 
-    def with_centre(rows: Tensor, middle: Tensor) -> Tensor:
-        grid = rows.view(D, A - 1, *rows.shape[1:])
-        return torch.cat([grid[:, :half], middle.expand(D, 1, *middle.shape[1:]), grid[:, half:]], dim=1)
-
-    losses = with_centre(around.losses, centre.losses) + penalties
-    losses = torch.where(losses.isfinite(), losses, math.nan)  # (D, A)
-    accuracies = torch.where(losses.isfinite(), with_centre(around.accuracies, centre.accuracies), math.nan)
+    losses = (known.losses + known.penalties).T  # (D, A)
+    losses = torch.where(losses.isfinite(), losses, math.nan)
+    accuracies = torch.where(losses.isfinite(), known.accuracies.T, math.nan)
     value = float(losses[0, half])
     # A mean of D equal numbers may miss them by a rounding; the centre is exact.
     means, mean_accuracies = losses.mean(0), accuracies.mean(0)
     means[half], mean_accuracies[half] = value, accuracies[0, half]
-
-    standard_errors = rise_errors = torch.zeros(A, dtype=torch.float64)
     error = ErrorBudget()
     if population:
-        samples = with_centre(around.example_losses, centre.example_losses).double().mean(0)  # (A, N)
-        samples[means.isnan()] = math.nan
-        errors, dof = mean_standard_error(samples.numpy(), unit_size)
-        rises, _ = mean_standard_error((samples - samples[half]).numpy(), unit_size)
-        standard_errors, rise_errors = torch.from_numpy(errors), torch.from_numpy(rises)
-        error = ErrorBudget(data=StandardError(float(standard_errors[half]), dof))
-
+        dof = -(-objective.num_examples // unit_size) - 1
+        error = ErrorBudget(data=StandardError(float(known.loss_errors[half]), dof))
+    folds = known.fold_deviations
     return LineSlice(
         value=value,
         error=error,
@@ -197,24 +224,33 @@ def line_slice(
                 "num_points": num_points,
                 "span": span,
                 "num_directions": num_directions,
+                "directions": described(directions, found),
                 "normalisation": normalisation,
                 "ignore": ignore,
+                "rtol": rtol,
+                "atol": atol,
                 "population": population,
                 "seed": seed,
             },
             "objective": objective.describe(),
-            "passes": around.passes,
+            "directions": found.description,
+            "passes": known.passes,
         },
         alphas=alphas,
         losses=means,
         accuracies=mean_accuracies,
-        penalties=penalties.mean(0),
-        losses_by_direction=losses,
-        accuracies_by_direction=accuracies,
-        loss_standard_errors=standard_errors,
-        rise_standard_errors=rise_errors,
-        direction_norms=norms,
+        penalties=known.penalties.mean(1),
+        losses_by_direction=losses.contiguous(),
+        accuracies_by_direction=accuracies.contiguous(),
+        loss_standard_errors=known.loss_errors,
+        rise_standard_errors=known.rise_errors,
+        direction_norms=found.norms,
         normalisation=normalisation,
         ignore=ignore,
-        num_directions=num_directions,
+        num_directions=D,
+        direction_names=found.names,
+        dof=known.dof,
+        num_examples=known.num_examples,
+        fold_losses=None if folds is None else means + folds,
+        fold_sizes=known.fold_sizes,
     )

@@ -1,0 +1,166 @@
+"""Pictures of surfaces: filled contours of a plane, the planes through the centre of a volume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thalweg.report.figures import FAINT, GREY, INK, LABELS, LOG_RATIO, VERMILLION, new_figure, numbers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.contour import ContourSet
+    from matplotlib.figure import Figure
+
+# Even in lightness, and told apart with any common colour blindness.
+COLOURS = {"loss": "viridis", "accuracy": "cividis"}
+NUM_LEVELS = 14
+
+# Cosine from which the picture, whose axes are at right angles, says that the directions are not.
+OBLIQUE = 1e-3
+
+# What a step of one is as long as, by its normalisation.
+UNITS = {"filter": "each filter's own norm", "layer": "each layer's own norm", "global": "the weights' norm"}
+
+
+def plane_figure(result: Any) -> Figure:
+    """Contours of loss and, where there are classes, of accuracy."""
+    has_classes = bool(np.isfinite(numbers(result.accuracies)).any())
+    quantities = ("loss", "accuracy") if has_classes else ("loss",)
+    figure, axes = new_figure(1, len(quantities), width=4.3 * len(quantities), height=3.7)
+    x, y = numbers(result.alphas), numbers(result.betas)
+    for ax, quantity in zip(axes.flat, quantities, strict=True):
+        heights = numbers(result.losses if quantity == "loss" else result.accuracies)
+        drawn = draw_contours(ax, x, y, heights, quantity)
+        if drawn is not None:
+            colour_bar(figure, ax, drawn, LABELS[quantity])
+        draw_evaluated(ax, x, y, numbers(result.evaluated).astype(bool))
+        mark_centre(ax)
+        name_axes(ax, result, 0, 1)
+        ax.set_title(quantity.capitalize())
+        ax.set_title(_error_note(result, quantity), loc="right", fontsize=7.5, weight="normal", color=GREY)
+    return figure
+
+
+def volume_figure(result: Any) -> Figure:
+    """Contours of the loss on the three coordinate planes through the centre."""
+    figure, axes = new_figure(1, 3, width=12, height=3.7)
+    grid = [numbers(axis) for axis in (result.alphas, result.betas, result.gammas)]
+    losses = numbers(result.losses)
+    levels = contour_levels(losses)
+    drawn = None
+    for ax, (i, j, k) in zip(axes.flat, ((0, 1, 2), (0, 2, 1), (1, 2, 0)), strict=True):
+        section = losses.take(losses.shape[k] // 2, axis=k)
+        drawn = draw_contours(ax, grid[i], grid[j], section, "loss", levels) or drawn
+        mark_centre(ax)
+        name_axes(ax, result, i, j)
+        ax.set_title(f"Directions {i} and {j}")
+    if drawn is not None:
+        colour_bar(figure, axes[0, -1], drawn, LABELS["loss"])
+    return figure
+
+
+def draw_contours(
+    axes: Axes, x: np.ndarray, y: np.ndarray, heights: np.ndarray, quantity: str, levels: Any = None
+) -> ContourSet | None:
+    """Filled contours of heights ``(len(x), len(y))``; points that are NaN stay blank, hatched."""
+    finite = heights[np.isfinite(heights)]
+    axes.grid(False)
+    axes.set_xlim(x[0], x[-1])
+    axes.set_ylim(y[0], y[-1])
+    if finite.size < heights.size:
+        axes.patch.set(hatch="////", edgecolor=FAINT, facecolor="white")
+    if not finite.size or finite.min() == finite.max():
+        value = f"{finite[0]:.6g} everywhere" if finite.size else "not finite anywhere"
+        axes.text(0.5, 0.4, value, transform=axes.transAxes, ha="center", fontsize=8, color=INK)
+        return None
+    from matplotlib.colors import BoundaryNorm
+
+    levels = contour_levels(finite) if levels is None else levels
+    norm = BoundaryNorm(levels, 256)
+    data = np.ma.masked_invalid(heights.T)
+    filled = axes.contourf(x, y, data, levels=levels, cmap=COLOURS[quantity], norm=norm)
+    axes.contour(x, y, data, levels=levels, colors=INK, linewidths=0.35, alpha=0.5)
+    return filled
+
+
+def contour_levels(values: np.ndarray) -> np.ndarray:
+    """Ascending levels that hold all finite values: even, or in equal ratios where they span a decade."""
+    from matplotlib.ticker import MaxNLocator
+
+    finite = values[np.isfinite(values)]
+    low, high = float(finite.min()), float(finite.max())
+    if low > 0 and high > LOG_RATIO * low:
+        steps = _round_ratios(low, high)
+        return np.unique(np.concatenate([steps[steps < low][-1:], steps[(steps >= low)]]))
+    return np.asarray(MaxNLocator(NUM_LEVELS, min_n_ticks=5).tick_values(low, high))
+
+
+def colour_bar(figure: Figure, axes: Axes, drawn: ContourSet, label: str) -> None:
+    """The scale of the contours, with every level that can be read."""
+    from matplotlib.ticker import FuncFormatter
+
+    levels = np.asarray(drawn.levels)
+    bar = figure.colorbar(drawn, ax=axes, ticks=levels[:: max(1, len(levels) // 8)], spacing="uniform")
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
+    bar.ax.minorticks_off()
+    bar.set_label(label)
+    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+
+
+def draw_evaluated(axes: Axes, x: np.ndarray, y: np.ndarray, evaluated: np.ndarray) -> None:
+    """Dots where a grid that is interpolated between was evaluated."""
+    if evaluated.all():
+        return
+    i, j = np.nonzero(evaluated)
+    axes.plot(x[i], y[j], ".", color="white", markersize=2.2, markeredgewidth=0.25, markeredgecolor=INK)
+
+
+def mark_centre(axes: Axes) -> None:
+    """A cross where the network itself lies."""
+    axes.plot([0], [0], "+", color="white", markersize=11, markeredgewidth=3)
+    axes.plot([0], [0], "+", color=VERMILLION, markersize=10, markeredgewidth=1.6)
+
+
+def name_axes(axes: Axes, result: Any, i: int, j: int) -> None:
+    """Say which directions run along them."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel(axis_label(result, i, "\n"))
+    axes.set_ylabel(axis_label(result, j, "\n"))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def axis_label(result: Any, direction: int, gap: str = " ") -> str:
+    """Name of a direction, and what one unit along it is."""
+    norm = float(result.direction_norms[direction])
+    facts = result.provenance.get("directions", {}).get("directions", ())
+    scaled = facts[direction]["normalisation"] if direction < len(facts) else "none"
+    meaning = f"{UNITS[scaled]}, length {norm:.3g}" if scaled in UNITS else f"length {norm:.3g}"
+    cosine = float(result.direction_cosines[0, direction]) if direction else 0.0
+    if abs(cosine) > OBLIQUE:
+        meaning += f"; cosine {cosine:.2g} with the first"
+    return f"step along {result.direction_names[direction]}{gap}(1 = {meaning})"
+
+
+def _error_note(result: Any, quantity: str) -> str:
+    """Largest standard error and largest error of interpolation, as far as there are any."""
+    errors = result.loss_standard_errors if quantity == "loss" else result.accuracy_standard_errors
+    largest = np.nanmax(numbers(errors), initial=0.0)
+    parts = [f"s.e. at most {largest:.2g}" if largest else ""]
+    between = numbers(result.interpolation_errors).max()
+    if quantity == "loss" and between:
+        parts.append(f"interpolated to about {between:.2g}")
+    return ", ".join(part for part in parts if part)
+
+
+def _round_ratios(low: float, high: float) -> np.ndarray:
+    """Levels of 1, 2, 5 and so on in each decade, more of them where few decades are spanned."""
+    first, last = np.floor(np.log10(low)), np.ceil(np.log10(high))
+    span = np.log10(high / low)
+    many = [1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8] if span <= 1.5 else [1, 1.5, 2, 3, 5, 7]
+    many = many if span <= 3 else [1, 2, 5] if span <= 6 else [1]
+    steps = np.array([m * 10.0**e for e in np.arange(first, last + 1) for m in many])
+    above = np.flatnonzero(steps >= high)[0]
+    return steps[: above + 1]

@@ -1,0 +1,149 @@
+"""Pictures of surfaces: what they show, what they mark, and what they refuse."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tests.networks import images, residual
+
+import thalweg as tw
+from thalweg.report.plot import plot
+from thalweg.report.surface_figures import contour_levels
+
+
+@pytest.fixture(scope="module")
+def plane() -> tw.Measurement:
+    objective = tw.Objective(residual(0), images(21), batch_norm="recalibrated")
+    return tw.plane_slice(objective, num_points=(17, 9), span=(0.8, 0.5), tolerance=0.02, seed=0)
+
+
+@pytest.fixture(scope="module")
+def volume() -> tw.Measurement:
+    return tw.volume_slice(tw.Objective(residual(0), images(21)), num_points=5, seed=0)
+
+
+def changed(result, **values):
+    import dataclasses
+
+    return dataclasses.replace(result, **values)
+
+
+def test_a_plane_shows_loss_accuracy_centre_and_where_it_was_evaluated(plane, tmp_path):
+    figure = plot(plane, tmp_path / "plane.png")
+    assert (tmp_path / "plane.png").read_bytes().startswith(b"\x89PNG")
+    assert figure.get_suptitle() == "N = 21, batch norm: recalibrated"
+    loss, accuracy, *bars = figure.axes
+    assert loss.get_title(loc="left") == "Loss"
+    assert accuracy.get_title(loc="left") == "Accuracy"
+    assert [bar.get_ylabel() for bar in bars] == [
+        "loss (mean cross-entropy, nats)",
+        "accuracy (share correct)",
+    ]
+    for axes in (loss, accuracy):
+        assert axes.get_xlabel().startswith("step along random 0\n(1 = each filter's own norm, length ")
+        assert axes.get_ylabel().startswith("step along random 1\n")
+        assert axes.get_xlim() == (-0.8, 0.8)
+        assert axes.get_ylim() == (-0.5, 0.5)
+        dots, _, cross = axes.get_lines()
+        assert len(dots.get_xdata()) == int(plane.evaluated.sum())
+        assert cross.get_xydata().tolist() == [[0, 0]]
+
+
+def test_every_point_is_inside_the_levels_and_the_axes_are_not_swapped(plane):
+    ramp = plane.alphas[:, None] + 0 * plane.betas
+    figure = plot(changed(plane, losses=ramp))
+    drawn = figure.axes[0].collections[0]
+    assert drawn.levels[0] <= -0.8
+    assert drawn.levels[-1] >= 0.8
+    # Contours of a function of the first direction are upright.
+    for path in drawn.get_paths():
+        for polygon in path.to_polygons():
+            assert np.ptp(polygon[:, 1]) == pytest.approx(1.0)
+
+
+def test_levels_are_in_ratios_where_the_loss_spans_decades():
+    levels = contour_levels(np.array([0.03, 1.0, 400.0]))
+    ratios = levels[1:] / levels[:-1]
+    assert levels[0] <= 0.03
+    assert levels[-1] >= 400
+    assert ratios.max() < 4
+    even = np.diff(contour_levels(np.array([1.0, 2.0, 3.0])))
+    assert np.allclose(even, even[0])
+    assert contour_levels(np.array([-1.0, 100.0]))[0] <= -1
+
+
+def test_holes_are_hatched_and_flat_or_empty_surfaces_said_to_be(plane, tmp_path):
+    losses = plane.losses.clone()
+    losses[:5, :3] = torch.nan
+    plot(changed(plane, losses=losses), tmp_path / "hole.svg")
+    assert plot(changed(plane, losses=losses)).axes[0].patch.get_hatch() == "////"
+    assert not plot(plane).axes[0].patch.get_hatch()
+    flat = plot(changed(plane, losses=torch.ones_like(losses)))
+    assert [t.get_text() for t in flat.axes[0].texts] == ["1 everywhere"]
+
+
+def test_errors_are_in_the_title(plane):
+    found = plot(changed(plane, loss_standard_errors=torch.full_like(plane.losses, 0.0213)))
+    assert found.axes[0].get_title(loc="right").startswith("s.e. at most 0.021, interpolated to about ")
+
+
+def test_a_volume_shows_its_coordinate_planes_on_one_scale(volume, tmp_path):
+    figure = plot(volume, tmp_path / "volume.pdf")
+    titles = [axes.get_title(loc="left") for axes in figure.axes[:3]]
+    assert titles == ["Directions 0 and 1", "Directions 0 and 2", "Directions 1 and 2"]
+    levels = [axes.collections[0].levels.tolist() for axes in figure.axes[:3]]
+    assert levels[0] == levels[1] == levels[2]
+
+
+def test_without_plotly_the_error_names_the_extra(plane, tmp_path, monkeypatch):
+    original = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name.startswith("plotly"):
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    for name in [m for m in sys.modules if m.startswith("plotly")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ImportError, match=r"needs Plotly, .* pip install 'thalweg\[interactive\]'"):
+        plot(plane, tmp_path / "plane.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_surfaces_can_be_turned(tmp_path):
+    line = tw.line_slice(tw.Objective(residual(0), images(21)), num_points=3, seed=0)
+    with pytest.raises(ValueError, match=r"`path` may end in \.html for results of plane_slice"):
+        plot(line, tmp_path / "line.html")
+
+
+@pytest.mark.parametrize("kind", ["plane", "volume"])
+def test_a_page_to_turn_needs_nothing_from_outside(kind, request, tmp_path):
+    pytest.importorskip("plotly")
+    result = request.getfixturevalue(kind)
+    plot(result, tmp_path / "a.html")
+    plot(result, tmp_path / "b.html")
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert text == (tmp_path / "b.html").read_text(encoding="utf-8")
+    assert "<script src=" not in text
+    assert "batch norm: " in text
+
+
+def test_arrays_are_exported_for_numpy(plane, tmp_path):
+    tw.export_arrays(plane, tmp_path / "plane.npz")
+    with np.load(tmp_path / "plane.npz", allow_pickle=False) as file:
+        assert np.array_equal(file["losses"], plane.losses.numpy())
+        assert np.array_equal(file["evaluated"], plane.evaluated.numpy())
+        assert file["directions"].shape == (plane.directions.shape[0], 2)
+        rest = json.loads(str(file["json"]))
+    assert rest["value"] == plane.value
+    assert rest["provenance"]["objective"] == plane.provenance["objective"]
+    with pytest.raises(ValueError, match=r"`path` must end in \.npz"):
+        tw.export_arrays(plane, tmp_path / "plane.zip")
+    with pytest.raises(TypeError, match="`result` must be a result of a measure"):
+        tw.export_arrays(plane.losses, tmp_path / "plane.npz")
