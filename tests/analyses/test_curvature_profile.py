@@ -47,6 +47,12 @@ def check(found: CurvatureProfile, H: Tensor, indices: dict[str, Tensor]) -> Non
     assert bool((away <= wide * found.layer_trace_errors + 1e-9).all())
     # The layers' traces sum to the trace: the same probes, the same counted eigenvalues.
     assert float(found.layer_traces.sum()) == pytest.approx(found.value, rel=1e-9)
+    # So does the diagonal, whose stated error is that of its entries.
+    assert found.diagonal.dtype == H.dtype
+    assert float(found.diagonal.sum()) == pytest.approx(found.value, rel=1e-9)
+    deviation = float((found.diagonal - H.diagonal()).square().mean().sqrt())
+    assert deviation <= 2 * found.diagonal_error + 1e-9
+    assert found.diagonal_error <= 3 * deviation + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -84,6 +90,8 @@ def test_a_budget_that_spans_the_space_is_exact() -> None:
     torch.testing.assert_close(found.layer_traces, layer_traces(H, layer_indices(objective.space)))
     assert found.value == pytest.approx(float(values.sum()))
     assert float(found.layer_trace_errors.max()) < 1e-9
+    torch.testing.assert_close(found.diagonal, H.diagonal())
+    assert found.diagonal_error < 1e-9
 
 
 def test_layer_traces_have_the_errors_they_state() -> None:

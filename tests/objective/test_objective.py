@@ -347,9 +347,23 @@ def test_restricting_happens_at_the_point_and_can_be_repeated():
         there.restrict("2")
 
 
-def test_restricting_with_an_l2_term_is_refused():
-    with pytest.raises(ValueError, match="cannot be restricted with an L2 term; use weight_decay=0"):
-        make("mlp", weight_decay=0.1).restrict("0")
+def test_restricting_keeps_the_l2_term():
+    objective = make("mlp", weight_decay=0.1)
+    for there in (objective.restrict("*.weight").restrict("0"), objective.restrict("0")):
+        assert there.value() == pytest.approx(objective.value(), rel=1e-14)
+        entries = torch.cat(
+            [torch.arange(s.start, s.stop) for s in objective.space if s.name in there.named_params]
+        )
+        torch.testing.assert_close(there.gradient(), objective.gradient()[entries])
+        further = there.at(2 * there.params)
+        moved = objective.params.clone()
+        moved[entries] *= 2
+        assert further.value() == pytest.approx(objective.at(moved).value(), rel=1e-14)
+    # The gradient of the term is that of the chosen parameters, whatever the others weigh.
+    undecayed = make("mlp").restrict("0")
+    torch.testing.assert_close(there.gradient() - undecayed.gradient(), 0.1 * there.params)
+    # Frozen from the start is another function: what the optimizer never decays.
+    assert objective.restrict("0").describe() != make("mlp", weight_decay=0.1).describe()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -45,6 +45,8 @@ CONFIDENCE = 0.99
 class CurvatureProfile(LayerTraces):
     """What is known of H from one block of products; `value` is its trace, in loss / parameter^2.
 
+    Further eigenvalues at both ends, with their residuals, are the first and the last of ``density.nodes``.
+
     Parameters
     ----------
     density
@@ -59,6 +61,9 @@ class CurvatureProfile(LayerTraces):
         See `LayerTraces`; `layer_trace_estimate` has their intervals.
     converged
         Whether both ends have a residual within `rtol` of the largest absolute Ritz value.
+    diagonal, diagonal_error
+        ``(P,)`` estimate of H's diagonal, in the objective's dtype, and the root mean square of the standard
+        errors of its entries: see `HessianTrace`.
     num_probes, num_steps
         How the budget was split.
     fold_traces
@@ -73,6 +78,8 @@ class CurvatureProfile(LayerTraces):
     lambda_min_lower: float
     confidence: float
     converged: bool
+    diagonal: Tensor
+    diagonal_error: float
     num_probes: int
     num_steps: int
     fold_traces: Tensor | None
@@ -238,7 +245,8 @@ def curvature_profile(
     }
     density = density_result(process.quadrature(), {})
     top, bottom = certificate.bounds(krylov, density.lambda_max, density.lambda_min)
-    by_layer = Estimate.of(_layer_trace_samples(process, indices))
+    diagonals = _diagonals(process)
+    by_layer = Estimate.of(_by_layer(diagonals, indices))
     trace = Estimate.of(density.quadrature.samples(lambda nodes: operator.dim * nodes))
     data, by_fold = None, None
     if folds:
@@ -257,6 +265,8 @@ def curvature_profile(
         layer_traces=by_layer.value,
         layer_trace_errors=by_layer.standard_error,
         converged=worst <= rtol * krylov.norm or krylov.complete,
+        diagonal=diagonals.mean(0).cpu(),
+        diagonal_error=float((diagonals.var(0).double().mean() / num_probes).sqrt()),
         num_probes=num_probes,
         num_steps=krylov.num_steps,
         fold_traces=None if by_fold is None else by_fold.mean(1),
@@ -302,24 +312,24 @@ def _fitting(dim: int, held: int, num_probes: int, num_steps: int) -> tuple[int,
     return 2, 2
 
 
-def _layer_trace_samples(process: ProbeProcess, indices: dict[str, Tensor]) -> Tensor:
-    r"""``(R, L)``: each probe's estimate of the trace of each layer's diagonal block.
+def _diagonals(process: ProbeProcess) -> Tensor:
+    r"""``(R, P)``: each probe's estimate of the diagonal.
 
-    With V the counted eigenvectors and y the part of a probe beside them, uniform there,
-    :math:`\sum_i \theta_i \lVert V_{li} \rVert^2 + (P - c)\, y_l^\top (A y)_l / \lVert y \rVert^2`. A y is
-    read off the projected matrix.
+    With V the c counted eigenvectors and y the part of a probe beside them, uniform there and of length one,
+    :math:`\sum_i \theta_i V_i \odot V_i + (P - c)\, y \odot A y`. A y is read off the projected matrix.
     """
     krylov = process.krylov
     values, vectors, y = process.counted_and_beside()
     num_probes = y.shape[1]
-    samples = torch.zeros(num_probes, len(indices), dtype=torch.float64)
     with full_precision():
+        estimates = krylov.basis.combine(y)
+        estimates *= krylov.basis.combine(krylov.H @ y)
+        estimates *= krylov.operator.dim - len(values)
         # A few at a time: all of them would be a second basis.
         for part in torch.arange(len(values)).split(num_probes):
             rows = krylov.basis.combine(vectors[:, part])
-            samples += (_by_layer(rows.square(), indices) * values[part, None]).sum(0)
-        product = krylov.basis.combine(y) * krylov.basis.combine(krylov.H @ y)
-    return samples + (krylov.operator.dim - len(values)) * _by_layer(product, indices)
+            estimates += values[part].to(rows) @ rows.square()
+    return estimates
 
 
 def _over_folds(operator: ObjectiveOperator, num_folds: int, seed: int) -> FoldForms:

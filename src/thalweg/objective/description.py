@@ -31,6 +31,8 @@ def describe(objective: Objective) -> dict[str, Any]:
         "dtype": str(objective.dtype).removeprefix("torch."),
         "device": objective.device.type,
     }
+    if objective.weight_decay and objective.space.dim < network.space.dim:
+        result["l2_term"] = "of the parameters held constant, too"
     if objective._examples.weights is not None:
         result["weights"] = hash_tensors(objective._examples.weights)
     if objective.batch_norm == "recalibrated" and objective.has_batch_norm:

@@ -134,9 +134,15 @@ class PointEvaluator:
         return losses, torch.full_like(losses, math.nan)
 
 
-def l2_term(params: Tensor, weight_decay: float) -> float:
-    """``weight_decay / 2 * ||params||^2``, summed in float64 on the CPU: not every device knows float64."""
-    return 0.5 * weight_decay * float(params.cpu().double().square().sum()) if weight_decay else 0.0
+def l2_term(objective: Objective, params: Tensor) -> float:
+    """``weight_decay / 2 * ||params||^2`` there, what `Objective.restrict` made constant included.
+
+    Summed in float64 on the CPU: not every device knows float64.
+    """
+    if not objective.weight_decay:
+        return 0.0
+    held = [p for k, p in objective._constants.items() if k in objective._network.space.names]
+    return 0.5 * objective.weight_decay * sum(float(p.cpu().double().square().sum()) for p in [params, *held])
 
 
 def independent_unit(objective: Objective, population: bool) -> int:

@@ -196,12 +196,11 @@ class Objective:
         return self._variant(**changes)
 
     def restrict(self, params: str | Sequence[str]) -> Objective:
-        """The same function of the chosen parameters alone (``"layer4.*"``); the others become constants."""
+        """The same function of the chosen parameters alone (``"layer4.*"``); the others become constants,
+        also in the L2 term, in which parameters that were frozen in the model from the start never are."""
         space = self.space.select(params)
         named = self.named_params
         fixed = self._constants | {k: v.clone() for k, v in named.items() if k not in set(space.names)}
-        if self.weight_decay:
-            raise ValueError("`params` cannot be restricted with an L2 term; use weight_decay=0.")
         return self._variant(space=space, params=space.flatten(named), _constants=fixed)
 
     def to_dtype(self, dtype: torch.dtype) -> Objective:
@@ -275,7 +274,7 @@ class Objective:
         """Mean loss, and accuracy where the loss is cross-entropy."""
         result = self.evaluate_points([(self.params, self.buffers)])
         loss, accuracy = float(result.losses[0]), float(result.accuracies[0])
-        known, penalty = not math.isnan(accuracy), l2_term(self.params, self.weight_decay)
+        known, penalty = not math.isnan(accuracy), l2_term(self, self.params)
         return Evaluation(loss, accuracy if known else None, self.num_examples, penalty)
 
     def evaluate_points(

@@ -37,5 +37,5 @@ def value_and_gradient(objective: Objective) -> tuple[float, Tensor]:
         raise NonFiniteLossError(
             "the gradient is not finite although the loss is; see the layers' derivatives."
         )
-    penalty = l2_term(objective.params, objective.weight_decay)
+    penalty = l2_term(objective, objective.params)
     return float(loss_sum) / objective.num_examples + penalty, gradient

@@ -102,7 +102,7 @@ class PairedRows:
         self, rows: Rows, *, target: Tolerance | None, population: bool, pilot: Sequence[int], seed: int
     ) -> None:
         self._rows, self._target, self._population = rows, target, population
-        self._penalty = l2_term(rows.objective.params, rows.objective.weight_decay)
+        self._penalty = l2_term(rows.objective, rows.objective.params)
         self._num_example_losses = N = rows.objective.num_examples
         self.evaluated = np.zeros(len(rows.steps), dtype=bool)
         self.evaluated[rows.centre_row] = True

@@ -186,7 +186,7 @@ class RowTable:
         def points() -> Iterator[Point]:
             for step in steps.view(T * M, D).tolist():
                 params, buffers = all_rows.directions.point(all_rows.objective, step)
-                penalties.append(l2_term(params, self.objective.weight_decay))
+                penalties.append(l2_term(self.objective, params))
                 yield params, buffers
 
         def on_point(done: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -301,3 +302,18 @@ def test_a_spent_budget_carries_what_there_is() -> None:
     partial = caught.value.partial
     assert isinstance(partial, RelativeFlatness)
     assert partial.provenance["converged"] is False
+
+
+def test_memory_is_bounded() -> None:
+    """Fewer probes at a time are the same probes; what holds none, or no basis, is refused by name."""
+    objective = Objective(wide(), batch("vectors"))
+    ample = relative_flatness(objective, rtol=0.1, seed=0)
+    assert ample.method != "exact"
+    entry = objective.params.element_size() * objective.restrict(ample.weight).space.dim
+    tight = relative_flatness(objective, rtol=0.1, max_memory_bytes=20 * entry, seed=0)
+    both = math.hypot(*(r.error.probe.value for r in (ample, tight) if r.error.probe))
+    assert abs(tight.value - ample.value) <= 4 * both
+    with pytest.raises(ValueError, match="`max_memory_bytes` must hold a single probe"):
+        relative_flatness(objective, max_memory_bytes=entry, seed=0)
+    with pytest.raises(ValueError, match="`max_memory_bytes` must hold the smallest basis"):
+        relative_flatness(objective, variant="eigenvalue", max_memory_bytes=100, seed=0)

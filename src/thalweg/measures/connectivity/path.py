@@ -109,7 +109,7 @@ def evaluate_path(
     def point(i: int) -> Point:
         alpha = float(alphas[i])
         params = params_at(alpha)
-        penalties[i] = l2_term(params, a.weight_decay)
+        penalties[i] = l2_term(a, params)
         return params, buffers_between(a, b, alpha)
 
     # The far end is evaluated through either network: the one test that they compute the same function.

@@ -106,6 +106,7 @@ def basin_width(
     growth: float = 2.0,
     max_distance: float = 100.0,
     rtol: float = 0.02,
+    max_memory_bytes: int = 2 << 30,
     seed: int,
     progress: Progress | None = None,
 ) -> BasinWidth:
@@ -145,6 +146,8 @@ def basin_width(
         Of the scan, for all directions alike.
     rtol
         Width of the bracket over the distance, in (0, 1).
+    max_memory_bytes
+        Bound on the basis that the eigenvectors are found in.
     seed
         Of the random directions, and of the eigenvectors' solver.
     progress
@@ -184,6 +187,7 @@ def basin_width(
     num_rays = 2 * sum(counts)
     if not num_rays:
         raise ValueError("`num_directions` must be at least 1 where no others are asked for, got 0.")
+    check_count("max_memory_bytes", max_memory_bytes)
     stream_seed(seed)
 
     work, expected = Work(progress), 1 + EVALUATIONS_A_RAY * num_rays
@@ -192,7 +196,9 @@ def basin_width(
         for j in range(num_directions)
     ]
     solving = work.part(after=expected * objective.num_examples)
-    eigenvalues, eigenvectors, check = _top_eigenpairs(objective, num_eigenvectors, seed, solving)
+    eigenvalues, eigenvectors, check = _top_eigenpairs(
+        objective, num_eigenvectors, max_memory_bytes, seed, solving
+    )
     rays = [*drawn, *eigenvectors, *given]
     rises = Rises(objective, work.part(unit=objective.num_examples), expected=expected)
 
@@ -228,6 +234,7 @@ def basin_width(
         "growth": growth,
         "max_distance": max_distance,
         "rtol": rtol,
+        "max_memory_bytes": max_memory_bytes,
         "seed": seed,
     }
     result = BasinWidth(
@@ -275,7 +282,7 @@ def _mean_width(found: Crossings, sides: slice, is_random: bool, limit: float) -
 
 
 def _top_eigenpairs(
-    objective: Objective, k: int, seed: int, progress: Progress
+    objective: Objective, k: int, max_memory_bytes: int, seed: int, progress: Progress
 ) -> tuple[Tensor, list[Tensor], dict[str, Any] | None]:
     """The k largest eigenvalues, their vectors, and how the operator was checked."""
     if k == 0:
@@ -285,7 +292,14 @@ def _top_eigenpairs(
         raise ValueError(
             f"`num_eigenvectors` must be at most P = {operator.dim}, the number of parameters, got {k}."
         )
-    solved = multilevel_eigenpairs(operator, k, rtol=EIGENVECTOR_RTOL, seed=seed, progress=progress)
+    solved = multilevel_eigenpairs(
+        operator,
+        k,
+        rtol=EIGENVECTOR_RTOL,
+        max_memory_bytes=max_memory_bytes,
+        seed=seed,
+        progress=progress,
+    )
     vectors = solved.solution.eigenvectors
     return solved.solution.eigenvalues, list(vectors.to(objective.params).T), operator.check.to_dict()
 

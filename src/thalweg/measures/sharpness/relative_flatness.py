@@ -64,6 +64,7 @@ def relative_flatness(
     normalize_features: bool = False,
     rtol: float = 0.05,
     max_matvecs: int = 2000,
+    max_memory_bytes: int = 2 << 30,
     seed: int,
     progress: Progress | None = None,
 ) -> RelativeFlatness:
@@ -108,6 +109,8 @@ def relative_flatness(
         row's residual, over the norm of its block.
     max_matvecs
         Most products: for the trace, at least 36 or the weight's entries; for each row's eigenvalue.
+    max_memory_bytes
+        Bound on the probes of the trace, as in `hessian_trace`, or on the basis of an eigenvalue.
     seed
         Of the probes, or the start vectors.
     progress
@@ -135,6 +138,7 @@ def relative_flatness(
     check_flag("normalize_features", normalize_features)
     check_fraction("rtol", rtol, "0.05 asks for 5 %")
     check_count("max_matvecs", max_matvecs)
+    check_count("max_memory_bytes", max_memory_bytes)
     held = objective.frozen()
     held.value()  # names what is not finite, before anything else looks at the network
     slot = named_weight(held, weight)
@@ -158,6 +162,7 @@ def relative_flatness(
             "normalize_features": bool(normalize_features),
             "rtol": rtol,
             "max_matvecs": max_matvecs,
+            "max_memory_bytes": max_memory_bytes,
             "seed": seed,
         },
         "objective": objective.describe(),
@@ -166,7 +171,9 @@ def relative_flatness(
     if variant == "eigenvalue":
         check_tolerances(matrix.dtype, rtol, None, 0.99)
         work.expect(len(rows) * min(rows.shape[1], 8) * objective.num_examples)
-        solutions = [_largest(operator, i, rows, rtol, max_matvecs, seed) for i in range(len(rows))]
+        solutions = [
+            _largest(operator, i, rows, rtol, max_matvecs, max_memory_bytes, seed) for i in range(len(rows))
+        ]
         weights = rows.square().sum(1)
         work.finish()
         return RelativeFlatness(
@@ -191,6 +198,7 @@ def relative_flatness(
         rng=generator(seed, "relative_flatness"),
         rtol=rtol,
         max_matvecs=max_matvecs,
+        max_memory_bytes=max_memory_bytes,
         on_plan=lambda products: work.expect(products * objective.num_examples),
     )
     result = RelativeFlatness(
@@ -221,7 +229,13 @@ def _factor(rows: Tensor) -> Tensor:
 
 
 def _largest(
-    operator: LinearOperator, i: int, rows: Tensor, rtol: float, max_matvecs: int, seed: int
+    operator: LinearOperator,
+    i: int,
+    rows: Tensor,
+    rtol: float,
+    max_matvecs: int,
+    max_memory_bytes: int,
+    seed: int,
 ) -> EigenSolution:
     """Largest eigenpair of H_ii of row i."""
     width = rows.shape[1]
@@ -231,4 +245,5 @@ def _largest(
         rng=generator(seed, "relative_flatness", i),
         rtol=rtol,
         max_matvecs=max_matvecs,
+        max_memory_bytes=max_memory_bytes,
     )

@@ -44,7 +44,7 @@ class Rises:
         )
         centre = self._evaluate([(objective.params, objective.buffers)], allow_non_finite=False)
         self._losses, self._examples = centre.losses, centre.example_losses.double()
-        self._penalty = l2_term(objective.params, objective.weight_decay)
+        self._penalty = l2_term(objective, objective.params)
         self.loss = float(centre.losses[0]) + self._penalty
 
     def __call__(self, deltas: Iterable[Tensor], allow_non_finite: bool = False) -> Tensor:
@@ -66,7 +66,7 @@ class Rises:
         def points() -> Iterator[Point]:
             for delta in deltas:
                 params = objective.params + delta
-                penalties.append(l2_term(params, objective.weight_decay) - self._penalty)
+                penalties.append(l2_term(objective, params) - self._penalty)
                 yield params, None
 
         found = self._evaluate(points(), allow_non_finite)
