@@ -70,14 +70,14 @@ class PointEvaluator:
     def __init__(self, objective: Objective, num_points: float) -> None:
         self._objective = objective
         self._forward, self._size, self.passes = None, 0, EAGER
-        if is_compiled(objective, num_points):
-            with isolated(objective.device), torch.no_grad():
-                micro = first_micro_batch(objective)
-                forward, self.passes = compiled(
-                    objective._network.__call__, micro.batch, objective.named_tensors
-                )
-            if self.passes == COMPILED:
-                self._forward, self._size = forward, micro.size
+        # Counting the work for the decision already calls the model.
+        with isolated(objective.device), torch.no_grad():
+            if not is_compiled(objective, num_points):
+                return
+            micro = first_micro_batch(objective)
+            forward, self.passes = compiled(objective._network.__call__, micro.batch, objective.named_tensors)
+        if self.passes == COMPILED:
+            self._forward, self._size = forward, micro.size
 
     def on(self, objective: Objective) -> PointEvaluator:
         """The same for other examples of the same function."""

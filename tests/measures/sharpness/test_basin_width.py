@@ -183,12 +183,12 @@ def test_the_eigenvectors_basis_is_bounded(toys) -> None:
     h = torch.linspace(1, 9, 40).double()
     o = toys.quadratic(torch.zeros(40).double(), torch.diag(h))
     wide, narrow = (
-        basin_width(o, num_directions=1, num_eigenvectors=1, max_memory_bytes=b, seed=0)
+        basin_width(o, num_directions=1, num_eigenvectors=1, max_memory_bytes=b, seed=0, **RAW)
         for b in (2 << 30, 10 * 40 * 8)
     )
     assert narrow.eigenvalues.tolist() == pytest.approx(wide.eigenvalues.tolist(), rel=1e-2)
     with pytest.raises(ValueError, match="`max_memory_bytes` must hold the smallest basis, got 320"):
-        basin_width(o, num_directions=1, num_eigenvectors=1, max_memory_bytes=320, seed=0)
+        basin_width(o, num_directions=1, num_eigenvectors=1, max_memory_bytes=320, seed=0, **RAW)
 
 
 def test_directions_of_zeros_are_refused(toys) -> None:
