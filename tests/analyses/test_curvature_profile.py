@@ -52,7 +52,6 @@ def check(found: CurvatureProfile, H: Tensor, indices: dict[str, Tensor]) -> Non
     assert float(found.diagonal.sum()) == pytest.approx(found.value, rel=1e-9)
     deviation = float((found.diagonal - H.diagonal()).square().mean().sqrt())
     assert deviation <= 2 * found.diagonal_error + 1e-9
-    assert found.diagonal_error <= 3 * deviation + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -103,6 +102,9 @@ def test_layer_traces_have_the_errors_they_state() -> None:
     assert bool(((found.mean(0) - exact).abs() < 4 * found.std(0) / 30**0.5).all())
     ratio = found.std(0) / stated
     assert bool(((ratio > 0.6) & (ratio < 1.5)).all())
+    away = torch.stack([r.diagonal - H.diagonal() for r in runs]).square().mean().sqrt()
+    said = torch.tensor([r.diagonal_error for r in runs]).square().mean().sqrt()
+    assert 0.7 < float(away / said) < 1.4
 
 
 def test_the_zero_matrix_has_no_negative_mass() -> None:
