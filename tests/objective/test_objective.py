@@ -362,8 +362,17 @@ def test_restricting_keeps_the_l2_term():
     # The gradient of the term is that of the chosen parameters, whatever the others weigh.
     undecayed = make("mlp").restrict("0")
     torch.testing.assert_close(there.gradient() - undecayed.gradient(), 0.1 * there.params)
-    # Frozen from the start is another function: what the optimizer never decays.
-    assert objective.restrict("0").describe() != make("mlp", weight_decay=0.1).describe()
+    # Frozen from the start is another function: what the optimizer never decays. It says so.
+    model = mlp()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("0."))
+    frozen = Objective(model, vectors(), weight_decay=0.1)
+    assert torch.equal(frozen.params, there.params)
+    assert frozen.value() < there.value() - 0.01
+    torch.testing.assert_close(frozen.gradient(), there.gradient())
+    assert there.describe()["l2_term"] == "of the parameters held constant, too"
+    assert "l2_term" not in frozen.describe()
+    assert "l2_term" not in undecayed.describe()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -127,19 +127,35 @@ def test_layers_rescaled_as_a_whole_leave_the_filter_normalised_width(toys) -> N
     assert abs(width(layer, **RAW) - width(None, **RAW)) > 0.05 * width(None, **RAW)
 
 
+SPECTRA = {
+    "flat": torch.linspace(0.5, 2, 20).double(),
+    # As a network's: outliers over a bulk, of which most is small.
+    "outliers": torch.tensor([90.0, 40, 30, 20, 10, *[5.0] * 5, *[0.05] * 10]).double() / 10,
+    "two": torch.tensor([1.0, 1.0, *[1e-3] * 18]).double(),
+}
+# What is stated for widths that are heavy-tailed.
+STATED = {"two": 0.885}
+
+
+@pytest.mark.parametrize("num_directions", [3, 4])
+@pytest.mark.parametrize("spectrum", SPECTRA)
 @pytest.mark.parametrize("repeats", [150, pytest.param(2000, marks=pytest.mark.slow)])
-def test_intervals_cover(toys, repeats) -> None:
-    h = torch.linspace(0.5, 2, 20).double()
+def test_intervals_cover(toys, repeats, spectrum, num_directions) -> None:
+    """At 3 directions and the tolerance of the family, and at 4 with a fine one."""
+    h, rtol = SPECTRA[spectrum], {3: 0.1, 4: 1e-3}[num_directions]
     o = toys.quadratic(torch.zeros(20).double(), torch.diag(h), num_examples=1)
     z = torch.randn(400_000, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     truth = float((0.2 * z.square().sum(1) / (z.square() @ h)).sqrt().mean())  # to 2e-4 of it
     found = [
-        basin_width(o, num_directions=4, first_distance=0.3, rtol=1e-3, seed=s, **RAW) for s in range(repeats)
+        basin_width(o, num_directions=num_directions, first_distance=0.3, rtol=rtol, seed=s, **RAW)
+        for s in range(repeats)
     ]
     covered = np.mean([low <= truth <= high for low, high in (r.interval(0.95) for r in found)])
-    slack = 0.015 if repeats == 2000 else 0.055
-    print("basin_width", repeats, round(covered * repeats))
-    assert 0.95 - slack <= covered <= 0.95 + slack
+    slack = 0.0 if repeats == 2000 else 0.04
+    print("basin_width", spectrum, num_directions, repeats, round(covered * repeats))
+    # A coarse bracket is added to the chance, so that more is covered.
+    most = 0.965 if rtol < 0.01 else 0.985
+    assert STATED.get(spectrum, 0.935) - slack <= covered <= most + slack
 
 
 def test_evaluations_are_counted_and_shared(toys, monkeypatch) -> None:

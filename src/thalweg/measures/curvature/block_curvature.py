@@ -255,25 +255,26 @@ def _share(by_block: Tensor, exact: Tensor) -> Estimate:
     Statistical Research Memoirs 2, 1-24: the fewest degrees of freedom for a sum of variances.
     """
     num_probes, num_blocks = by_block.shape[:2]
-    means = by_block.mean(0)
+    means, beside = by_block.mean(0), ~torch.eye(num_blocks, dtype=torch.bool)
 
-    def share(means: Tensor) -> Tensor:
-        """``(K,)`` of ``(K, B, B)``; nought for the zero matrix."""
+    def masses(means: Tensor) -> Tensor:
+        """``(K, 2)`` off and on the diagonal, of ``(K, B, B)``; sums of their own, for noughts to stay."""
         averaged = _averaged(means, exact)
-        total = averaged.sum((1, 2))
-        inner = averaged.diagonal(dim1=1, dim2=2).sum(1)
-        return (total - inner) / total.clamp(min=torch.finfo(torch.float64).tiny)
+        return torch.stack([averaged[:, part].sum(1) for part in (beside, ~beside)], 1)
 
-    value, nought = share(means[None])[0], torch.zeros((), dtype=torch.float64)
+    off, on = masses(means[None])[0]
+    value, nought = off / (off + on).clamp(min=torch.finfo(torch.float64).tiny), torch.zeros_like(off)
     if num_probes == 1:
         return Estimate(value, torch.full_like(value, math.nan), 0, nought)
     variance = nought
     for i in range(num_blocks):
         left_out = means.expand(num_probes, -1, -1).clone()
         left_out[:, i] = (num_probes * means[i] - by_block[:, i]) / (num_probes - 1)
-        shares = share(left_out)
-        # A share that is exactly nought or one whatever is left out does not vary.
-        logits = torch.where((shares > 0) & (shares < 1), shares.logit(), 0.0)
-        variance = variance + (num_probes - 1) ** 2 / num_probes * logits.var()
-    error = variance.sqrt() * value * (1 - value)
+        left = masses(left_out.clamp(min=0))
+        if bool((left == 0).all(0).any()):
+            continue  # nought or one, whatever is left out
+        logits = left[:, 0].log() - left[:, 1].log()
+        spread = logits.var() if bool(logits.isfinite().all()) else torch.full_like(off, math.inf)
+        variance = variance + (num_probes - 1) ** 2 / num_probes * spread
+    error = variance.sqrt() * value * (1 - value) if bool(variance > 0) else nought
     return Estimate(value, error, num_probes - 1, nought)

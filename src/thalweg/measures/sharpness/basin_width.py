@@ -14,14 +14,16 @@ from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError, hash_tensors
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import stream_seed
-from thalweg.core.rounding import at_least
+from thalweg.core.rounding import at_least, at_most
 from thalweg.measures.sharpness.crossings import Crossings, first_crossings
 from thalweg.measures.sharpness.rises import Rises
+from thalweg.measures.sharpness.scaling import at_rest
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.operators.registry import operator_named
 from thalweg.solvers.directions import Ignored, Normalisation, check_choices, random_direction
 from thalweg.solvers.multilevel import multilevel_eigenpairs
+from thalweg.solvers.normalisation import free_entries
 
 # Residual of the eigenvectors over ||H||: the width along a vector near enough to one is the same.
 EIGENVECTOR_RTOL = 1e-2
@@ -79,18 +81,28 @@ class BasinWidth(Measurement):
     num_evaluations: int
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided interval; without an upper end where a side did not rise so far."""
+        """Two-sided interval; without an upper end where a side did not rise so far, or too little is known.
+
+        Of random directions it is symmetric on the scale of the inverse width. Widths are skewed, the more
+        so the fewer directions have most of the curvature: where one or two have nearly all of it, those of
+        3 to 8 random directions cover 89 to 93 % where they say 95, else 94 to 96.
+        """
         low, high = super().interval(level)
+        if self.error.probe:
+            part = self.error.half_width(level) / self.value
+            low, high = self.value / (1 + part), self.value / (1 - part) if part < 1 else math.inf
         return low, math.inf if self.num_censored else high
 
     def __repr__(self) -> str:
-        if not self.num_censored:
+        low, high = self.interval(0.95)
+        if self.num_censored:
+            beyond = f"{self.num_censored} sides beyond {self.max_distance:g}"
+            parts = [f"at least {at_least(low)} (95 %)", beyond]
+        elif self.error.probe:
+            parts = [f"{self.value:.6g}, {at_least(low, 3)} to {at_most(high, 3)} (95 %)"]
+        else:
             return super().__repr__()
-        mode = f", batch norm {self.batch_norm}" if self.batch_norm else ""
-        return (
-            f"{type(self).__name__}(at least {at_least(self.interval(0.95)[0])} (95 %), "
-            f"{self.num_censored} sides beyond {self.max_distance:g}{mode})"
-        )
+        return f"{type(self).__name__}({', '.join([*parts, *self._circumstances()])})"
 
 
 def basin_width(
@@ -136,7 +148,7 @@ def basin_width(
         `line_slice`.
     normalisation, ignore
         How random directions are scaled and what they leave alone; see
-        `thalweg.solvers.directions.random_direction`.
+        `thalweg.solvers.directions.random_direction`. What does not move with its filter, the result says.
     num_eigenvectors
         k, of the top of the Hessian. Computed to a residual of 1e-2 from subsets, without a certificate that
         they are the largest: pass the ``eigenvectors`` of `top_eigenvalues` as `directions` if it matters.
@@ -147,7 +159,7 @@ def basin_width(
     rtol
         Width of the bracket over the distance, in (0, 1).
     max_memory_bytes
-        Bound on the basis that the eigenvectors are found in.
+        Bound on the basis that the eigenvectors are found in; it bounds nothing without any.
     seed
         Of the random directions, and of the eigenvectors' solver.
     progress
@@ -245,6 +257,10 @@ def basin_width(
             "arguments": arguments,
             "objective": objective.describe(),
             "operator": check,
+            # What a random direction leaves in place although nothing told it to: filters of noughts.
+            "at_rest": at_rest(drawn[0].cpu()[free_entries(objective.space, ignore)], objective.dtype)
+            if drawn
+            else {},
         },
         loss_rise=float(loss_rise),
         normalisation=normalisation,
