@@ -211,6 +211,34 @@ def test_what_an_ascent_found_is_compared_as_a_lower_bound():
 EIGENVALUES = {"top_eigenvalue": {}, "normalized_curvature": {"trace_rtol": None}}
 
 
+def test_parameters_that_did_not_move_are_remarked_on():
+    data, dead = vectors(21), mlp()
+    with torch.no_grad():
+        dead[0].weight[:, 0] = 0
+    found = tw.compare(
+        run(dead, data),
+        run(mlp(), data),
+        measures=["adaptive_sam_sharpness", "sam_sharpness", "adaptive_average_sharpness"],
+        names=("x", "y"),
+        seed=0,
+    )
+    num_zero, num_params = dead[0].weight.shape[0], sum(p.numel() for p in dead.parameters())
+    said = f"Of x, {num_zero} of {num_params} parameters at nought do not move: "
+    assert said + "adaptive_sam_sharpness, adaptive_average_sharpness." in found.remarks
+    assert sum(r.startswith("Of y") for r in found.remarks) == 0
+
+
+def test_one_reason_of_both_is_said_once():
+    def never(objective: tw.Objective, *, seed: int, progress=None) -> Measurement:
+        raise ValueError("never rises.")
+
+    members = {"never": Member(never), "sam": Member(tw.sam_sharpness)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("thalweg.analyses.measure_choice.FAMILY", members)
+        found = tw.compare(run(mlp(), vectors(21)), run(mlp(1), vectors(21)), seed=0)
+    assert [r.reason for r in found.rows] == ["never rises", ""]
+
+
 def test_eigenvalues_are_bounded_at_the_level_asked_for():
     """0.999 is 0.95 shared by fifty rows: what is decided at 0.95 by far must be decided still."""
     data = vectors(21)

@@ -333,6 +333,26 @@ def test_bad_members_and_resolution():
         tw.invariance_audit(objective("relu"), members={"text": lambda _: "1"}, seed=0)  # type: ignore[dict-item]
 
 
+def test_own_measures_that_fail_cost_no_other():
+    members = {
+        "bad": lambda o: 1 / 0,
+        "tensor": lambda o: o.params.norm(),
+        "sam_sharpness": {"radius": 0.1},
+    }
+    audit = tw.invariance_audit(objective("relu"), members=members, seed=0)  # type: ignore[arg-type]
+    assert audit.failures == {"bad": "it raised ZeroDivisionError: division by zero"}
+    assert audit.cell("tensor", "permutation").verdict == "not moved"
+    assert audit.provenance["arguments"]["members"]["sam_sharpness"] == {"radius": 0.1}
+    with pytest.raises(ValueError, match="`member` must be one of bad, tensor, sam_sharpness, got 'lenght'"):
+        audit.cell("lenght", "permutation")
+    with pytest.raises(ValueError, match="`transformation` must be one of relu_rescaling"):
+        audit.cell("tensor", "rotation")
+    with pytest.raises(ValueError, match="`members` gives sam_sharpness 'raduis'; it takes radius"):
+        tw.invariance_audit(objective("relu"), members={"sam_sharpness": {"raduis": 0.1}}, seed=0)  # type: ignore[dict-item]
+    with pytest.raises(tw.ThalwegError, match="ZeroDivisionError"):
+        tw.invariance_audit(objective("relu"), members={"bad": lambda o: 1 / 0}, seed=0)
+
+
 def test_own_measures_are_told_apart_in_the_provenance():
     def length(o: tw.Objective) -> float:
         return float(o.params.norm())

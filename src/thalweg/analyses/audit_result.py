@@ -137,7 +137,19 @@ class InvarianceAudit(Measurement):
     thresholds: Tensor
 
     def cell(self, member: str, transformation: str) -> AuditCell:
-        """One cell of the table."""
+        """One cell of the table.
+
+        Raises
+        ------
+        ValueError
+            If there is no such row or column.
+        """
+        for argument, name, known in (
+            ("member", member, self.members),
+            ("transformation", transformation, self.transformations),
+        ):
+            if name not in known:
+                raise ValueError(f"`{argument}` must be one of {', '.join(known)}, got {name!r}.")
         i, j = self.members.index(member), self.transformations.index(transformation)
         old, new = (ErrorBudget.from_dict(self.errors[i][k]) for k in (0, j + 1))
         return AuditCell(

@@ -72,6 +72,8 @@ class Comparison(Measurement):
         ``(R, 2)`` float64: value and interval at `level` of a and of b, NaN where it was not measured.
     reasons
         ``R`` texts: why not.
+    held
+        ``R`` pairs of texts: which parameters of a and of b did not move, empty where all did.
     level
         Of the intervals.
     rounding
@@ -93,6 +95,7 @@ class Comparison(Measurement):
     reasons: tuple[str, ...]
     level: float
     rounding: float
+    held: tuple[tuple[str, str], ...] = ()
 
     @property
     def orderings(self) -> list[Ordering]:
@@ -123,7 +126,15 @@ class Comparison(Measurement):
     @property
     def remarks(self) -> list[str]:
         """What the rows add up to, in sentences."""
-        return remarks(self.orderings, *self.names)
+        return [*remarks(self.orderings, *self.names), *self._at_rest()]
+
+    def _at_rest(self) -> list[str]:
+        measures: dict[tuple[str, str], dict[str, None]] = {}
+        for measure, texts in zip(self.measures, self.held, strict=False):
+            for network, text in zip(self.names, texts, strict=True):
+                if text:
+                    measures.setdefault((network, text), {})[measure] = None
+        return [f"Of {net}, {text}: {', '.join(found)}." for (net, text), found in measures.items()]
 
     def _numbers(self, i: int) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
         values, lows, highs = (table[i].tolist() for table in (self.values, self.lows, self.highs))
@@ -242,6 +253,7 @@ def compare(
         lows=_table(pairs, "low"),
         highs=_table(pairs, "high"),
         reasons=tuple(_reason(pair, names) for pair in pairs),
+        held=tuple((pair[0].held, pair[1].held) for pair in pairs),
         level=level,
         rounding=math.sqrt(torch.finfo(getattr(torch, described[0]["dtype"])).eps),
     )
@@ -294,4 +306,7 @@ def _table(pairs: Sequence[tuple[Reading, ...]], key: str) -> Tensor:
 
 
 def _reason(pair: tuple[Reading, ...], names: tuple[str, str]) -> str:
-    return "; ".join(f"{name}: {r.reason}" for name, r in zip(names, pair, strict=True) if r.reason)
+    reasons = {name: r.reason.rstrip(".") for name, r in zip(names, pair, strict=True) if r.reason}
+    if len(reasons) == 2 and len(set(reasons.values())) == 1:
+        return next(iter(reasons.values()))
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())

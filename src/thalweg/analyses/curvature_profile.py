@@ -63,7 +63,7 @@ class CurvatureProfile(LayerTraces):
         Whether both ends have a residual within `rtol` of the largest absolute Ritz value.
     diagonal, diagonal_error
         ``(P,)`` estimate of H's diagonal, in the objective's dtype, and the root mean square of the standard
-        errors of its entries: see `HessianTrace`.
+        errors of its entries, over the probes alone: see `HessianTrace`.
     num_probes, num_steps
         How the budget was split.
     fold_traces
@@ -327,8 +327,9 @@ def _diagonals(process: ProbeProcess) -> Tensor:
         estimates *= krylov.operator.dim - len(values)
         # A few at a time: all of them would be a second basis.
         for part in torch.arange(len(values)).split(num_probes):
-            rows = krylov.basis.combine(vectors[:, part])
-            estimates += values[part].to(rows) @ rows.square()
+            rows = krylov.basis.combine(vectors[:, part]).square_()
+            estimates += values[part].to(rows) @ rows
+            del rows  # before the next are made: the memory holds two blocks beside the basis
     return estimates
 
 

@@ -14,6 +14,7 @@ from thalweg.analyses.measure_choice import chosen_measures
 from thalweg.analyses.measured import Outcome, Take, measured
 from thalweg.analyses.sharpness_family import FAMILY, Member
 from thalweg.core.arguments import check_fraction, is_number
+from thalweg.core.errors import ThalwegError
 from thalweg.core.identity import code_identity
 from thalweg.core.measurement import ErrorBudget, Measurement
 from thalweg.core.progress import Progress
@@ -75,7 +76,7 @@ def invariance_audit(
     members
         Names of the family or of functions, see `thalweg.analyses.measure_choice.chosen_measures`; by default
         the family. Or a dictionary from names to measures, those or your own: a function of an objective that
-        returns a `Measurement` or a number.
+        returns a `Measurement` or a number. Where a name has a dictionary, it is arguments of the family's.
     strength
         Scales are log-uniform in ``[1 / strength, strength]``; at least 2. Permutations have none.
     resolution
@@ -105,7 +106,7 @@ def invariance_audit(
             "closer to 1 move nothing far enough to be seen, and 4 is customary."
         )
     check_fraction("resolution", resolution, "0.25 excludes changes by a quarter")
-    chosen = dict(members) if isinstance(members, Mapping) else chosen_measures(members, "members")
+    chosen = _chosen(members)
     if not chosen:
         raise ValueError("`members` must hold at least one measure, got none.")
     objective.value()  # names what is wrong with a network that is not finite
@@ -218,9 +219,16 @@ def _taken(measure: Measure) -> Take:
     """The caller's own function as a measure; a number is taken as exact."""
 
     def take(objective: Objective, *, seed: int, progress: Progress | None = None) -> Measurement:
-        result = measure(objective)
+        try:
+            result = measure(objective)
+        except (ValueError, ThalwegError):
+            raise
+        except Exception as error:  # one that fails costs no other
+            raise ThalwegError(f"it raised {type(error).__name__}: {error}") from error
         if isinstance(result, Measurement):
             return result
+        if isinstance(result, Tensor) and result.ndim == 0:
+            result = result.item()
         if not is_number(result):
             raise TypeError(
                 "`members` must hold functions that return a Measurement or a number, got "
@@ -229,6 +237,16 @@ def _taken(measure: Measure) -> Take:
         return Measurement(value=float(result))
 
     return take
+
+
+def _chosen(members: Any) -> dict[str, Member | Measure]:
+    """By name; where a dictionary gives one arguments, they are the family's or the function's."""
+    if not isinstance(members, Mapping):
+        return dict(chosen_measures(members, "members"))
+    return {
+        name: chosen_measures({name: member}, "members")[name] if isinstance(member, Mapping) else member
+        for name, member in members.items()
+    }
 
 
 def _claims(member: Member | Measure) -> frozenset[str]:
@@ -243,7 +261,9 @@ def _described(members: Any) -> Any:
         return list(members)
     found: dict[str, Any] = {}
     for name, member in members.items():
-        if not isinstance(member, Member):
+        if isinstance(member, Mapping):
+            found[name] = dict(member)
+        elif not isinstance(member, Member):
             found[name] = code_identity(member)
         elif FAMILY.get(name) == member:
             found[name] = name

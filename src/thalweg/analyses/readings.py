@@ -37,6 +37,8 @@ class Reading:
         Why there is no value.
     is_lower_bound
         Whether the value, however exact as a number, bounds what is meant from below alone.
+    held
+        Which parameters did not move, see `Measurement.held`.
     """
 
     value: float
@@ -47,6 +49,7 @@ class Reading:
     above: float = 0.0
     reason: str = ""
     is_lower_bound: bool = False
+    held: str = ""
 
     @classmethod
     def of(cls, result: Measurement, level: float) -> Reading:
@@ -63,6 +66,7 @@ class Reading:
             error,
             *_beyond_chance(result, level),
             is_lower_bound=result.is_lower_bound,
+            held=", ".join(result.held),
         )
 
     @classmethod

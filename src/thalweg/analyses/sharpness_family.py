@@ -78,7 +78,7 @@ class Member:
 # `preconditioned_sharpness` is none of them: it is about the state of an optimizer, which a checkpoint of
 # weights has not, and it bounds a step of training, not the flatness of a minimum. Nor is the basin's width
 # along top eigenvectors, `basin_width(num_eigenvectors=...)`: on a quadratic that is sqrt(2 rise / lambda),
-# `top_eigenvalue` once more, and a second solve for it would take an eighth of all the time.
+# `top_eigenvalue` once more, and would take a second solve.
 
 # Subsets first, three products on all the data after them, no certificate and no trace: what is rough about
 # them the results say.

@@ -165,14 +165,18 @@ class Measurement:
         mode = [f"batch norm {self.batch_norm}"] if self.batch_norm else []
         all_taken = self.provenance.get("sampling", {}).get("taken") == "all examples"
         unfinished = ["not converged"] if self.provenance.get("converged") is False else []
+        whole = ["all examples, as samples would be as many"] if all_taken else []
+        return [*unfinished, *whole, *self.held, *mode]
+
+    @property
+    def held(self) -> list[str]:
+        """In words: how many parameters did not move with the others, or lost digits when they did."""
         rest = self.provenance.get("at_rest") or {}
-        held = [
-            f"{rest[kind]} of {rest['of']} parameters {words}"
+        return [
+            f"{rest[kind]:,} of {rest['of']:,} parameters {words}"
             for kind, words in (("zero", "at nought do not move"), ("underflow", "underflow when scaled"))
             if rest.get(kind)
         ]
-        whole = ["all examples, as samples would be as many"] if all_taken else []
-        return [*unfinished, *whole, *held, *mode]
 
     @property
     def batch_norm(self) -> str | None:
