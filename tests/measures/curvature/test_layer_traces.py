@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.operators.cases import CASES, hessian_of
+import torch
+from tests.operators.cases import CASES, ggn_of, hessian_of
 
 import thalweg as tw
 from thalweg.measures.curvature.layer_traces import LayerTraces
@@ -46,3 +47,24 @@ def test_blocks_of_ones_own_come_from_the_same_probes(
         assert sum(parts) == pytest.approx(float(whole.layer_traces[i]), rel=1e-9, abs=1e-9)
     with pytest.raises(TypeError, match="`blocks` must be a sequence of patterns"):
         measure(objective, blocks="head", seed=0)
+
+
+@pytest.mark.parametrize("of", ["hessian", "ggn"])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_chosen_parameters_keep_the_l2_term(of: str, decay: float) -> None:
+    """Of every measure: the dense diagonal block, with the factor of the L2 term on its diagonal."""
+    case = CASES["residual-running"]
+    objective = tw.Objective(case.model(), case.data(), weight_decay=decay)
+    undecayed = hessian_of("residual-running") if of == "hessian" else ggn_of("residual-running")
+    index = torch.cat([torch.arange(s.start, s.stop) for s in objective.space if s.layer == "head"])
+    block = undecayed[index][:, index] + decay * torch.eye(len(index), dtype=torch.float64)
+    values = torch.linalg.eigvalsh(block)
+    chosen = {"of": of, "params": "head", "seed": 0}
+    both = tw.top_eigenvalues(objective, which="both", rtol=1e-8, **chosen)
+    assert both.eigenvalues.tolist() == pytest.approx([float(values[-1]), float(values[0])], abs=1e-6)
+    trace = float(block.trace())
+    assert tw.hessian_trace(objective, **chosen).value == pytest.approx(trace, rel=1e-9)
+    profile = tw.curvature_profile(objective, **chosen)
+    assert profile.value == pytest.approx(trace, rel=1e-9)
+    torch.testing.assert_close(profile.diagonal, block.diagonal())
+    assert float(tw.spectral_density(objective, **chosen).trace) == pytest.approx(trace, rel=1e-6)
