@@ -1,4 +1,4 @@
-"""The tasks of `benchmarks/barriers.py`, each run in a process of its own: train a network, measure a pair."""
+"""The tasks of `benchmarks/barriers.py`, each in a process of its own: train a network, measure a pair."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from processes import Result
 from torch import Tensor, nn
 
 from thalweg.data import fashion_mnist
-from thalweg.measures.connectivity.bezier_path import BezierPath, bezier_path
+from thalweg.measures.connectivity.bezier_path import bezier_path
 from thalweg.measures.connectivity.linear_path import linear_path
 from thalweg.measures.connectivity.path import Path as LossPath
 from thalweg.measures.connectivity.permutation import PermutationAlignment, align_permutation
@@ -47,6 +47,10 @@ class Setting:
     def subset(self) -> Data:
         """The first so many training examples: of barriers, and of every recalibration."""
         return self.train[0][: self.options["subset"]], self.train[1][: self.options["subset"]]
+
+    def part(self, split: str) -> Data:
+        """What barriers are over."""
+        return self.subset if split == "train" else self.test
 
     def folder(self, width: int, seed: int) -> Path:
         """Of one network."""
@@ -100,14 +104,16 @@ def pair(options: Result) -> Result:
     a, b = (setting.objective(model, "running", setting.subset) for model in models)
     aligned = {
         method: align_permutation(a, b, method=method, seed=0)  # type: ignore[arg-type]
-        for method in options["methods"]
+        for method in options["aligned"]["train"]
+        if method != "none"
     }
     rows = []
-    for split, data in (("train", setting.subset), ("test", setting.test)):
+    for split, names in options["aligned"].items():
+        data = setting.part(split)
         for mode in options["modes"]:
             a, b = (setting.objective(model, mode, data) for model in models)
-            ends = {"none": b, **{name: b.at(r.params, dict(r.buffers)) for name, r in aligned.items()}}
-            for name, end in ends.items():
+            for name in names:
+                end = b.at(aligned[name].params, dict(aligned[name].buffers)) if name in aligned else b
                 line = linear_path(a, end, num_points=options["num_points"], population=True)
                 rows.append({"split": split, "mode": mode, "path": "line", "aligned": name, **numbers(line)})
     if options["num_steps"]:
@@ -127,9 +133,9 @@ def curve(setting: Setting, models: list[nn.Module]) -> Iterator[Result]:
     data = setting.train[0][: options["curve_examples"]], setting.train[1][: options["curve_examples"]]
     ends = [setting.objective(model, "recalibrated", data) for model in models]
     found = bezier_path(*ends, num_points=3, num_steps=options["num_steps"], seed=0)
-    for split, part in (("train", setting.subset), ("test", setting.test)):
+    for split in ("train", "test"):
         there = bezier_path(
-            *(setting.objective(model, "recalibrated", part) for model in models),
+            *(setting.objective(model, "recalibrated", setting.part(split)) for model in models),
             num_points=options["num_points"],
             num_steps=0,
             control_points=found.control_points,
@@ -191,8 +197,7 @@ def check(
             middle.load_state_dict(
                 {k: (x + second[k]) / 2 if x.is_floating_point() else x for k, x in first.items()}
             )
-            data = setting.subset if row["split"] == "train" else setting.test
-            plain = mean_loss(middle, data, row["mode"], setting.subset)
+            plain = mean_loss(middle, setting.part(row["split"]), row["mode"], setting.subset)
             worst = max(worst, abs(plain - row["losses"][halfway]))
     return worst
 
