@@ -4,9 +4,9 @@ Networks are the paper's CNN with batch norm, trained as the paper does on Fashi
 1/2, 1 or 2 times as wide; the learning rate is the same at all widths. Pairs share no network, so that they
 are independent; seeds 1 and 2 at width 1 are the paper's A1 and A2. Of each pair: the barrier of the straight
 line in each batch-norm mode, as the two are and after matching by weights (at width 1 by activations, too),
-on the first 10,000 training and on all 10,000 test examples, whose recalibrated statistics are over these
-10,000 training examples; at width 1 a Bezier curve of one bend, trained on the first 20,000 training
-examples. Of the first pair of each width the losses halfway are computed a second time by a plain loop.
+on the first 10,000 training and on all 10,000 test examples, whose recalibrated statistics are over the first
+5,000 training examples; at width 1 a Bezier curve of one bend, trained on the first 20,000 of them. Of the
+first pair of each width the losses halfway are computed a second time by a plain loop.
 
     python benchmarks/barriers.py                     # trains and measures; the tables
     python benchmarks/barriers.py --smoke             # every stage on next to nothing: supports no conclusion
@@ -36,9 +36,11 @@ PAIRS = {16: 3, 32: 3, 64: 2}
 MODES = ("running", "recalibrated", "batch")
 ALIGNED = {"none": "as they are", "weights": "matched by weights", "activations": "matched by activations"}
 
-# Of each split; activations are of width 1 and training data alone.
+# Of each split, at width 1 and at the others: activations and batch statistics are of training data alone.
 WHOLE = {"train": ("none", "weights", "activations"), "test": ("none", "weights")}
 PART = dict.fromkeys(WHOLE, ("none", "weights"))
+WHOLE_MODES = {"train": MODES, "test": MODES[:2]}
+PART_MODES = dict.fromkeys(WHOLE, MODES[:2])
 
 LEVEL = 0.95
 
@@ -51,8 +53,8 @@ class Extent:
     ----------
     num_examples
         Of training and test data.
-    subset
-        Training examples that barriers and statistics are over.
+    subset, calibration
+        Training examples that barriers and recalibrated statistics are over.
     epochs
         Of each network.
     num_points
@@ -63,13 +65,14 @@ class Extent:
 
     num_examples: tuple[int, int] = (60_000, 10_000)
     subset: int = 10_000
+    calibration: int = 5_000
     epochs: int = 6
     num_points: int = 7
     curve_examples: int = 20_000
-    num_steps: int = 3000
+    num_steps: int = 2000
 
 
-SMOKE = Extent((1000, 300), 300, 1, 5, 600, 10)
+SMOKE = Extent((600, 200), 200, 150, 1, 5, 400, 10)
 
 
 class Barriers(Bench):
@@ -110,7 +113,7 @@ class Barriers(Bench):
             f"pair-width{width}-{i}",
             width=width,
             seeds=seeds_of(i),
-            modes=MODES if whole else MODES[:2],
+            modes=WHOLE_MODES if whole else PART_MODES,
             aligned=WHOLE if whole else PART,
             check=i == 0,
             **({} if whole else {"num_steps": 0}),
@@ -131,7 +134,7 @@ class Barriers(Bench):
         print(f"\nBarriers at width 1: mean of the pairs ± Student's half-width at {LEVEL:.0%}, and each")
         for split, each in WHOLE.items():
             for aligned in each:
-                for mode in MODES:
+                for mode in WHOLE_MODES[split]:
                     which = {"split": split, "mode": mode, "path": "line", "aligned": aligned}
                     self.line(f"{split:6}{ALIGNED[aligned]:24}{mode:14}", 32, which)
 
@@ -182,7 +185,7 @@ class Barriers(Bench):
         points = [(width, x) for width in WIDTHS for x in values(width)]
         if len(points) < 4 or min(x for _, x in points) <= 0:
             return "nobody can say: pairs are few, or a barrier is nought"
-        fit = stats.linregress(*np.log2(points).T)
+        fit: Any = stats.linregress(*np.log2(points).T)
         half = stats.t.ppf(0.5 + LEVEL / 2, len(points) - 2) * fit.stderr
         factor, low, high = (2 ** (fit.slope + sign * half) for sign in (0, -1, 1))
         return f"{factor:.2f} ({low:.2f} to {high:.2f})"

@@ -43,14 +43,18 @@ class Setting:
         )
         self.networks = Path(options["networks"])
 
+    def first(self, num_examples: int) -> Data:
+        """So many of the training examples."""
+        return self.train[0][:num_examples], self.train[1][:num_examples]
+
     @property
-    def subset(self) -> Data:
-        """The first so many training examples: of barriers, and of every recalibration."""
-        return self.train[0][: self.options["subset"]], self.train[1][: self.options["subset"]]
+    def calibration(self) -> Data:
+        """What every recalibration is over."""
+        return self.first(self.options["calibration"])
 
     def part(self, split: str) -> Data:
         """What barriers are over."""
-        return self.subset if split == "train" else self.test
+        return self.first(self.options["subset"]) if split == "train" else self.test
 
     def folder(self, width: int, seed: int) -> Path:
         """Of one network."""
@@ -62,9 +66,9 @@ class Setting:
         load_weights(self.folder(width, seed) / WEIGHTS_FILE, model)
         return model.eval()
 
-    def objective(self, model: nn.Module, mode: Any, data: Data, size: int = 128) -> Objective:
-        """Cross-entropy; recalibrated statistics are of the training subset whatever the data are."""
-        return Objective(model, data, batch_norm=mode, batch_size=size, calibration_data=self.subset)
+    def objective(self, model: nn.Module, mode: Any, data: Data) -> Objective:
+        """Cross-entropy; recalibrated statistics are of training examples whatever the data are."""
+        return Objective(model, data, batch_norm=mode, batch_size=128, calibration_data=self.calibration)
 
 
 def build(width: int, seed: int) -> nn.Module:
@@ -101,7 +105,7 @@ def pair(options: Result) -> Result:
     """Everything of one pair of networks: lines in each mode, as they are and aligned, and a curve."""
     setting = Setting(options)
     models = [setting.network(options["width"], seed) for seed in options["seeds"]]
-    a, b = (setting.objective(model, "running", setting.subset) for model in models)
+    a, b = (setting.objective(model, "running", setting.part("train")) for model in models)
     aligned = {
         method: align_permutation(a, b, method=method, seed=0)  # type: ignore[arg-type]
         for method in options["aligned"]["train"]
@@ -110,7 +114,7 @@ def pair(options: Result) -> Result:
     rows = []
     for split, names in options["aligned"].items():
         data = setting.part(split)
-        for mode in options["modes"]:
+        for mode in options["modes"][split]:
             a, b = (setting.objective(model, mode, data) for model in models)
             for name in names:
                 end = b.at(aligned[name].params, dict(aligned[name].buffers)) if name in aligned else b
@@ -130,7 +134,7 @@ def pair(options: Result) -> Result:
 def curve(setting: Setting, models: list[nn.Module]) -> Iterator[Result]:
     """A Bezier curve of one bend, trained on training examples and evaluated where the lines are."""
     options = setting.options
-    data = setting.train[0][: options["curve_examples"]], setting.train[1][: options["curve_examples"]]
+    data = setting.first(options["curve_examples"])
     ends = [setting.objective(model, "recalibrated", data) for model in models]
     found = bezier_path(*ends, num_points=3, num_steps=options["num_steps"], seed=0)
     for split in ("train", "test"):
@@ -197,7 +201,7 @@ def check(
             middle.load_state_dict(
                 {k: (x + second[k]) / 2 if x.is_floating_point() else x for k, x in first.items()}
             )
-            plain = mean_loss(middle, setting.part(row["split"]), row["mode"], setting.subset)
+            plain = mean_loss(middle, setting.part(row["split"]), row["mode"], setting.calibration)
             worst = max(worst, abs(plain - row["losses"][halfway]))
     return worst
 
