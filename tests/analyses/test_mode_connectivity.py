@@ -221,11 +221,12 @@ def test_modes_that_one_cannot_be_measured_in_and_batches_that_are_too_few():
     assert found.modes == ("running", "recalibrated", "batch")
     assert found.reference_mode == "recalibrated"
     assert "needs stored statistics" in found.reasons["running"]
-    assert "two independent units" in found.reasons["lines batch"]
-    assert found.lines[1] is not None
-    assert [line is None for line in found.lines] == [True, False, True]
+    assert [line is None for line in found.lines] == [True, False, False]
     rows = [row for row in found.rows if row.quantity == "barrier, straight line"]
-    assert [bool(row.before and row.before.reason) for row in rows] == [True, False, True]
+    assert [bool(row.before and row.before.reason) for row in rows] == [True, False, False]
+    # A single batch has a barrier, and no spread.
+    assert "two independent units" in found.reasons["population batch"]
+    assert [line and line.error.data is not None for line in found.lines] == [None, True, False]
 
 
 def test_runs_are_measured_in_every_mode_and_one_alignment_serves_all():
@@ -327,7 +328,7 @@ def test_bad_input_is_told_at_once(case, monkeypatch):
 
 def test_networks_of_two_functions_are_refused_though_their_shapes_agree():
     a = two()[0]
-    model = nn.Sequential(*hidden(1)[:2], nn.ReLU(), hidden(1)[3])
+    model = nn.Sequential(hidden(1)[0], hidden(1)[1], nn.ReLU(), hidden(1)[3])
     relu = tw.Objective(model, vectors(40), batch_norm="recalibrated", batch_size=8)
     with pytest.raises(ValueError, match="an activation, a mask or an epsilon"):
         between(a, relu)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,8 @@ def test_the_picture_shows_every_way_in_every_mode(whole, tmp_path):
     figure = tw.plot(whole, tmp_path / "between.png")
     assert (tmp_path / "between.png").read_bytes().startswith(b"\x89PNG")
     barriers, ways, plane, tree, *_ = figure.axes
-    heights = [bar.get_height() for bar in barriers.patches if bar.get_width() > 0]
+    bars: list[Any] = list(barriers.patches)
+    heights = [bar.get_height() for bar in bars if bar.get_width() > 0]
     expected = []
     for mode, line, aligned in zip(whole.modes, whole.lines, whole.aligned_lines, strict=True):
         expected += [line.barrier, aligned.barrier]

@@ -83,7 +83,8 @@ def mode_connectivity(
         A side: 11, 21, 31 and so on, so that the networks are on the grid; 0 leaves the plane out.
     population
         Give barriers, saddles and the plane's minima errors for the distribution the examples are a sample
-        of. Without it the numbers are about these examples alone.
+        of. Without it, and where there is but one batch to take them from, the numbers are about these
+        examples alone; `reasons` says so.
     level
         Of the intervals, and of the noise band of the topology.
     names

@@ -18,6 +18,7 @@ from thalweg.measures.connectivity.linear_path import LinearPath, linear_path
 from thalweg.measures.connectivity.permutation import Method, PermutationAlignment, align_permutation
 from thalweg.measures.surfaces.plane import PlaneSlice
 from thalweg.measures.topology.persistence import Persistence, persistence
+from thalweg.objective.batch_norm import BatchNormMode
 from thalweg.objective.evaluation import independent_unit
 from thalweg.objective.objective import Objective
 from thalweg.solvers.projection import project
@@ -86,8 +87,8 @@ class Parts:
         Why a part is missing, by name; why a mode is, by the name of the mode.
     """
 
-    pairs: Mapping[str, Pair]
-    reference: str
+    pairs: Mapping[BatchNormMode, Pair]
+    reference: BatchNormMode
     names: tuple[str, str]
     population: bool
     seed: int
@@ -111,12 +112,12 @@ class Parts:
             but=(ValueError, ThalwegError),
         )
 
-    def line(self, mode: str, label: str | None, num_points: int) -> LinearPath | None:
+    def line(self, mode: BatchNormMode, label: str | None, num_points: int) -> LinearPath | None:
         """From a to b as it is."""
         return self._line("lines", mode, label, num_points, lambda b: b)
 
     def aligned_line(
-        self, mode: str, label: str | None, num_points: int, alignment: PermutationAlignment | None
+        self, mode: BatchNormMode, label: str | None, num_points: int, alignment: PermutationAlignment | None
     ) -> LinearPath | None:
         """From a to the aligned b."""
         if alignment is None:
@@ -127,7 +128,7 @@ class Parts:
     def _line(
         self,
         name: str,
-        mode: str,
+        mode: BatchNormMode,
         label: str | None,
         num_points: int,
         end: Callable[[Objective], Objective],
@@ -137,10 +138,14 @@ class Parts:
         def take(watch: Watch) -> LinearPath:
             assert pair is not None
             return linear_path(
-                pair[0], end(pair[1]), num_points=num_points, population=self.population, progress=watch
+                pair[0],
+                end(pair[1]),
+                num_points=num_points,
+                population=self._population(mode),
+                progress=watch,
             )
 
-        unless = self._too_few(mode) if pair else self.reasons[mode]
+        unless = "" if pair else self.reasons[mode]
         unit = self._a_point(mode)
         return self._had(line_key(name, label), take, unit=unit, share=(num_points + 1) * unit, unless=unless)
 
@@ -153,11 +158,11 @@ class Parts:
                 num_points=num_points,
                 num_steps=num_steps,
                 learning_rate=learning_rate,
-                population=self.population,
+                population=self._population(self.reference),
                 seed=self.seed,
                 progress=watch,
             ),
-            unless=self._too_few(self.reference) if num_steps else "not asked for (num_steps=0)",
+            unless="" if num_steps else "not asked for (num_steps=0)",
         )
 
     def corners(
@@ -181,7 +186,7 @@ class Parts:
 
     def plane(self, corners: Mapping[str, Objective], num_points: int) -> PlaneSlice | None:
         """Around the centre of mass of the `corners`."""
-        unless = self._too_few(self.reference) if num_points else "not asked for (plane_points=0)"
+        unless = "" if num_points else "not asked for (plane_points=0)"
         if not corners:
             unless = unless or "there is no third network beside the line through the two"
         return self._had(
@@ -189,7 +194,7 @@ class Parts:
             lambda watch: through(
                 list(corners.values()),
                 num_points=num_points,
-                population=self.population,
+                population=self._population(self.reference),
                 seed=self.seed,
                 progress=watch,
             ),
@@ -209,17 +214,18 @@ class Parts:
         unless = self.reasons["plane"] if plane is None else ""
         return self._had("topology", take, but=(ImportError, ThalwegError), unless=unless)
 
-    def _a_point(self, mode: str) -> int:
+    def _a_point(self, mode: BatchNormMode) -> int:
         """Passes of a point."""
         return self.pair[0].num_examples * (2 if mode == "recalibrated" else 1)
 
-    def _too_few(self, mode: str) -> str:
-        """Why the examples have no spread, if so."""
+    def _population(self, mode: BatchNormMode) -> bool:
+        """Whether errors for the population can be had in a mode: with one unit there is no spread to see."""
         try:
             independent_unit(self.pairs[mode][0], self.population)
         except ValueError as error:
-            return str(error)
-        return ""
+            self.reasons[line_key("population", mode)] = str(error)
+            return False
+        return self.population
 
     def _had(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,8 @@ CORNERS = ((-1.0, -1.0), (1.0, 0.0), (0.0, 1.0))
 # How far the plane goes, in the same steps: a quarter beyond the networks.
 SPAN = 1.25
 
-# Sine of the angle at the first network below which the three count as one line.
-COLLINEAR = 1e-4
+# Sine of the angle at the centre up to which the three count as one line.
+COLLINEAR = 1e-3
 
 
 def corner_indices(num_points: int) -> list[tuple[int, int]]:
@@ -30,7 +31,7 @@ def corner_indices(num_points: int) -> list[tuple[int, int]]:
     return [(half + round(x * half / SPAN), half + round(y * half / SPAN)) for x, y in CORNERS]
 
 
-def check_plane_points(num_points: object) -> None:
+def check_plane_points(num_points: Any) -> None:
     """Raise unless the networks are on the grid, or there is to be no plane."""
     is_whole = isinstance(num_points, int | np.integer) and not isinstance(num_points, bool)
     if not is_whole or (num_points != 0 and (num_points < 11 or num_points % 10 != 1)):
@@ -41,9 +42,10 @@ def check_plane_points(num_points: object) -> None:
 
 
 def are_apart(networks: Sequence[Objective]) -> bool:
-    """Whether three networks span a plane."""
-    first, second, third = (network.params.cpu().double() for network in networks)
-    u, v = second - first, third - first
+    """Whether three networks span a plane: whether the ways to two of them from the centre differ."""
+    points = [network.params.cpu().double() for network in networks]
+    centre = torch.stack(points).mean(0)
+    u, v = points[1] - centre, points[2] - centre
     lengths = u.norm(), v.norm()
     if not all(length > 0 for length in lengths):
         return False
@@ -51,7 +53,7 @@ def are_apart(networks: Sequence[Objective]) -> bool:
     return bool((v - (v @ u) * u).norm() > COLLINEAR)
 
 
-def through(networks: Sequence[Objective], **arguments: object) -> PlaneSlice:
+def through(networks: Sequence[Objective], **arguments: Any) -> PlaneSlice:
     """`plane_slice` around the centre of mass of three networks, statistics interpolated along.
 
     A step of one along each direction arrives at the second and the third network, to the bit; steps of
@@ -64,7 +66,7 @@ def through(networks: Sequence[Objective], **arguments: object) -> PlaneSlice:
         first.at(params, buffers),
         directions=(second, third),
         span=SPAN,
-        **arguments,  # type: ignore[arg-type]
+        **arguments,
     )
 
 
