@@ -99,8 +99,8 @@ class ModeConnectivity(Measurement):
     topology
         Of the plane, up to the highest loss on the straight lines.
     reasons
-        By the name of what is missing above (``"curve"``), of a line and its mode (``"aligned_lines batch"``),
-        of a mode, or of ``"population"`` and a mode without errors for it: why.
+        Why, by the name of what is missing above (``"curve"``), of a line and its mode (``"lines batch"``),
+        of a mode, or of ``"population"`` and a mode without errors for it.
     level
         Of the intervals.
     """
