@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from tests.measures.connectivity.test_permutation import pair
-from tests.networks import images, residual, vectors
+from tests.networks import images, residual, shuffle_statistics, vectors
 from torch import Tensor, nn
 
 import thalweg as tw
@@ -25,12 +25,13 @@ def between(a: Any, b: Any, **more: Any) -> tw.ModeConnectivity:
 
 
 def hidden(seed: int, width: int = 6, **layers: Any) -> nn.Sequential:
-    """Dense, batch norm, tanh, dense."""
+    """Dense, batch norm with statistics of its own, tanh, dense."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(
+        model = nn.Sequential(
             nn.Linear(5, width), nn.BatchNorm1d(width, **layers), nn.Tanh(), nn.Linear(width, 3)
-        ).double()
+        )
+    return cast(nn.Sequential, shuffle_statistics(model, seed).double())
 
 
 def two(mode: Any = "recalibrated", seeds: tuple[int, int] = (0, 1), n: int = 40) -> list[tw.Objective]:
@@ -227,6 +228,15 @@ def test_modes_that_one_cannot_be_measured_in_and_batches_that_are_too_few():
     # A single batch has a barrier, and no spread.
     assert "two independent units" in found.reasons["population batch"]
     assert [line and line.error.data is not None for line in found.lines] == [None, True, False]
+
+
+def test_a_single_batch_costs_no_line_and_no_curve():
+    a, b = (tw.Objective(hidden(s).eval(), vectors(40), batch_norm="batch", batch_size=40) for s in (0, 1))
+    found = between(a, b)
+    assert found.lines == (tw.linear_path(a, b, num_points=5),)
+    assert found.curve is not None
+    assert found.value == min(path.barrier for path in found.paths.values())
+    assert "two independent units" in found.reasons["population batch"]
 
 
 def test_runs_are_measured_in_every_mode_and_one_alignment_serves_all():

@@ -199,6 +199,7 @@ class Parts:
                 progress=watch,
             ),
             unit=self._a_point(self.reference),
+            but=(ValueError, ThalwegError),  # a single batch has no slice
             unless=unless,
         )
 
@@ -252,8 +253,8 @@ class Parts:
 
 
 def aligned(b: Objective, alignment: PermutationAlignment) -> Objective:
-    """`b`, in whatever mode, with its units in another order."""
-    return b.at(alignment.params, dict(alignment.buffers))
+    """`b`, in whatever mode, with its units in another order: some modes have no use for statistics."""
+    return b.at(alignment.params, {k: v for k, v in alignment.buffers.items() if k in b.buffers})
 
 
 def shadow(
