@@ -228,6 +228,7 @@ def main() -> None:
     parser = parser_of(__doc__, SECTIONS, "runs/barriers")
     parser.add_argument("--pairs", type=int, default=3, help="at most, of networks at a width (default: 3)")
     parser.add_argument("--workers", type=int, default=2, help="tasks at a time (default: 2)")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the figure as well")
     parser.add_argument("--smoke", action="store_true", help="a trial of every stage, in --out/smoke")
     options = parser.parse_args()
     if options.task:
@@ -243,6 +244,10 @@ def main() -> None:
     bench.measure()
     for name in options.sections or SECTIONS:
         getattr(bench, name)()
+    if options.figure:
+        from barriers_figure import draw_figure
+
+        draw_figure(bench, options.figure)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.cli.test_compare import MODULE, compare
+from tests.cli.test_measure import thalweg
 
 import thalweg as tw
 
@@ -128,3 +129,15 @@ def test_groups_have_nothing_between_them(folder: Path) -> None:
     done = compare(folder, "seed{seed}.pt", "--by", "seed", "--model", "nets:build", "--paths", "yes")
     assert done.returncode == 2
     assert "`paths` is for two files" in done.stderr
+
+
+def test_it_is_a_measure_of_two_checkpoints_in_one_mode_as_well(folder: Path) -> None:
+    done = thalweg(
+        folder, "measure", "mode_connectivity", "--model", "nets:build", "--data", "nets:data",
+        "--checkpoint", "seed0.pt", "--checkpoint", "seed1.pt", "--batch-norm", "recalibrated",
+        "--set", "num_points=5", "--set", "num_steps=5", "--set", "plane_points=0", "--plot", "it.png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "barrier, straight line" in done.stdout
+    assert "not there: plane, topology: not asked for (plane_points=0)" in done.stdout
+    assert (folder / "it.png").exists()
