@@ -15,7 +15,7 @@ from tests.cli.test_measure import thalweg
 import thalweg as tw
 
 CHEAP = ("--set", "mode_connectivity.num_points=5", "--set", "mode_connectivity.num_steps=5",
-         "--set", "mode_connectivity.plane_points=11")  # fmt: skip
+         "--set", "mode_connectivity.plane_points=7")  # fmt: skip
 FILES = ("seed0.pt", "seed1.pt", "--model", "nets:build")
 
 

@@ -64,9 +64,8 @@ def test_the_plane_is_drawn_to_scale(whole):
     assert place[1] == pytest.approx([float(whole.distances[0]), 0], abs=1e-9)
     assert np.linalg.norm(place[2]) == pytest.approx(float(whole.distances[1]))
     assert place[2][1] > 0
-    there = float((whole.alignment.params - whole.plane.directions[:, 0]).norm())
-    assert there > 0  # the third side, from the second network to the third
-    side = torch.linalg.vector_norm(whole.plane.directions[:, 0] - whole.plane.directions[:, 1])
+    # The third side, from the second network to the third: twice the difference of the directions.
+    side = 2 * torch.linalg.vector_norm(whole.plane.directions[:, 0] - whole.plane.directions[:, 1])
     assert np.linalg.norm(place[1] - place[2]) == pytest.approx(float(side))
 
 

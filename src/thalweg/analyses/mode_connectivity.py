@@ -37,7 +37,7 @@ def mode_connectivity(
     num_points: int = 21,
     num_steps: int = 3000,
     learning_rate: float = 0.05,
-    plane_points: int = 21,
+    plane_points: int = 19,
     population: bool = True,
     level: float = 0.95,
     names: tuple[str, str] = ("a", "b"),
@@ -80,7 +80,7 @@ def mode_connectivity(
     num_steps, learning_rate
         Of the curve's training; 0 steps leave it out.
     plane_points
-        A side: 11, 21, 31 and so on, so that the networks are on the grid; 0 leaves the plane out.
+        A side: 7, 13, 19 and so on, so that the networks are on the grid; 0 leaves the plane out.
     population
         Give barriers, saddles and the plane's minima errors for the distribution the examples are a sample
         of. Without it, and where there is but one batch to take them from, the numbers are about these

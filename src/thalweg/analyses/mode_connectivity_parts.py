@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.analyses.mode_connectivity_result import aligned_name, line_key
-from thalweg.analyses.network_plane import are_apart, mean, through
+from thalweg.analyses.network_plane import are_apart, middle, through
 from thalweg.core.errors import ThalwegError
 from thalweg.core.progress import STEPS, Work
 from thalweg.measures.connectivity.bezier_path import GRADIENT_PASSES, BezierPath, bezier_path
@@ -178,14 +178,13 @@ class Parts:
             return {self.names[0]: a, self.names[1]: b, aligned_name(self.names[1]): there}
         if curve is not None:
             # Statistics of a curve go straight from a to b, so that a bend's are halfway.
-            halfway = {k: mean([a.buffers[k], b.buffers[k]]) for k in a.buffers}
-            bend = a.at(curve.control_points[:, 1], halfway)
+            bend = a.at(curve.control_points[:, 1], middle((a, b)).buffers)
             if are_apart((a, b, bend)):
                 return {self.names[0]: a, self.names[1]: b, BEND: bend}
         return {}
 
     def plane(self, corners: Mapping[str, Objective], num_points: int) -> PlaneSlice | None:
-        """Around the centre of mass of the `corners`."""
+        """Through the `corners`."""
         unless = "" if num_points else "not asked for (plane_points=0)"
         if not corners:
             unless = unless or "there is no third network beside the line through the two"
@@ -263,7 +262,7 @@ def shadow(
     """Where the curve lies in the plane ``(T, 2)``, and how far from it ``(T,)``; empty without either."""
     if plane is None or curve is None:
         return torch.empty(0, 2, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
-    centre = mean([corner.params for corner in corners.values()]).cpu()
+    centre = middle(list(corners.values())[1:]).params.cpu()
     points = (curve.params_at(float(t)) for t in curve.alphas)
     found = project(points, centre, plane.directions)
     return found.coordinates, found.residual_norms

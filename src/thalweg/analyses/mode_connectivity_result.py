@@ -91,8 +91,8 @@ class ModeConnectivity(Measurement):
     curve
         From a to b as it is, in the reference mode.
     plane, plane_names
-        Around the centre of mass of three networks, and their names; see `thalweg.analyses.network_plane`.
-        The third is the aligned b; where there is none of its own, the bend of the curve.
+        Through three networks, and their names; see `thalweg.analyses.network_plane`. The third is the
+        aligned b; where there is none of its own, the bend of the curve.
     curve_coordinates, curve_residuals
         ``(T, 2)`` and ``(T,)``: the plane's point nearest to each of the curve's, in steps along its
         directions, and how far it is off. Empty where either is missing.
@@ -188,11 +188,12 @@ class ModeConnectivity(Measurement):
     def _rows_of_plane(self) -> list[ConnectivityRow]:
         mode, missing = self.reference_mode, self.reasons.get("plane", "")
         sides: list[Number | None] = [None, None]
+        # Between the points of the way, and for other examples, it may be higher or lower by that.
+        margin = 0.0 if self.topology is None else self.topology.margin
         for i, height in enumerate(self.saddles.tolist()):
             if i == 0 or self.is_plane_of_aligned:
-                # Between the points of the way, and for other examples, it may be higher or lower by that.
-                margin = 0.0 if self.topology is None else self.topology.margin
-                sides[i] = Number(height, height - margin, height + margin, missing)
+                low = max(height - margin, self._higher_end(i)) if margin else height
+                sides[i] = Number(height, low, height + margin, missing)
         topology = Number.exact(math.nan, self.reasons.get("topology", ""))
         if self.topology is not None:
             topology = Number(self.topology.value, *self.topology.interval(self.level))
@@ -200,6 +201,13 @@ class ModeConnectivity(Measurement):
             ConnectivityRow("saddle on the plane (loss)", mode, *sides),
             ConnectivityRow("minima of the plane, significant", mode, topology, None),
         ]
+
+    def _higher_end(self, i: int) -> float:
+        """Loss of the higher of the two networks of a saddle, which is no lower."""
+        if self.plane is None or self.plane.losses is None:
+            return -math.inf
+        corners = corner_indices(len(self.plane.alphas))
+        return max(float(self.plane.losses[corners[0]]), float(self.plane.losses[corners[i + 1]]))
 
     @property
     def remarks(self) -> list[str]:

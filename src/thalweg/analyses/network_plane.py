@@ -1,4 +1,4 @@
-"""The plane through three networks: its centre of mass, where things lie in it, and the pass between two."""
+"""The plane through three networks: where they lie in it, and the pass between two of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 from thalweg.measures.surfaces.plane import PlaneSlice, plane_slice
 from thalweg.objective.objective import Objective
 
-# Steps from the centre of mass towards the second and the third network, at which the three lie: the centre
-# is a third of their sum, so that the first lies opposite the other two.
-CORNERS = ((-1.0, -1.0), (1.0, 0.0), (0.0, 1.0))
+# Where the three lie, in steps from the middle between the second and the third: they are corners of a
+# parallelogram around it.
+CORNERS = ((1.0, 1.0), (-1.0, 1.0), (1.0, -1.0))
 
-# How far the plane goes, in the same steps: a quarter beyond the networks.
-SPAN = 1.25
+# How far the plane goes, in the same steps: a quarter of the distances beyond the networks.
+SPAN = 1.5
 
-# Sine of the angle at the centre up to which the three count as one line.
+# Sine of the angle at the first network up to which the three count as one line.
 COLLINEAR = 1e-3
 
 
@@ -34,18 +34,17 @@ def corner_indices(num_points: int) -> list[tuple[int, int]]:
 def check_plane_points(num_points: Any) -> None:
     """Raise unless the networks are on the grid, or there is to be no plane."""
     is_whole = isinstance(num_points, int | np.integer) and not isinstance(num_points, bool)
-    if not is_whole or (num_points != 0 and (num_points < 11 or num_points % 10 != 1)):
+    if not is_whole or (num_points != 0 and (num_points < 7 or num_points % 6 != 1)):
         raise ValueError(
-            "`plane_points` must be 11, 21, 31 and so on, so that the three networks are on the grid, or 0 "
+            "`plane_points` must be 7, 13, 19 and so on, so that the three networks are on the grid, or 0 "
             f"for no plane, got {num_points!r}."
         )
 
 
 def are_apart(networks: Sequence[Objective]) -> bool:
-    """Whether three networks span a plane: whether the ways to two of them from the centre differ."""
-    points = [network.params.cpu().double() for network in networks]
-    centre = torch.stack(points).mean(0)
-    u, v = points[1] - centre, points[2] - centre
+    """Whether three networks span a plane."""
+    first, second, third = (network.params.cpu().double() for network in networks)
+    u, v = second - first, third - first
     lengths = u.norm(), v.norm()
     if not all(length > 0 for length in lengths):
         return False
@@ -53,18 +52,24 @@ def are_apart(networks: Sequence[Objective]) -> bool:
     return bool((v - (v @ u) * u).norm() > COLLINEAR)
 
 
-def through(networks: Sequence[Objective], **arguments: Any) -> PlaneSlice:
-    """`plane_slice` around the centre of mass of three networks, statistics interpolated along.
+def middle(networks: Sequence[Objective]) -> Objective:
+    """The mean of networks in parameters and statistics."""
+    first = networks[0]
+    buffers = {k: mean([network.buffers[k] for network in networks]) for k in first.buffers}
+    return first.at(mean([network.params for network in networks]), buffers)
 
-    A step of one along each direction arrives at the second and the third network, to the bit; steps of
-    (-1, -1) at the first, but for rounding.
+
+def through(networks: Sequence[Objective], **arguments: Any) -> PlaneSlice:
+    """`plane_slice` through three networks, statistics interpolated along.
+
+    The centre is the middle between the second and the third. A step of one along a direction takes it to the
+    middle between the first and one of these: all three are means of networks, whose statistics are
+    sound; the networks themselves are a step of one along both, either way, but for rounding.
     """
     first, second, third = networks
-    params = mean([network.params for network in networks])
-    buffers = {k: mean([network.buffers[k] for network in networks]) for k in first.buffers}
     return plane_slice(
-        first.at(params, buffers),
-        directions=(second, third),
+        middle((second, third)),
+        directions=(middle((first, third)), middle((first, second))),
         span=SPAN,
         **arguments,
     )

@@ -84,7 +84,7 @@ def cost_in_words(
     shares = ", ".join(f"{name} {100 * part / whole:.0f} %" for name, part in parts.items() if part)
     return (
         f"What lies between the two takes up to some {whole / 1e6:.2g} million passes forward of an example "
-        f"({shares}); --paths no leaves it out, --set {NAME}.plane_points=11 or {NAME}.num_steps=0 makes it "
+        f"({shares}); --paths no leaves it out, --set {NAME}.plane_points=7 or {NAME}.num_steps=0 makes it "
         "cheaper."
     )
 

@@ -41,29 +41,32 @@ def connectivity_figure(result: Any) -> Figure:
 
 def draw_barriers(axes: Axes, result: Any) -> None:
     """A bar for each way in each mode, with its interval."""
-    highest = 0.0
+    bars = []
     for place, (mode, line, aligned) in enumerate(
         zip(result.modes, result.lines, result.aligned_lines, strict=True)
     ):
         curve = result.curve if mode == result.reference_mode else None
         for i, (colour, path) in enumerate(((STRAIGHT, line), (ALIGNED, aligned), (CURVE, curve))):
-            if path is None:
-                continue
-            low, high = path.interval(result.level)
-            highest = max(highest, high if math.isfinite(high) else path.barrier)
-            x = place + 0.27 * (i - 1)
-            axes.bar(x, path.barrier, 0.25, color=colour, alpha=0.8, hatch=HATCHES[colour], edgecolor="white")
-            if high > low and math.isfinite(high):
-                axes.plot([x, x], [max(0.0, low), high], color=draw.INK, linewidth=1)
-            axes.annotate(
-                f"{path.barrier:.2g}",
-                (x, max(path.barrier, high if math.isfinite(high) else 0.0)),
-                (0, 2),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7.5,
-                color=draw.INK,
-            )
+            if path is not None:
+                low, high = path.interval(result.level)
+                ends = (max(0.0, low), high) if math.isfinite(high) else (path.barrier,) * 2
+                bars.append((place + 0.27 * (i - 1), colour, path.barrier, ends))
+    highest = max((end for *_, (_, end) in bars), default=0.0)
+    # Three digits of the highest, so that all can be compared at sight.
+    decimals = max(0, 2 - math.floor(math.log10(highest))) if highest > 0 else 0
+    for x, colour, barrier, (low, high) in bars:
+        axes.bar(x, barrier, 0.25, color=colour, alpha=0.8, hatch=HATCHES[colour], edgecolor="white")
+        if high > low:
+            axes.plot([x, x], [low, high], color=draw.INK, linewidth=1)
+        axes.annotate(
+            f"{barrier:.{decimals}f}",
+            (x, high),
+            (0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+            color=draw.INK,
+        )
     for colour, name in NAMES.items():
         axes.bar(0, 0, 0, color=colour, alpha=0.8, hatch=HATCHES[colour], edgecolor="white", label=name)
     axes.set_xticks(range(len(result.modes)), [mode or "" for mode in result.modes])
@@ -141,6 +144,7 @@ def draw_plane(axes: Axes, result: Any) -> None:
 def draw_topology(axes: Axes, result: Any) -> None:
     """The merge tree of the plane."""
     draw_merge_tree(axes, result.topology)
+    axes.tick_params(axis="x", labelrotation=30)
     axes.set_title(f"Minima of the plane{_mode(result)}")
 
 
