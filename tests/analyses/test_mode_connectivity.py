@@ -316,7 +316,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),
     "no start": (lambda: between(*two(), start=hidden(0)), TypeError, "`start` must be a thalweg.Objective"),
     "a plane off the grid": (
-        lambda: between(*two(), plane_points=13),
+        lambda: between(*two(), plane_points=11),
         ValueError,
         "`plane_points` must be 7",
     ),
