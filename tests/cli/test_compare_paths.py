@@ -50,7 +50,7 @@ def test_two_files_and_what_lies_between_them(folder: Path) -> None:
         "angle at the start (°)",
     ]
     cost, page = done.stderr.splitlines()
-    assert cost.startswith("What lies between the two takes up to some ")
+    assert cost.startswith("What lies between the two takes some ")
     assert "--paths no leaves it out" in cost
     assert page == "page: page/index.html"
     text = (folder / "page" / "index.html").read_text()

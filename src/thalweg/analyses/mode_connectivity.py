@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from thalweg.analyses.mode_connectivity_parts import Pair, Parts, expected_passes, shadow
+from thalweg.analyses.mode_connectivity_parts import Pair, Parts, expected_passes, num_norms_of, shadow
 from thalweg.analyses.mode_connectivity_result import ModeConnectivity
 from thalweg.analyses.network_plane import check_plane_points
 from thalweg.analyses.readings import Network, modes_of_pair
@@ -135,6 +135,7 @@ def mode_connectivity(
     expected = expected_passes(
         first.num_examples,
         list(labels.values()),
+        num_norms=num_norms_of(first),
         num_points=num_points,
         num_steps=num_steps,
         batch_size=first.batch_size,

@@ -35,6 +35,7 @@ def expected_passes(
     num_examples: int,
     modes: Sequence[str],
     *,
+    num_norms: int,
     num_points: int,
     num_steps: int,
     batch_size: int,
@@ -42,7 +43,8 @@ def expected_passes(
 ) -> dict[str, int]:
     """About how many passes forward of an example each part takes.
 
-    Recalibration counts as a second pass, a gradient as three, and what needs no passes as next to nothing.
+    A gradient counts as three, recalibration as one half for each batch-norm layer and another half, since
+    the pass of a layer ends there; what needs no passes as next to nothing.
 
     Parameters
     ----------
@@ -50,21 +52,29 @@ def expected_passes(
         Of the objectives.
     modes
         Of the lines.
+    num_norms
+        Batch-norm layers of the network.
     num_points, num_steps, plane_points
         As in `mode_connectivity`.
     """
-    a_mode = {mode: 2 if mode == "recalibrated" else 1 for mode in modes}
-    a_point = a_mode.get("recalibrated", 1) * num_examples
-    on_lines = (num_points + 1) * num_examples * sum(a_mode.values())
+    points = {mode: a_point(mode, num_norms, num_examples) for mode in modes}
+    reference = points.get("recalibrated", num_examples)
+    on_lines = (num_points + 1) * sum(points.values())
     training = num_steps * GRADIENT_PASSES * min(batch_size, num_examples)
     return {
         "alignment": 3 * STEPS,
         "lines": on_lines,
         "aligned_lines": on_lines,
-        "curve": (training + (num_points + 5) * a_point) if num_steps else 0,
-        "plane": plane_points**2 * a_point,
+        "curve": (training + (num_points + 5) * reference) if num_steps else 0,
+        "plane": plane_points**2 * reference,
         "topology": STEPS,
     }
+
+
+def a_point(mode: str, num_norms: int, num_examples: int) -> int:
+    """Passes forward of an example to evaluate one point."""
+    recalibrating = num_norms + 1 if mode == "recalibrated" and num_norms else 0
+    return num_examples * (2 + recalibrating) // 2
 
 
 @dataclass
@@ -215,8 +225,8 @@ class Parts:
         return self._had("topology", take, but=(ImportError, ThalwegError), unless=unless)
 
     def _a_point(self, mode: BatchNormMode) -> int:
-        """Passes of a point."""
-        return self.pair[0].num_examples * (2 if mode == "recalibrated" else 1)
+        a = self.pair[0]
+        return a_point(mode, num_norms_of(a), a.num_examples)
 
     def _population(self, mode: BatchNormMode) -> bool:
         """Whether errors for the population can be had in a mode: with one unit there is no spread to see."""
@@ -249,6 +259,11 @@ class Parts:
                 self.reasons[name] = str(error)
         self.work.add(max(0, done - self.work.done))  # whatever was left out or gave up
         return result
+
+
+def num_norms_of(objective: Objective) -> int:
+    """Its batch-norm layers."""
+    return len(objective._network.norm_layers)
 
 
 def aligned(b: Objective, alignment: PermutationAlignment) -> Objective:

@@ -191,10 +191,9 @@ def compare(
         try:
             if when != "no":
                 origin = None if start is None else Run({}, builders[0], options, start)
-                for run in (a, b):
-                    run.network()  # a file that does not fit is no matter of cost
+                network, _ = a.network(), b.network()  # a file that does not fit is no matter of cost
                 words = connectivity.cost_in_words(
-                    examples.num_examples, batch_size or DEFAULT_BATCH_SIZE, wanted, of_paths
+                    network, examples.num_examples, batch_size or DEFAULT_BATCH_SIZE, wanted, of_paths
                 )
                 errors.print(words, markup=False, soft_wrap=True)
                 between = _between(

@@ -9,12 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
 from thalweg.analyses.mode_connectivity import mode_connectivity
 from thalweg.analyses.mode_connectivity_parts import expected_passes
 from thalweg.analyses.mode_connectivity_result import ModeConnectivity
 from thalweg.cli.declared_types import as_declared
 from thalweg.cli.order_text import WIDTH
+from thalweg.objective.batch_norm import batch_norm_layers
 from thalweg.report.connectivity_table import connectivity_table
 
 NAME = "mode_connectivity"
@@ -69,12 +71,14 @@ def wanted(when: str | None, *, is_pair: bool, whole_family: bool, one_model: bo
 
 
 def cost_in_words(
-    num_examples: int, batch_size: int, modes: Sequence[str], arguments: Mapping[str, Any]
+    network: nn.Module, num_examples: int, batch_size: int, modes: Sequence[str], arguments: Mapping[str, Any]
 ) -> str:
-    """What the measurement takes with batch norm, and what makes it cheaper."""
+    """What the measurement takes, and what makes it cheaper."""
     given = {**settable(), **arguments}
     sizes = {key: given[key] for key in ("num_points", "num_steps", "plane_points")}
-    expected = expected_passes(num_examples, modes, batch_size=batch_size, **sizes)
+    num_norms = len(batch_norm_layers(network))
+    shown = modes if num_norms else modes[:1]
+    expected = expected_passes(num_examples, shown, num_norms=num_norms, batch_size=batch_size, **sizes)
     whole = sum(expected.values())
     parts = {
         "lines": expected["lines"] + expected["aligned_lines"],
@@ -83,7 +87,7 @@ def cost_in_words(
     }
     shares = ", ".join(f"{name} {100 * part / whole:.0f} %" for name, part in parts.items() if part)
     return (
-        f"What lies between the two takes up to some {whole / 1e6:.2g} million passes forward of an example "
+        f"What lies between the two takes some {whole / 1e6:.2g} million passes forward of an example "
         f"({shares}); --paths no leaves it out, --set {NAME}.plane_points=7 or {NAME}.num_steps=0 makes it "
         "cheaper."
     )
