@@ -43,6 +43,9 @@ CALLS = {
     "spectral_density": Call({"num_probes": 3, "num_steps": 4}),
     "block_curvature": Call({"num_probes": 3, "num_steps": 2}),
     "curvature_profile": Call({"max_matvecs": 12}),
+    "mode_connectivity": Call(
+        {"num_points": 5, "num_steps": 4, "plane_points": 7}, takes_two=True, single=1e-2
+    ),
     "invariance_audit": Call({"members": ["sam_sharpness"]}),
     "sam_sharpness": Call({"num_steps": 2, "num_restarts": 2}),
     "sam_sharpness_spread": Call({"batch_size": 7, "num_batches": 3}),

@@ -9,6 +9,8 @@ from thalweg.analyses.contrast_result import Contrast
 from thalweg.analyses.curvature_profile import CurvatureProfile, curvature_profile
 from thalweg.analyses.instability import Instability, instability
 from thalweg.analyses.invariance_audit import InvarianceAudit, invariance_audit
+from thalweg.analyses.mode_connectivity import mode_connectivity
+from thalweg.analyses.mode_connectivity_result import ModeConnectivity
 from thalweg.analyses.runs import Run, Runs
 from thalweg.analyses.seed_spread import SeedSpread, seed_spread
 from thalweg.core.array_store import ArrayStore
@@ -86,6 +88,7 @@ __all__ = [
     "LinearPath",
     "Measurement",
     "MergeTree",
+    "ModeConnectivity",
     "NonFiniteLossError",
     "NondeterminismError",
     "NormalizedCurvature",
@@ -128,6 +131,7 @@ __all__ = [
     "keskar_sharpness",
     "line_slice",
     "linear_path",
+    "mode_connectivity",
     "normalized_curvature",
     "pac_bayes_sigma",
     "page",

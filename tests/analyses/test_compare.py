@@ -292,7 +292,7 @@ def shape_and_settings() -> list[tuple[Callable[[], object], type[Exception], st
         (
             lambda: tw.compare(a, mlp(1), seed=0),
             TypeError,
-            "`b` must be a run of thalweg.Runs, or a thalweg.Objective",
+            "`b` must be a thalweg.Objective, the network with its data and loss, or a run",
         ),
         (
             lambda: tw.compare(a, a, names=("x", "x"), seed=0),

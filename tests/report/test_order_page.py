@@ -136,7 +136,9 @@ def test_the_page_stands_alone_and_serves_readers_without_eyes(kind, tmp_path):
 
 
 def test_other_results_have_no_page(study, tmp_path):
-    with pytest.raises(TypeError, match="`result` must be a result of compare or contrast, got LineSlice"):
+    with pytest.raises(
+        TypeError, match="`result` must be a result of compare, contrast or mode_connectivity, got LineSlice"
+    ):
         write_order_page(study.line("A1", "running"), tmp_path)
 
 

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from thalweg.analyses.curvature_profile import curvature_profile
 from thalweg.analyses.invariance_audit import invariance_audit
+from thalweg.analyses.mode_connectivity import mode_connectivity
 from thalweg.core.measurement import Measurement
 
 ANALYSES: dict[str, Callable[..., Measurement]] = {
     "curvature_profile": curvature_profile,
     "invariance_audit": invariance_audit,
+    "mode_connectivity": mode_connectivity,
 }

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from thalweg.analyses.measure_choice import Choice, bounded_at, chosen_measures
 from thalweg.analyses.orderings import Order, Ordering, changes, remarks
-from thalweg.analyses.readings import Network, Reading, checked_modes
+from thalweg.analyses.readings import Network, Reading, modes_of_pair
 from thalweg.analyses.runs import Run
 from thalweg.core.arguments import check_fraction
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import stream_seed
-from thalweg.objective.batch_norm import BatchNormMode
 from thalweg.objective.objective import Objective
 from thalweg.solvers.comparable import check_same_setting
 
@@ -218,7 +217,7 @@ def compare(
     stream_seed(seed)  # refuses what is no seed, even where nothing is drawn
     if len(names) != 2 or names[0] == names[1]:
         raise ValueError(f"`names` must be two different names, got {names!r}.")
-    members, wanted = bounded_at(level, chosen_measures(measures)), _modes(a, b, modes)
+    members, wanted = bounded_at(level, chosen_measures(measures)), modes_of_pair(a, b, modes)
     networks = [Network.of(subject, wanted, name) for subject, name in zip((a, b), names, strict=True)]
     _check_setting(*networks)
     has_batch_norm = any(network.has_batch_norm for network in networks)
@@ -260,29 +259,6 @@ def compare(
     if all(result.reasons):
         raise ConvergenceError(f"nothing could be measured of both networks; {result.reasons[0]}")
     return replace(result, value=float(sum(row.changes for row in result.rows)))
-
-
-def _modes(
-    a: Run | Objective, b: Run | Objective, modes: str | Iterable[str] | None
-) -> tuple[BatchNormMode, ...]:
-    """Those asked for; an objective has but its own."""
-    for name, subject in (("a", a), ("b", b)):
-        if not isinstance(subject, Run | Objective):
-            raise TypeError(
-                f"`{name}` must be a run of thalweg.Runs, or a thalweg.Objective, the network with its data "
-                f"and loss, got {type(subject).__name__}; wrap it first: Objective(model, (inputs, targets))."
-            )
-    own: dict[BatchNormMode, None] = dict.fromkeys(
-        subject.batch_norm for subject in (a, b) if isinstance(subject, Objective)
-    )
-    if not own:
-        return checked_modes(modes)
-    if len(own) > 1 or (modes is not None and set(checked_modes(modes)) != set(own)):
-        raise ValueError(
-            f"`modes` must be the objectives' own, which are {', '.join(own)}; pass runs (thalweg.Runs) to "
-            "compare in several, or give both objectives one mode."
-        )
-    return tuple(own)
 
 
 def _check_setting(a: Network, b: Network) -> None:

@@ -186,5 +186,35 @@ def checked_modes(modes: str | Iterable[str] | None) -> tuple[BatchNormMode, ...
     return tuple(mode for mode in MODES if mode in asked)
 
 
+def modes_of_pair(
+    a: Run | Objective, b: Run | Objective, modes: str | Iterable[str] | None
+) -> tuple[BatchNormMode, ...]:
+    """The modes that two networks are measured in: those asked for; an objective has but its own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is neither run nor objective, or an objective has another mode than asked for.
+    """
+    for name, subject in (("a", a), ("b", b)):
+        if not isinstance(subject, Run | Objective):
+            raise TypeError(
+                f"`{name}` must be a thalweg.Objective, the network with its data and loss, or a run of "
+                f"thalweg.Runs, got {type(subject).__name__}; wrap it first: "
+                "Objective(model, (inputs, targets))."
+            )
+    own: dict[BatchNormMode, None] = dict.fromkeys(
+        subject.batch_norm for subject in (a, b) if isinstance(subject, Objective)
+    )
+    if not own:
+        return checked_modes(modes)
+    if len(own) > 1 or (modes is not None and set(checked_modes(modes)) != set(own)):
+        raise ValueError(
+            f"`modes` must be the objectives' own, which are {', '.join(own)}; pass runs (thalweg.Runs) to "
+            "compare in several, or give both objectives one mode."
+        )
+    return tuple(own)
+
+
 def _reading(outcome: Outcome, level: float) -> Reading:
     return Reading.of(outcome.result, level) if outcome.result else Reading.missing(outcome.reason)

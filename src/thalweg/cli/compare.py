@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,9 +17,12 @@ from thalweg.analyses.compare import compare as compare_networks
 from thalweg.analyses.contrast import contrast, foreseen
 from thalweg.analyses.contrast_result import CORRECTIONS, Contrast
 from thalweg.analyses.measure_choice import chosen_measures, single_network_functions
+from thalweg.analyses.mode_connectivity import mode_connectivity
+from thalweg.analyses.mode_connectivity_result import ModeConnectivity
 from thalweg.analyses.readings import checked_modes
 from thalweg.analyses.runs import Run, Runs
 from thalweg.analyses.sharpness_family import FAMILY
+from thalweg.cli import connectivity
 from thalweg.cli.console import errors, progress_bar
 from thalweg.cli.declared_types import by_measure
 from thalweg.cli.objective_options import objective_options
@@ -42,10 +45,13 @@ from thalweg.cli.options import (
 )
 from thalweg.cli.order_text import print_order
 from thalweg.core.atomic import replacing
+from thalweg.core.errors import ThalwegError
 from thalweg.core.imports import import_callable
 from thalweg.core.measurement import jsonable
 from thalweg.models.registry import build_model, model_names
 from thalweg.objective.batch_norm import MODES
+from thalweg.objective.examples import read_examples
+from thalweg.objective.objective import DEFAULT_BATCH_SIZE
 from thalweg.report.order_page import page as write_order_page
 
 COMPARE_HELP = (
@@ -101,6 +107,19 @@ def compare(
         ),
     ] = None,
     set_: SetOfMeasure = None,
+    paths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="Of two files, what lies between them: distance, barriers before and after alignment, a "
+            f"curve, a plane and its minima. {', '.join(connectivity.WHEN)}. It trains a curve, and says "
+            "what it costs. Default: yes with the whole family, if both are of one model.",
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights that both files were trained from, for the angle there."),
+    ] = None,
     level: Annotated[float, typer.Option(metavar="X", help="Of the intervals.")] = 0.95,
     loss: LossName = "cross_entropy",
     batch_size: BatchSize = None,
@@ -123,7 +142,8 @@ def compare(
     first one decided are marked. Two files: what holds of these two networks. A pattern with --by: what the
     spread of the runs lets one say of the two groups; where so few runs can decide nothing, that is said on
     standard error before anything is measured. With a pattern, a model of your own may take fields as
-    arguments, by their names.
+    arguments, by their names. Of two files of one model also what lies between them, see --paths; its
+    arguments are set by --set mode_connectivity.NAME=VALUE.
 
     Example: `thalweg compare a.safetensors b.pt --model pkg.mod:build --data fashion-mnist:train:4096
     --out page`, or `thalweg compare 'ckpt/{recipe}/seed{seed}.pt' --by recipe --measures trace,sam_sharpness
@@ -131,10 +151,19 @@ def compare(
     """
     wanted = checked_modes(names_in(modes))
     # Before data and networks are loaded.
-    chosen = by_measure(set_ or [], chosen_measures(names_in(measures)))
+    of_paths, settings = connectivity.settings_of(set_ or [])
+    chosen = by_measure(settings, chosen_measures(names_in(measures)))
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
     _check_form(checkpoints, by, {"groups": groups, "paired_by": paired_by, "log": log or None}, model_b)
+    when = connectivity.wanted(
+        paths, is_pair=by is None, whole_family=measures is None, one_model=model_b is None
+    )
+    if when == "no" and (of_paths or start):
+        raise ValueError(
+            f"`{'set' if of_paths else 'start'}` asks for what lies between two files, which is not measured "
+            "here; add --paths yes."
+        )
     options = objective_options(
         data,
         loss=loss,
@@ -147,20 +176,36 @@ def compare(
     )
     builders = [_builder(name, device, dtype) for name in dict.fromkeys([model, model_b or model])]
     shared: dict[str, Any] = {"measures": chosen, "modes": wanted, "level": level, "seed": seed}
-    result: Comparison | Contrast
+    result: Comparison | Contrast | None = None
+    between: ModeConnectivity | None = None
     if by is None:
-        paths = [Path(name) for name in checkpoints]
+        files = [Path(name) for name in checkpoints]
+        names = _told_apart(*files)
+        examples, loader_batch_size = read_examples(options["data"])
+        batch_size = options["batch_size"] or loader_batch_size
+        options |= {"data": examples.batch, "batch_size": batch_size}
         a, b = (
             Run({}, build, options, path)
-            for build, path in zip([builders[0], builders[-1]], paths, strict=True)
+            for build, path in zip([builders[0], builders[-1]], files, strict=True)
         )
-        with progress_bar("compare") as progress:
-            try:
-                result = compare_networks(a, b, names=_told_apart(*paths), progress=progress, **shared)
-            except ValueError as error:
-                if model_b is None and str(paths[1]) in str(error):
-                    raise ValueError(f"{error} A model of its own is named by --model-b.") from error
-                raise
+        try:
+            if when != "no":
+                origin = None if start is None else Run({}, builders[0], options, start)
+                network, _ = a.network(), b.network()  # a file that does not fit is no matter of cost
+                words = connectivity.cost_in_words(
+                    network, examples.num_examples, batch_size or DEFAULT_BATCH_SIZE, wanted, of_paths
+                )
+                errors.print(words, markup=False, soft_wrap=True)
+                between = _between(
+                    a, b, origin, names=names, is_asked=paths is not None, arguments=of_paths, shared=shared
+                )
+            if when != "only":
+                with progress_bar("compare") as progress:
+                    result = compare_networks(a, b, names=names, progress=progress, **shared)
+        except ValueError as error:
+            if model_b is None and str(files[1]) in str(error):
+                raise ValueError(f"{error} A model of its own is named by --model-b.") from error
+            raise
     else:
         runs = Runs.from_checkpoints(checkpoints[0], builders[0], **options)
         grouping: dict[str, Any] = {
@@ -174,15 +219,43 @@ def compare(
             errors.print(hopeless, markup=False, soft_wrap=True)
         with progress_bar("compare") as progress:
             result = contrast(runs, by, log=log, progress=progress, **grouping, **shared)
+    as_dictionary = _json(result, between)
     if as_json:
-        print(json.dumps(_json(result), allow_nan=False))
+        print(json.dumps(as_dictionary, allow_nan=False))
     else:
-        print_order(result)
+        if result is not None:
+            print_order(result)
+        if between is not None:
+            connectivity.print_connectivity(between)
     if out:
-        path = write_order_page(result, out)
+        subject = between if result is None else result
+        assert subject is not None
+        path = write_order_page(subject, out, between=between)
         with replacing(out / "result.json") as partial:
-            partial.write_text(json.dumps(_json(result), allow_nan=False, indent=1), encoding="utf-8")
+            partial.write_text(json.dumps(as_dictionary, allow_nan=False, indent=1), encoding="utf-8")
         errors.print(f"page: {path}", markup=False, soft_wrap=True)
+
+
+def _between(
+    a: Run,
+    b: Run,
+    start: Run | None,
+    *,
+    names: tuple[str, str],
+    is_asked: bool,
+    arguments: Mapping[str, Any],
+    shared: Mapping[str, Any],
+) -> ModeConnectivity | None:
+    """What lies between the two; where it was not asked for and cannot be had, a line that says why."""
+    kept = {key: shared[key] for key in ("modes", "level", "seed")}
+    try:
+        with progress_bar("between them") as progress:
+            return mode_connectivity(a, b, start=start, names=names, progress=progress, **kept, **arguments)
+    except (ValueError, ThalwegError) as error:
+        if is_asked or str(a.path) in str(error) or str(b.path) in str(error):
+            raise
+        errors.print(f"What lies between the two was not measured: {error}", markup=False, soft_wrap=True)
+    return None
 
 
 def _check_form(
@@ -248,7 +321,14 @@ def _group_values(runs: Runs, by: str, groups: str | None) -> list[Any] | None:
     return [values.get(name, name) for name in names]
 
 
-def _json(result: Comparison | Contrast) -> dict[str, Any]:
-    """All of the result, and the rows computed from it: a reader need not compute them anew."""
-    rows = [{**asdict(row), "sharper": row.ordering.sharper} for row in result.rows]
-    return {**result.to_dict(), "rows": jsonable(rows), "remarks": result.remarks}
+def _json(result: Comparison | Contrast | None, between: ModeConnectivity | None) -> dict[str, Any]:
+    """All of the results, and the rows computed from them: a reader need not compute them anew."""
+    found: dict[str, Any] = {}
+    if result is not None:
+        rows = [{**asdict(row), "sharper": row.ordering.sharper} for row in result.rows]
+        found = {**result.to_dict(), "rows": jsonable(rows), "remarks": result.remarks}
+    if between is None:
+        return found
+    rows = jsonable([asdict(row) for row in between.rows])
+    own = {**between.to_dict(), "rows": rows, "remarks": between.remarks}
+    return {**found, between.measure: own} if found else own

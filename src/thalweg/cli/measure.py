@@ -13,6 +13,8 @@ from torch import Tensor
 
 from thalweg.analyses import ANALYSES
 from thalweg.analyses.curvature_profile import CurvatureProfile
+from thalweg.analyses.mode_connectivity_result import ModeConnectivity
+from thalweg.cli.connectivity import print_connectivity
 from thalweg.cli.console import errors, progress_bar
 from thalweg.cli.declared_types import as_declared
 from thalweg.cli.objectives import build_objectives
@@ -157,7 +159,10 @@ def measure(
     )
     with progress_bar(name) as progress:
         result = function(*objectives, **arguments, progress=progress)
-    print(json.dumps(_json(result), allow_nan=False) if as_json else _text(result))
+    if isinstance(result, ModeConnectivity) and not as_json:
+        print_connectivity(result)
+    else:
+        print(json.dumps(_json(result), allow_nan=False) if as_json else _text(result))
     if plot:
         plot_result(result, plot)
         errors.print(f"figure: {plot}", markup=False, soft_wrap=True)

@@ -7,6 +7,8 @@ from typing import Any
 
 from thalweg.analyses.compare import Comparison
 from thalweg.analyses.contrast_result import Contrast
+from thalweg.analyses.mode_connectivity_result import ModeConnectivity
+from thalweg.report.connectivity_page import connectivity_page, section
 from thalweg.report.figures import figure_bytes
 from thalweg.report.order_figures import comparison_figure, contrast_figure
 from thalweg.report.order_tables import order_table
@@ -15,15 +17,22 @@ from thalweg.report.paper_layout import MODE_NAMES
 from thalweg.report.tables import flatten, format_number
 
 
-def page(result: Comparison | Contrast, folder: str | Path) -> Path:
+def page(
+    result: Comparison | Contrast | ModeConnectivity,
+    folder: str | Path,
+    *,
+    between: ModeConnectivity | None = None,
+) -> Path:
     """Write ``index.html`` under `folder`: one page that stands alone, and nothing beside it.
 
     Parameters
     ----------
     result
-        Of ``compare`` or ``contrast``.
+        Of ``compare``, ``contrast`` or ``mode_connectivity``.
     folder
         Made if it is not there.
+    between
+        Of ``mode_connectivity``, as a section of the page of a comparison of the same two networks.
 
     Returns
     -------
@@ -35,10 +44,12 @@ def page(result: Comparison | Contrast, folder: str | Path) -> Path:
     TypeError
         If `result` is something else.
     """
+    if isinstance(result, ModeConnectivity):
+        return connectivity_page(result, folder)
     if not isinstance(result, Comparison | Contrast):
         raise TypeError(
-            f"`result` must be a result of compare or contrast, got {type(result).__name__}; for a figure of "
-            "another there is `plot`."
+            "`result` must be a result of compare, contrast or mode_connectivity, got "
+            f"{type(result).__name__}; for a figure of another there is `plot`."
         )
     is_pair = isinstance(result, Comparison)
     wide, narrow = (
@@ -66,6 +77,7 @@ def page(result: Comparison | Contrast, folder: str | Path) -> Path:
         wide=svg_uri(figure_bytes(wide, ".svg")),
         narrow=svg_uri(figure_bytes(narrow, ".svg")),
         alt="; ".join(f"{r.measure} {r.mode}: {r.answer}" for r in table.rows),
+        between=None if between is None else section(between),
         groups=[] if isinstance(result, Comparison) else _runs(result),
         measures=result.provenance.get("arguments", {}).get("measures", {}),
         provenance=flatten({k: _listed(v) for k, v in result.provenance.items()}),

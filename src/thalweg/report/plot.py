@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from thalweg.core.measurement import Measurement
 from thalweg.report import alignment_figures as alignment
 from thalweg.report import audit_figures as audit
+from thalweg.report import connectivity_figures as connectivity
 from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
 from thalweg.report import order_figures as order
@@ -254,5 +255,6 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "compare": order.comparison_figure,
     "contrast": order.contrast_figure,
     "instability": _instability,
+    "mode_connectivity": connectivity.connectivity_figure,
     "seed_spread": _seeds,
 }
