@@ -35,8 +35,8 @@ from thalweg.operators.self_check import check_examples
 from thalweg.operators.slope_comparison import OUT_OF_MEMORY, relative, tolerance_of
 from thalweg.operators.sum_of_squares import refuse_weights
 
-# Units whose gradients are held at once, at the most: on a CPU as many as stay in its caches.
-CHUNK = {"cpu": 16}
+# Units whose gradients are held at once, at the most: fewer cost more in calls, more gain nothing.
+CHUNK = {"cpu": 64}
 CHUNK_ACCELERATOR = 256
 
 # Copies of a chunk that are held together: gradients, their deviations, and one on the way.
@@ -94,8 +94,11 @@ class UnitGradients:
         N, B = objective.num_examples, objective.batch_size if self.in_batches else 1
         self.sizes = torch.tensor([min(B, N - start) for start in range(0, N, B)], dtype=torch.float64)
         if len(self.sizes) < 2:
-            what = f"batches, and batches of {B} make one of the {N} examples" if self.in_batches else "examples"
-            raise ValueError(f"The covariance of gradients needs at least two {what}; one has no spread.")
+            what = f"batches, and batches of {B} make one of the {N} examples"
+            raise ValueError(
+                f"The covariance of gradients needs at least two {what if self.in_batches else 'examples'}; "
+                "one has no spread."
+            )
         most = CHUNK.get(objective.device.type, CHUNK_ACCELERATOR)
         bytes_each = COPIES * objective.space.dim * torch.finfo(objective.dtype).bits // 8
         self.chunk = max(1, min(most, max_memory_bytes // bytes_each))
@@ -189,9 +192,7 @@ class UnitGradients:
         """``(P,)``: of the sum of the losses, by plain reverse mode."""
         named = objective.named_params
         with differentiable_kernels():
-            total = objective.space.flatten(
-                objective.reduce(lambda micro: gradient(micro.loss_sum, named))
-            )
+            total = objective.space.flatten(objective.reduce(lambda micro: gradient(micro.loss_sum, named)))
         if not bool(total.isfinite().all()):
             objective.value()  # names the batch, where the loss itself is at fault
             raise NonFiniteLossError(
@@ -248,8 +249,9 @@ def _fault(few: Objective, way: Callable[[MicroBatch], Named], whole: Tensor, to
         found = way(micro)
         rows = torch.cat([flat(found[name]) for name in space.names], 1)
         lengths.append(float(rows.norm(dim=1).sum()))
-        for i in range(min(NUM_COMPARED, micro.size) if micro.start == 0 else 0):
-            compared.append(relative(rows[i], space.flatten(column(alone(examples_between(micro, i, i + 1)), 0))))
+        if not compared:
+            ones = [alone(examples_between(micro, i, i + 1)) for i in range(min(NUM_COMPARED, micro.size))]
+            compared.extend(relative(rows[i], space.flatten(column(g, 0))) for i, g in enumerate(ones))
         return rows.sum(0)
 
     try:

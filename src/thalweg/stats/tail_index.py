@@ -37,8 +37,8 @@ def hill_tail_index(samples: ArrayLike, num_tail: int | None = None, level: floa
 
     .. math:: \hat\alpha = \Bigl( \frac1m \sum_{i=1}^m \log \frac{x_{(i)}}{x_{(m+1)}} \Bigr)^{-1}
 
-    Where the tail beyond :math:`x_{(m+1)}` is a power law, :math:`2 m \alpha / \hat\alpha` is chi-squared with
-    2 m degrees of freedom, which is the interval; where it is one only further out, as of a stable or a
+    Where the tail beyond :math:`x_{(m+1)}` is a power law, :math:`2 m \alpha / \hat\alpha` is chi-squared
+    with 2 m degrees of freedom, which is the interval; where it is one only further out, as of a stable or a
     Student distribution, the estimate is biased upwards, the less the smaller m / n. A tail that is no power
     law, a Gaussian's say, gives a number that grows with n / m.
 

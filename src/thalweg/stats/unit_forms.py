@@ -5,11 +5,11 @@ matrix M,
 
 .. math:: S_M = \frac{1}{U - 1} \sum_u n_u\, e_u^\top M e_u
 
-is unbiased for :math:`\mathrm{tr}(M \Sigma)`, :math:`\Sigma / n` being the covariance of a unit of n examples:
-Cochran's mean square between units. Of T units in all, of which these are a sample, the covariance over T is
-the :math:`1 - 1/T` th part of it; and :math:`g^\top M g` exceeds that of the mean over all T by
-:math:`(1 / N - 1 / N_T)\, S_M` in expectation. With all taken, U = T, both corrections vanish together: what is
-left are sums over the finite set. For a distribution T is infinite.
+is unbiased for :math:`\mathrm{tr}(M \Sigma)`, :math:`\Sigma / n` being the covariance of a unit of n
+examples: Cochran's mean square between units. Of T units in all, of which these are a sample, the covariance
+over T is the :math:`1 - 1/T` th part of it; and :math:`g^\top M g` exceeds that of the mean over all T by
+:math:`(1 / N - 1 / N_T)\, S_M` in expectation. With all taken, U = T, what is left are sums over the finite
+set. For a distribution T is infinite.
 
 Only numbers for each unit enter, since leaving one out changes sums and mean by what that unit has in them.
 
@@ -49,7 +49,10 @@ class LeftOut:
     share: float
 
     def standard_error(self) -> Array:
-        """``(...)`` by the jackknife, for the finite number of all units: nought where all were taken."""
+        """``(...)`` by the jackknife, for the finite number of all units: nought where all were taken.
+
+        Of a square of a mean that is lost in noise it is up to the root of two too large (Efron and Stein).
+        """
         if self.share == 1:
             return np.zeros_like(self.value)
         U = len(self.without)

@@ -58,13 +58,14 @@ class GradientNoise(Measurement):
         The top of C: ``(k,)`` float64, ``(P, k)``, ``(k,)``, and standard errors over the data ``(k,)``, of
         first order, with the eigenvectors held. The largest of a sample are biased upwards.
     kurtosis, kurtosis_errors
-        ``(k,)`` float64: excess kurtosis of a batch's noise along these eigenvectors, drawn with replacement;
-        nought for a Gaussian. Its standard errors are always those of a sample. NaN from less than five units.
+        ``(k,)`` float64: excess kurtosis of the noise of a batch, drawn with replacement, along these
+        eigenvectors; nought for a Gaussian. Its standard errors are always those of a sample. NaN from less
+        than five units.
     tail_index, tail_index_low, tail_index_high, num_tail
         Hill's index of the lengths of the units' deviations, from the `num_tail` largest, and its 95 %
         interval: moments of that order and above do not exist. NaN where there is no noise.
     warning
-        Why the noise is not to be taken for Gaussian; ``None`` where nothing was found that speaks against it.
+        Why the noise is not to be taken for Gaussian; ``None`` where nothing found speaks against it.
     hessian, ggn
         C against these matrices; ``None`` where that was not asked for.
     num_matvecs
@@ -173,10 +174,10 @@ def gradient_noise(
        \mathcal{B}_{\mathrm{simple}} = \frac{\mathrm{tr}(C)}{\lVert G \rVert^2}, \qquad
        \mathcal{B}_{\mathrm{noise}} = \frac{\mathrm{tr}(H C)}{G^\top H G}
 
-    tr(C) is the mean of :math:`\lVert g_i - g \rVert^2`: two passes over the data give it to rounding, with no
-    probes. The gradient g is the L2 term's as well; C knows nothing of that. Top eigenpairs of C and of the
-    curvature come of block Lanczos without any matrix held, and one more pass, for all directions at once, of
-    what is said of each: `thalweg.measures.dynamics.noise_alignment` and `noise_shape`.
+    tr(C) is the mean of :math:`\lVert g_i - g \rVert^2`: two passes over the data give it to rounding, with
+    no probes. The L2 term is in G, which is the gradient of the whole objective, and not in C. Top eigenpairs
+    of C and of the curvature come of block Lanczos without any matrix held, and what is said along them of
+    one more pass for all together: see `thalweg.measures.dynamics.noise_alignment` and `noise_shape`.
 
     With `population`, or from a sample of the examples, numbers are unbiased and their standard errors the
     jackknife's over the examples. Recalibrated statistics, eigenvectors, curvature matrices and the point are
@@ -353,8 +354,8 @@ def _batch_size(whole: Objective, in_batches: bool, asked: int | None) -> int:
     if in_batches and asked != whole.batch_size:
         raise ValueError(
             f"`batch_size` must be the objective's own, {whole.batch_size}, with batch_norm='batch', where "
-            f"noise is that of whole batches and belongs to their size, got {asked}; build the objective with "
-            f"batch_size={asked}."
+            "noise is that of whole batches and belongs to their size, "
+            f"got {asked}; build the objective with batch_size={asked}."
         )
     if asked > whole.num_examples:
         raise ValueError(
@@ -381,8 +382,8 @@ def _check_directions(
     if k > min(P, most):
         units_are = "batches" if units.in_batches else "examples"
         raise ValueError(
-            f"`k` must be at most {min(P, most)}, got {k}: the covariance of {most + 1} {units_are} has {most} "
-            f"directions, in a space of {P}."
+            f"`k` must be at most {min(P, most)}, got {k}: the covariance of {most + 1} {units_are} has "
+            f"{most} directions, in a space of {P}."
         )
     basis = (1 + num_curvatures) * k + num_probes
     needed = (2 * basis + num_curvatures * (basis + k) + k) * P * units.mean.element_size() if k else 0

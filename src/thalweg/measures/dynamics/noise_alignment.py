@@ -172,7 +172,7 @@ def noise_alignments(
 
 
 def _basis(vectors: list[Tensor], num_probes: int, rng: torch.Generator) -> tuple[Tensor, int]:
-    """Orthonormal columns that are summed over, how many they are, and probes of what they leave beside them."""
+    """Orthonormal columns to be summed over, then probes of what they leave; and how many the first are."""
     V = torch.cat(vectors, 1)
     if V.shape[1] + num_probes >= len(V):
         return torch.eye(len(V), dtype=V.dtype, device=V.device), len(V)
@@ -199,7 +199,7 @@ def _by_probe(columns: Tensor, num_known: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _AlongGradient:
-    """Over each probe ``(R,)`` tr(A C) and g.Ag as sums over the units say them; their quotient over units."""
+    """tr(A C) and g.Ag ``(R,)``, as sums over the units say them; of a sample their quotient."""
 
     trace: Tensor | None
     square: Tensor
@@ -268,4 +268,3 @@ def _angles(A: Tensor, B: Tensor) -> Tensor:
     """``(k,)``, largest first."""
     a, b = (V.cpu().double().numpy() for V in (A, B))
     return torch.from_numpy(np.minimum(subspace_angles(a, b), math.pi / 2).copy())
-

@@ -1,4 +1,4 @@
-r"""Is the noise of a mini-batch Gaussian? Its kurtosis along single directions, and the tail over the examples.
+r"""Is the noise of a mini-batch Gaussian? Its kurtosis along directions, and the tail over the examples.
 
 A sum of B independent draws has the B th part of one draw's excess kurtosis, so that the kurtosis of the
 noise of a batch follows from that of single examples, with no batch drawn. Of units that are whole batches it
