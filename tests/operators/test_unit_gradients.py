@@ -54,6 +54,21 @@ def test_oracle(name: str) -> None:
     assert units.composition == ("batches" if name == "residual-batch" else "vmap_grad")
 
 
+# Whose lengths come without the gradients: all parameters are in known layers, each in one call.
+TAPPED = ["residual-running", "residual-recalibrated", "mlp-mse", "group-norm", "relu-max-pool"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_lengths(name: str) -> None:
+    units = UnitGradients(CASES[name].objective(micro_batch=5))
+    assert units.taps == (name in TAPPED)
+    E, _ = true_rows(name)
+    along = torch.randn(E.shape[1], dtype=torch.float64)
+    lengths, products = units.squares(along)
+    assert deviation(lengths, E.square().sum(1)) < 1e-12
+    assert deviation(products, E @ along) < 1e-12
+
+
 @pytest.mark.parametrize("name", ["residual-running", "residual-batch"])
 def test_lengths_slopes_and_products(name: str) -> None:
     units = UnitGradients(CASES[name].objective(weight_decay=0.3))
@@ -87,7 +102,10 @@ def test_micro_batch_and_chunks_change_nothing(micro_batch: int) -> None:
 def test_single_precision() -> None:
     units = UnitGradients(CASES["residual-running"].objective(torch.float32))
     assert units.composition == "vmap_grad"
-    assert deviation(rows(units), true_rows("residual-running")[0]) < 1e-5
+    E, _ = true_rows("residual-running")
+    assert deviation(rows(units), E) < 1e-5
+    assert units.taps
+    assert deviation(units.squares(units.mean)[0], E.square().sum(1)) < 1e-5
 
 
 def test_what_vmap_cannot_run_goes_one_by_one() -> None:

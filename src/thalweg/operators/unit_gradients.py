@@ -24,6 +24,7 @@ from torch.func import grad, vmap
 from torch.utils import _pytree as pytree
 
 from thalweg.core.errors import DerivativeError, NonFiniteLossError
+from thalweg.core.rng import generator, normal
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 from thalweg.objective.reduction import summed
@@ -31,6 +32,7 @@ from thalweg.operators.derivative_rules import OwnDerivativeRules
 from thalweg.operators.gradient_covariance import rounding_of
 from thalweg.operators.jacobians import Named, column, gradient
 from thalweg.operators.kernels import differentiable_kernels
+from thalweg.operators.layer_taps import tapped_lengths
 from thalweg.operators.self_check import check_examples
 from thalweg.operators.slope_comparison import OUT_OF_MEMORY, relative, tolerance_of
 from thalweg.operators.sum_of_squares import refuse_weights
@@ -71,6 +73,8 @@ class UnitGradients:
         ``(P,)``: g.
     composition
         ``"vmap_grad"``, ``"one_by_one"`` or ``"batches"``.
+    taps
+        Whether lengths come without the gradients (`thalweg.operators.layer_taps`).
 
     Raises
     ------
@@ -105,6 +109,7 @@ class UnitGradients:
         self.mean = self._gradient_of_all(self.objective) / N
         self._named_mean = self.objective.space.unflatten(self.mean)
         self.composition = BATCHES if self.in_batches else self._proved()
+        self.taps = not self.in_batches and self._taps_proved()
 
     @property
     def num_units(self) -> int:
@@ -132,6 +137,10 @@ class UnitGradients:
 
         A length that rounding alone makes is nought.
         """
+        if self.taps:
+            found = self._tapped_squares(along)
+            if found is not None:
+                return found
         lengths, products, rounding = [], [], rounding_of(self.mean)
 
         def collect(deviations: Named, _sizes: Tensor) -> Tensor:
@@ -143,6 +152,29 @@ class UnitGradients:
 
         self.each(collect)
         return torch.cat(lengths), torch.cat(products)
+
+    def _tapped_squares(self, along: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The same from squares of whole gradients, unless these are too long for it to show."""
+        lengths, products = [], []
+        vectors = [self._named_mean, self.objective.space.unflatten(along)]
+
+        def collect(micro: MicroBatch) -> Tensor:
+            found = tapped_lengths(micro, vectors)
+            assert found is not None, "it was proved"
+            lengths.append(found[0].cpu().double())
+            products.append(found[1].cpu().double())
+            if self.on_examples:
+                self.on_examples(micro.size)
+            return found[0].sum()
+
+        with differentiable_kernels():
+            self.objective.reduce(collect)
+        whole, (of_mean, of_along) = torch.cat(lengths), torch.cat(products).unbind(1)
+        mean = self.mean.cpu().double()
+        squares = whole - 2 * of_mean + mean @ mean
+        if not float(squares.sum()) > math.sqrt(torch.finfo(self.mean.dtype).eps) * float(whole.sum()):
+            return None
+        return squares.clamp(min=0), of_along - mean @ along.cpu().double()
 
     def slopes(self, W: Tensor, num_multiplied: int = 0) -> tuple[Tensor, Tensor]:
         """Slopes ``(U, K)`` float64 of every e_u along W ``(P, K)``, and C times the first so many columns.
@@ -215,6 +247,33 @@ class UnitGradients:
             "its batch, so that it has no gradient of its own. If a layer normalises over the batch, let it "
             "use stored statistics."
         )
+
+    def _taps_proved(self) -> bool:
+        """Whether lengths without gradients are to be had, and are those of gradients."""
+        few = check_examples(self.objective)
+        vector = normal(generator(0, "layer-taps"), few.space.dim, like=few.params)
+        found, true = [], []
+
+        def collect(micro: MicroBatch) -> Tensor:
+            lengths = tapped_lengths(micro, [few.space.unflatten(vector)])
+            if lengths is not None:
+                gradients = alone(micro)
+                rows = torch.cat([flat(gradients[name]) for name in few.space.names], 1)
+                true.append(torch.stack([rows.norm(dim=1).square(), rows @ vector]))
+                found.append(torch.stack([lengths[0], lengths[1][:, 0]]))
+            return vector.sum()
+
+        try:
+            with differentiable_kernels():
+                few.reduce(collect)
+        except OUT_OF_MEMORY:
+            raise
+        except Exception:  # a layer that works in place, say: gradients one by one will do
+            return False
+        if not found:
+            return False
+        pairs = zip(torch.cat(found, 1), torch.cat(true, 1), strict=True)
+        return all(relative(ours, theirs) <= tolerance_of(few.dtype) for ours, theirs in pairs)
 
 
 def together(part: MicroBatch) -> Named:

@@ -98,14 +98,14 @@ class UnitForms:
             :math:`g^\top M g` ``(...)``, :math:`e_u^\top M g` ``(U, ...)`` and :math:`e_u^\top M e_u` of the
             sample.
         """
-        b, a = (np.asarray(x, dtype=np.float64) for x in (crosses, products))
+        whole, b, a = (np.asarray(x, dtype=np.float64) for x in (value, crosses, products))
         between, N = self._between(a), self.sizes.sum()
         moved = self._like(self.sizes / (N - self.sizes), a)  # g moves by this times -e_u
-        squares = value - 2 * moved * b + moved**2 * a
+        squares = whole - 2 * moved * b + np.square(moved) * a
         excess = 1 / N - 1 / self.num_examples
         excesses = self._like(1 / (N - self.sizes), a) - 1 / self.num_examples
         return LeftOut(
-            np.asarray(value - excess * between.value), squares - excesses * between.without, self.share
+            np.asarray(whole - excess * between.value), squares - excesses * between.without, self.share
         )
 
     @property

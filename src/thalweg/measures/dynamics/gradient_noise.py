@@ -186,8 +186,11 @@ def gradient_noise(
     Under batch statistics the units are the batches of the partition, and the numbers those of C at the
     objective's own batch size, which cannot be had for another from the same pass.
 
-    The cost, in gradients of all examples: two and about three for the trace, as many again and more for the
-    directions, and 3 to 5 a product for the eigenpairs. ``k=0`` leaves all but trace and scale out.
+    The cost, in gradients of all examples: for trace and scale two to three where the layers' inputs and
+    slopes tell the lengths (`thalweg.operators.layer_taps`: dense layers, convolutions, norms), else four to
+    six; six to ten for the last pass; two to four for each product of the eigenpairs, of which there are some
+    thirty a matrix. ``k=0`` leaves all but trace, scale and tail out. Memory does not grow with N beyond a
+    few numbers for each example.
 
     Parameters
     ----------
@@ -304,6 +307,7 @@ def gradient_noise(
             "arguments": arguments,
             "objective": objective.describe(),
             "gradients": units.composition,
+            "lengths": "layer_taps" if units.taps else units.composition,
             "num_examples": target.num_examples,
             "operators": found.checks,
         },

@@ -58,10 +58,12 @@ class NoiseAlignment(Measurement):
     trace_product, trace_product_error
         tr(A C) and its standard error over the probes.
     noise_scale, noise_scale_probe_error, noise_scale_data_error
-        tr(A C) / (g.Ag) in examples, McCandlish's B_noise, with A in the place of the Hessian; negative where
-        A is, along the gradient.
+        tr(A C) / (G.AG) in examples, McCandlish's B_noise, with A in the place of the Hessian; negative where
+        A is, along the gradient. Standard errors over the probes and the data: see `noise_scale_interval`.
     samples
         ``(R, 3)`` float64: each probe's estimate of tr(A C), ||A||_F^2 and ||C||_F^2; R = 1 if exact.
+    dof
+        Degrees of freedom of what is over the data.
     num_matvecs
         Products of A with single vectors.
     """
@@ -82,12 +84,20 @@ class NoiseAlignment(Measurement):
     noise_scale_probe_error: float
     noise_scale_data_error: float
     samples: Tensor
+    dof: int
     num_matvecs: int
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided interval for the cosine at confidence `level`, within -1 and 1."""
         low, high = super().interval(level)
         return max(-1.0, low), min(1.0, high)
+
+    def noise_scale_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Two-sided interval of the noise scale at confidence `level`, probes and data together."""
+        probe = StandardError(self.noise_scale_probe_error, max(1, len(self.samples) - 1))
+        data = StandardError(self.noise_scale_data_error, self.dof)
+        half = ErrorBudget(probe=probe, data=data).half_width(level)
+        return self.noise_scale - half, self.noise_scale + half
 
     @property
     def subspace_overlap(self) -> float:
@@ -260,6 +270,7 @@ def _alignment(
         noise_scale_probe_error=probe_error(scale),
         noise_scale_data_error=0.0 if quotient is None else float(quotient.standard_error()),
         samples=traces,
+        dof=len(forms.sizes) - 1,
         num_matvecs=num_matvecs,
     )
 
