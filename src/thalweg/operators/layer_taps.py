@@ -9,8 +9,8 @@ Of a layer that multiplies, :math:`y_p = W a_p + b` at positions p, an example's
 
 which for a dense layer, of one position, is the product of two lengths (Goodfellow 2015). Where positions are
 many and G small, as of a convolution, G is formed instead. Scale and shift of a normalisation have the sums
-of :math:`\delta` times what is scaled. It takes half of the time that forming all gradients does, for networks
-all of whose parameters are in such layers, each used once; the caller proves it.
+of :math:`\delta` times what is scaled. It takes half of the time that forming all gradients does, for
+networks all of whose parameters are in such layers, each used once; the caller proves it.
 
 References
 ----------

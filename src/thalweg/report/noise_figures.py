@@ -95,7 +95,7 @@ def draw_proportion(axes: Axes, result: Any, curvatures: list[Any]) -> None:
         axes.plot(ends, product / square * ends, ":", color=colour, linewidth=1)
     axes.plot([], [], ":", color=INK, linewidth=1, label="nearest multiple")
     axes.set_xlabel("eigenvalue of the curvature (loss / parameter²)")
-    axes.set_ylabel("C along its eigenvector ((loss / parameter)²)")
+    axes.set_ylabel("C along its eigenvector")
     axes.legend()
 
 

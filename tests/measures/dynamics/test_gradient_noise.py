@@ -351,6 +351,7 @@ def test_no_noise_and_no_gradient() -> None:
     assert copies.value == 0
     assert copies.noise_scale == 0
     assert len(copies.eigenvalues) == 0
+    assert copies.eigenvectors is None
     assert copies.hessian is None
     assert math.isnan(copies.tail_index)
     rows = draws(9, [1.0, 1.0])

@@ -89,15 +89,18 @@ def covered(read: Callable[[int], Readings], repetitions: int) -> dict[str, floa
     return {name: count / repetitions for name, count in hits.items()}
 
 
-@pytest.mark.parametrize("read", [of_a_distribution, of_a_sample, along_the_curvature])
-def test_often_enough(read: Callable[[int], Readings]) -> None:
-    """Fewer times, and so with wider limits: three standard deviations of the count."""
-    for name, part in covered(read, 60).items():
-        assert part > 0.95 - 3 * (0.95 * 0.05 / 60) ** 0.5, (name, part)
+@pytest.mark.parametrize(
+    ("read", "times"), [(of_a_distribution, 80), (of_a_sample, 80), (along_the_curvature, 20)]
+)
+def test_often_enough(read: Callable[[int], Readings], times: int) -> None:
+    """Fewer times, and so with a wider limit: three standard deviations of the count."""
+    for name, part in covered(read, times).items():
+        assert part > 0.95 - 3 * (0.95 * 0.05 / times) ** 0.5, (name, part)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("read", [of_a_distribution, of_a_sample, along_the_curvature])
 def test_as_often_as_they_say(read: Callable[[int], Readings]) -> None:
     for name, part in covered(read, 2000).items():
+        print("gradient_noise", read.__name__, name, part)
         assert 0.935 < part < 0.965, (name, part)

@@ -322,7 +322,7 @@ def gradient_noise(
         batch_trace=value / size,
         batch_trace_without_replacement=value / size * drawn_once,
         eigenvalues=found.eigenvalues,
-        eigenvectors=found.eigenvectors.cpu(),
+        eigenvectors=found.eigenvectors.cpu() if len(found.eigenvalues) else None,
         residuals=found.residuals,
         eigenvalue_errors=found.eigenvalue_errors,
         kurtosis=shape.kurtosis,
