@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from functools import cache
@@ -18,6 +19,7 @@ from tests.operators.cases import BATCH, CASES, ggn_of, hessian_of
 from torch import Tensor, nn
 
 import thalweg as tw
+from thalweg.core.measurement import StandardError
 from thalweg.measures.dynamics.gradient_noise import GradientNoise
 from thalweg.objective.objective import Objective
 
@@ -120,9 +122,10 @@ def test_probes_estimate_what_is_summed() -> None:
         assert estimate.error.probe.dof == 29
         assert 0 < abs(estimate.value - truth.value) < 4 * estimate.error.probe.value
         assert abs(estimate.trace_product - truth.trace_product) < 4 * estimate.trace_product_error
-        assert abs(estimate.noise_scale - truth.noise_scale) < 4 * estimate.noise_scale_probe_error
-        assert estimate.noise_scale_data_error == pytest.approx(truth.noise_scale_data_error, rel=0.2)
-        assert truth.noise_scale_probe_error == 0
+        error = estimate.signal_to_noise_probe_error
+        assert abs(estimate.signal_to_noise - truth.signal_to_noise) < 4 * error
+        assert estimate.signal_to_noise_data_error == pytest.approx(truth.signal_to_noise_data_error, rel=0.2)
+        assert truth.signal_to_noise_probe_error == 0
 
 
 @pytest.mark.parametrize("name", ["residual-running", "residual-batch"])
@@ -173,7 +176,9 @@ def test_linear_regression() -> None:
     low, high = found.noise_scale_interval(0.999)
     assert low < scale < high
     assert found.hessian is not None
-    assert abs(found.hessian.noise_scale - scale) < 4 * found.hessian.noise_scale_data_error + 0.02 * scale
+    low, high = found.hessian.noise_scale_interval(0.999)
+    assert low < scale < high
+    assert high < 1.2 * low
     cosine = float(Sigma.trace() / (2 * Sigma.norm()))
     assert found.hessian.value == pytest.approx(cosine, rel=0.02)
     top = float(torch.linalg.eigvalsh(Sigma)[-1])
@@ -326,7 +331,13 @@ def test_the_micro_batch_changes_no_field() -> None:
         a, b = (torch.as_tensor(getattr(r, name)) for r in (first, second))
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
     for of in ("hessian", "ggn"):
-        for name in ("value", "noise_along", "noise_along_errors", "noise_scale", "noise_scale_data_error"):
+        for name in (
+            "value",
+            "noise_along",
+            "noise_along_errors",
+            "signal_to_noise",
+            "signal_to_noise_data_error",
+        ):
             a, b = (torch.as_tensor(getattr(getattr(r, of), name)) for r in (first, second))
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
 
@@ -368,6 +379,26 @@ def test_a_lost_gradient_has_no_upper_end() -> None:
         linear(draws(50, [1.0] * 5, mean=3.0)), population=True, **TRACE_ONLY
     ).noise_scale_interval()
     assert 0 < low < 5 / 45 < high < 1
+
+
+def test_a_gradient_along_which_the_curvature_could_be_nought() -> None:
+    objective = CASES["residual-running"].objective()
+    found = tw.gradient_noise(objective, k=2, population=True, seed=0)
+    assert found.hessian is not None
+    assert found.ggn is not None
+    for of, ratio, half, low, high in (
+        (found.hessian, 2.0, 1.0, 1 / 3, 1.0),
+        (found.hessian, 0.1, 1.0, -math.inf, math.inf),
+        (found.ggn, 0.1, 1.0, 1 / 1.1, math.inf),
+        (found.hessian, -2.0, 1.0, -1.0, -1 / 3),
+        (found.ggn, -2.0, 2.5, 2.0, math.inf),
+    ):
+        error = half / StandardError(1.0, of.dof).half_width(0.95)
+        changed = dataclasses.replace(
+            of, signal_to_noise=ratio, signal_to_noise_probe_error=0.0, signal_to_noise_data_error=error
+        )
+        assert changed.noise_scale_interval() == pytest.approx((low, high))
+        assert changed.noise_scale == pytest.approx(1 / ratio)
 
 
 def test_bad_arguments() -> None:

@@ -42,7 +42,7 @@ def objective(examples: Tensor) -> Objective:
 
 
 def of_a_distribution(seed: int) -> Readings:
-    found = tw.gradient_noise(objective(rows(200, seed)), k=0, population=True, seed=0)
+    found = tw.gradient_noise(objective(rows(300, seed)), k=0, population=True, seed=0)
     square, trace = float(MEAN @ MEAN), float(SIGMA.sum())
     half = StandardError(found.gradient_square_error, found.dof).half_width(0.95)
     return {
@@ -65,7 +65,7 @@ def of_a_sample(seed: int) -> Readings:
 
 def along_the_curvature(seed: int) -> Readings:
     found = tw.gradient_noise(
-        objective(rows(200, seed)), k=2, against=["hessian"], num_probes=2, population=True, seed=seed
+        objective(rows(400, seed)), k=2, against=["hessian"], num_probes=2, population=True, seed=seed
     ).hessian
     assert found is not None
     (first, second), halves = (

@@ -57,9 +57,8 @@ class NoiseAlignment(Measurement):
         eigenvector is any of many, and the largest angle with it.
     trace_product, trace_product_error
         tr(A C) and its standard error over the probes.
-    noise_scale, noise_scale_probe_error, noise_scale_data_error
-        tr(A C) / (G.AG) in examples, McCandlish's B_noise, with A in the place of the Hessian; negative where
-        A is, along the gradient. Standard errors over the probes and the data: see `noise_scale_interval`.
+    signal_to_noise, signal_to_noise_probe_error, signal_to_noise_data_error
+        G.AG / tr(A C), of single examples, and its standard errors over the probes and the data.
     samples
         ``(R, 3)`` float64: each probe's estimate of tr(A C), ||A||_F^2 and ||C||_F^2; R = 1 if exact.
     dof
@@ -80,9 +79,9 @@ class NoiseAlignment(Measurement):
     angles: Tensor
     trace_product: float
     trace_product_error: float
-    noise_scale: float
-    noise_scale_probe_error: float
-    noise_scale_data_error: float
+    signal_to_noise: float
+    signal_to_noise_probe_error: float
+    signal_to_noise_data_error: float
     samples: Tensor
     dof: int
     num_matvecs: int
@@ -92,12 +91,27 @@ class NoiseAlignment(Measurement):
         low, high = super().interval(level)
         return max(-1.0, low), min(1.0, high)
 
+    @property
+    def noise_scale(self) -> float:
+        """tr(A C) / (G.AG) in examples: McCandlish's B_noise, with A in the place of the Hessian.
+
+        Negative where A is, along the gradient; infinite where the gradient is nought.
+        """
+        return 1 / self.signal_to_noise if self.signal_to_noise else math.inf
+
     def noise_scale_interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided interval of the noise scale at confidence `level`, probes and data together."""
-        probe = StandardError(self.noise_scale_probe_error, max(1, len(self.samples) - 1))
-        data = StandardError(self.noise_scale_data_error, self.dof)
+        """Two-sided interval of the noise scale: the reciprocals of that of the signal-to-noise ratio.
+
+        Where G.AG could be nought the scale has no upper end, and no lower one either of a Hessian, along
+        which it could be negative.
+        """
+        probe = StandardError(self.signal_to_noise_probe_error, max(1, len(self.samples) - 1))
+        data = StandardError(self.signal_to_noise_data_error, self.dof)
         half = ErrorBudget(probe=probe, data=data).half_width(level)
-        return self.noise_scale - half, self.noise_scale + half
+        low, high = self.signal_to_noise - half, self.signal_to_noise + half
+        if low > 0 or high < 0:
+            return 1 / high, 1 / low
+        return (1 / high if self.of == "ggn" and high > 0 else -math.inf), math.inf
 
     @property
     def subspace_overlap(self) -> float:
@@ -227,7 +241,7 @@ def _along_gradient(
     crosses = cut[f"products {name}"][:, -1:].numpy()
     trace, squares = forms.covariance(by_probe), forms.of_mean(square, crosses, by_probe)
     mean = by_probe.mean(1)
-    quotient = forms.covariance(mean).of(np.divide, forms.of_mean(square, crosses[:, 0], mean))
+    quotient = forms.of_mean(square, crosses[:, 0], mean).of(np.divide, forms.covariance(mean))
     return _AlongGradient(torch.from_numpy(trace.value), torch.from_numpy(squares.value), quotient)
 
 
@@ -244,9 +258,9 @@ def _alignment(
     is_exact = len(traces) == 1
     cosine = Estimate.jackknifed(lambda t: t[0] / (t[1] * t[2]).sqrt(), traces)
     trace_product = Estimate.of(traces[:, 0])
-    numerators = traces[:, 0] if along_gradient.trace is None else along_gradient.trace
-    scale = Estimate.jackknifed(
-        lambda t: t[0] / t[1], torch.stack([numerators, along_gradient.square.expand_as(numerators)], 1)
+    products = traces[:, 0] if along_gradient.trace is None else along_gradient.trace
+    ratio = Estimate.jackknifed(
+        lambda t: t[0] / t[1], torch.stack([along_gradient.square.expand_as(products), products], 1)
     )
     along = forms.covariance(slopes.square().numpy())
     quotient = along_gradient.quotient
@@ -266,9 +280,9 @@ def _alignment(
         angles=_angles(noise_vectors, solution.eigenvectors),
         trace_product=float(trace_product),
         trace_product_error=probe_error(trace_product),
-        noise_scale=float(scale),
-        noise_scale_probe_error=probe_error(scale),
-        noise_scale_data_error=0.0 if quotient is None else float(quotient.standard_error()),
+        signal_to_noise=float(ratio),
+        signal_to_noise_probe_error=probe_error(ratio),
+        signal_to_noise_data_error=0.0 if quotient is None else float(quotient.standard_error()),
         samples=traces,
         dof=len(forms.sizes) - 1,
         num_matvecs=num_matvecs,
