@@ -22,6 +22,7 @@ from tests.known_matrix import Known, use
 from torch import Tensor, nn
 
 import thalweg as tw
+from thalweg.core.measurement import StandardError
 from thalweg.data import fashion_mnist
 from thalweg.measures.curvature.layer_traces import layer_indices
 from thalweg.operators.hessian import Hessian
@@ -255,6 +256,17 @@ def of_slice(found: tw.LineSlice, truth: list[float]) -> Readings:
     }
 
 
+def of_noise(found: tw.GradientNoise, truth: tw.GradientNoise) -> Readings:
+    assert found.error.data is not None
+    half = StandardError(found.signal_to_noise_error, found.dof).half_width(0.95)
+    ratio = found.signal_to_noise
+    return {
+        "value": (found.interval(0.95), truth.value),
+        "signal to noise": ((ratio - half, ratio + half), truth.signal_to_noise),
+        "scale": (found.noise_scale_interval(0.95), truth.noise_scale),
+    }
+
+
 def spread(objective: tw.Objective, num_batches: int, seed: int) -> tw.SamSharpnessSpread:
     return tw.sam_sharpness_spread(objective, batch_size=50, num_batches=num_batches, seed=seed)
 
@@ -382,6 +394,13 @@ COUNTS: dict[str, Count] = {
         lambda r, s: spread(r.drawn(s), 12, s),
         headline,
         lambda r: sum(spread(r.population, 400, s).value for s in (1, 2)) / 2,
+    ),
+    "gradient_noise, population": Count(
+        lambda r, s: tw.gradient_noise(r.drawn(s), k=0, population=True, seed=s),
+        of_noise,
+        lambda r: tw.gradient_noise(r.population, k=0, seed=0),
+        # The gradient of a trained network is nearly lost in its noise.
+        widest={"scale": 20.0},
     ),
     "line_slice, population": Count(lambda r, s: sliced(r.drawn(s), True), of_slice, slice_truth),
     "linear_path, population": Count(

@@ -32,6 +32,8 @@ from thalweg.measures.curvature.block_curvature import BlockCurvature, block_cur
 from thalweg.measures.curvature.hessian_trace import HessianTrace, hessian_trace
 from thalweg.measures.curvature.spectral_density import SpectralDensity, spectral_density
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
+from thalweg.measures.dynamics.gradient_noise import GradientNoise, gradient_noise
+from thalweg.measures.dynamics.noise_alignment import NoiseAlignment
 from thalweg.measures.sharpness.average_sharpness import AverageSharpness, average_sharpness
 from thalweg.measures.sharpness.basin_width import BasinWidth, basin_width
 from thalweg.measures.sharpness.critical_sharpness import CriticalSharpness, critical_sharpness
@@ -80,6 +82,7 @@ __all__ = [
     "DerivativeError",
     "ErrorBudget",
     "FisherRaoNorm",
+    "GradientNoise",
     "HessianTrace",
     "Instability",
     "InvarianceAudit",
@@ -89,6 +92,7 @@ __all__ = [
     "Measurement",
     "MergeTree",
     "ModeConnectivity",
+    "NoiseAlignment",
     "NonFiniteLossError",
     "NondeterminismError",
     "NormalizedCurvature",
@@ -125,6 +129,7 @@ __all__ = [
     "curvature_profile",
     "export_arrays",
     "fisher_rao_norm",
+    "gradient_noise",
     "hessian_trace",
     "instability",
     "invariance_audit",

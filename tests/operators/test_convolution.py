@@ -271,3 +271,20 @@ def test_autocast_and_complex_numbers_are_left_to_torch() -> None:
         assert layer(x).dtype == torch.bfloat16
     z = torch.randn(2, 2, 5, 5, dtype=torch.complex64)
     same(*both(lambda: torch.conv2d(z, layer.weight.detach().to(torch.complex64)), used=False))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_single_batches(name: str, batch: int) -> None:
+    """Where every batch has a slope of its own, a plain convolution's come of one matrix product each."""
+    case = Case(name, batch=5 * batch)
+    inputs = case.input.unflatten(0, (5, batch))
+
+    def compute() -> Any:
+        slopes = grad(lambda w, b, x: case.scalar(x, w, b), (0, 1))
+        return vmap(slopes, (None, None, 0))(case.weight, case.bias, inputs)
+
+    ours, theirs = both(compute)
+    same(ours, theirs)
+    each = [grad(lambda w, x=x: case.scalar(x, w, case.bias))(case.weight) for x in inputs]
+    same(ours[0], torch.stack(each))

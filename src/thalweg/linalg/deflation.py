@@ -37,10 +37,15 @@ class Deflation:
         self.square = float(2 * column_products(W, W).sum() - self.T.double().square().sum())
 
     def project(self, V: Tensor) -> Tensor:
-        """C V of a block ``(P, K)``; twice, so that what is left of Q is rounding."""
-        for _ in range(2):
-            V = V - self.Q @ (self.Q.T @ V)
-        return V
+        """C V of a block ``(P, K)``."""
+        return without(self.Q, V)
+
+
+def without(Q: Tensor, V: Tensor) -> Tensor:
+    """A block ``(P, K)`` less its part in the span of Q; twice, so that what is left of that is rounding."""
+    for _ in range(2):
+        V = V - Q @ (Q.T @ V)
+    return V
 
 
 def orthonormal_basis(Y: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from thalweg.operators.layouts import empty_beside
@@ -43,6 +44,11 @@ class Geometry:
     groups: int
     input_shape: tuple[int, ...]
     weight_shape: tuple[int, ...]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a matrix product with the windows of an image."""
+        return len(self.stride) == 2 and self.groups == 1
 
 
 def convolve(
@@ -141,6 +147,12 @@ class Partial(torch.autograd.Function):
         """Tangents side by side where they share the weight, else one after the other: none is copied."""
         geometry, missing, bias, *operands = args
         count, bias_dim = info.batch_size, in_dims[2]
+        if missing == "weight" and geometry.is_plain and None not in in_dims[3:]:
+            slopes = [
+                _weight_slopes(geometry, a.movedim(a_dim, 0), b.movedim(b_dim, 0))
+                for (a, b), (a_dim, b_dim) in zip(_pairs(operands), _pairs(in_dims[3:]), strict=True)
+            ]
+            return torch.stack(slopes).sum(0) if len(slopes) > 1 else slopes[0], 0
         together: list[Tensor] = []
         apart: list[tuple[Tensor, int | None]] = []
         for (a, b), (a_dim, b_dim) in zip(_pairs(operands), _pairs(in_dims[3:]), strict=True):
@@ -181,6 +193,19 @@ def _term(geometry: Geometry, missing: str, bias: Tensor | None, a: Tensor, b: T
         return torch.ops.aten.convolution_backward(a, like, b, *rest, (True, False, False))[0]
     like = a.new_empty(1).expand(g.weight_shape)
     return torch.ops.aten.convolution_backward(a, b, like, *rest, (False, True, False))[1]
+
+
+def _weight_slopes(geometry: Geometry, slope: Tensor, input: Tensor) -> Tensor:
+    """Slopes ``(K, *weight)`` of K batches ``(K, B, ...)`` at once, as matrix products with their windows.
+
+    Kernels for the weight's slope sum over the batch, so that they are called once for each; where a batch
+    is one example, that costs several times what the example does.
+    """
+    g = geometry
+    windows = F.unfold(input.flatten(0, 1), g.weight_shape[2:], g.dilation, g.padding, g.stride)
+    # Both with the positions last (K B, ., positions).
+    products = torch.bmm(slope.flatten(0, 1).flatten(2), windows.transpose(1, 2))
+    return products.unflatten(0, slope.shape[:2]).sum(1).view(-1, *g.weight_shape)
 
 
 def _pairs(flat: Any) -> list[tuple[Any, Any]]:

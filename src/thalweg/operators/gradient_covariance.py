@@ -46,7 +46,9 @@ class GradientCovariance(SumOfSquares):
     has_weight_decay = False
 
     def __init__(self, objective: Objective, *args: Any, **kwargs: Any) -> None:
-        refuse_batch_statistics(objective, "The gradient covariance", "")
+        refuse_batch_statistics(
+            objective, "The gradient covariance", ", or gradient_noise, which takes whole batches"
+        )
         if objective.num_examples < 2:
             raise ValueError(
                 "The gradient covariance needs at least two examples, since one has no spread; got 1."
@@ -82,8 +84,7 @@ class GradientCovariance(SumOfSquares):
 
     def _rounding(self, objective: Objective, dtype: torch.dtype) -> float:
         """Length of a product with a unit vector by what rounding leaves of the differences of gradients."""
-        length = float(objective.space.flatten(self._mean_gradient(objective)).norm())
-        return (ROUNDING_FACTOR * torch.finfo(dtype).eps * length) ** 2
+        return rounding_of(objective.space.flatten(self._mean_gradient(objective)).to(dtype))
 
     def _mean_gradient(self, objective: Objective) -> Named:
         """g by plain reverse mode; one pass over the data for all products."""
@@ -93,3 +94,8 @@ class GradientCovariance(SumOfSquares):
                 total = objective.reduce(lambda micro: gradient(micro.loss_sum, named))
             self._mean = objective, {k: t / objective.num_examples for k, t in total.items()}
         return self._mean[1]
+
+
+def rounding_of(mean: Tensor) -> float:
+    """Squared length of a difference of gradients by rounding alone, about their mean ``(P,)``."""
+    return (ROUNDING_FACTOR * torch.finfo(mean.dtype).eps * float(mean.norm())) ** 2

@@ -12,6 +12,7 @@ from thalweg.report import audit_figures as audit
 from thalweg.report import connectivity_figures as connectivity
 from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
+from thalweg.report import noise_figures as noise
 from thalweg.report import order_figures as order
 from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
@@ -251,6 +252,7 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "block_curvature": _blocks,
     "curvature_profile": _profile,
     "persistence": topology.persistence_figure,
+    "gradient_noise": noise.noise_figure,
     "invariance_audit": _audit,
     "compare": order.comparison_figure,
     "contrast": order.contrast_figure,
