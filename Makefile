@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: reproduce test test-slow lint format benchmark-curvature benchmark-sampling clean
+.PHONY: reproduce test test-slow lint format benchmark-curvature benchmark-sampling benchmark-surfaces clean
 
 # The whole study of the paper, twenty minutes on two cores; a killed run goes on where it was.
 reproduce: $(STAMP)
@@ -43,6 +43,10 @@ benchmark-curvature: benchmarks/.venv/.installed
 # Sampled curvature against PyHessian on all the data, and the time of the sharpness family.
 benchmark-sampling: benchmarks/.venv/.installed
 	benchmarks/.venv/bin/python benchmarks/sampling.py
+
+# Surfaces against loss-landscapes, the reference scripts' loop, the arithmetic, and the full grid.
+benchmark-surfaces: benchmarks/.venv/.installed
+	benchmarks/.venv/bin/python benchmarks/surfaces.py
 
 benchmarks/.venv/.installed: pyproject.toml constraints.txt benchmarks/requirements.txt
 	test -x benchmarks/.venv/bin/python || $(PYTHON) -m venv benchmarks/.venv
