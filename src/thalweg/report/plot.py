@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,13 @@ from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
 from thalweg.report import surface_figures as surfaces
 from thalweg.report import topology_figures as topology
-from thalweg.report.surface_html import write_surface_html
+from thalweg.report.surface_html import HTML, write_surface_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HTML = ".html"
+# Letters of the caption that fit an inch.
+CAPTION_LETTERS = 15
 
 
 def plot(result: Measurement, path: str | Path | None = None) -> Figure:
@@ -58,14 +60,16 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
         )
     suffix = "" if path is None else Path(path).suffix.lower()
     if suffix == HTML:
-        write_surface_html(result, str(path), _subject(result))
+        write_surface_html(result, str(path), "<br>".join(_caption(result)))
     elif path is not None and suffix not in draw.FORMATS:
         raise ValueError(
             f"`path` must end in one of {', '.join(draw.FORMATS)}, got {str(path)!r}; .png suits most uses."
         )
     with draw.house_style():
         figure = drawer(result)
-        figure.suptitle(_subject(result), x=0.01, ha="left", fontsize=8.5, color=draw.GREY)
+        width = int(CAPTION_LETTERS * figure.get_figwidth())
+        lines = [line for entry in _caption(result) for line in textwrap.wrap(entry, width)]
+        figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=8.5, color=draw.GREY)
     if path is not None and suffix != HTML:
         draw.save_figure(figure, path)
     return figure
@@ -74,6 +78,11 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
 def pictured() -> list[str]:
     """Names of the measures whose results have something to see."""
     return sorted(_DRAWERS)
+
+
+def _caption(result: Measurement) -> list[str]:
+    """What it is a picture of, and what else such a picture must say."""
+    return [_subject(result), *getattr(result, "notes", ())]
 
 
 def _subject(result: Measurement) -> str:

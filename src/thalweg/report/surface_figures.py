@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thalweg.core.rounding import at_most
 from thalweg.report.figures import FAINT, GREY, INK, LABELS, LOG_RATIO, VERMILLION, new_figure, numbers
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ NUM_LEVELS = 14
 
 # Cosine from which the picture, whose axes are at right angles, says that the directions are not.
 OBLIQUE = 1e-3
+
+# Areas of a trajectory's markers, in square points: on the plane, and farthest off it.
+MARKER_AREAS = (9, 70)
 
 # What a step of one is as long as, by its normalisation.
 UNITS = {"filter": "each filter's own norm", "layer": "each layer's own norm", "global": "the weights' norm"}
@@ -36,6 +40,9 @@ def plane_figure(result: Any) -> Figure:
         if drawn is not None:
             colour_bar(figure, ax, drawn, LABELS[quantity])
         draw_evaluated(ax, x, y, numbers(result.evaluated).astype(bool))
+        if result.trajectory is not None:
+            draw_trajectory(ax, *seen_from(result, 0, 1))
+        mark_networks(ax, result, 0, 1)
         mark_centre(ax)
         name_axes(ax, result, 0, 1)
         ax.set_title(quantity.capitalize())
@@ -53,6 +60,9 @@ def volume_figure(result: Any) -> Figure:
     for ax, (i, j, k) in zip(axes.flat, ((0, 1, 2), (0, 2, 1), (1, 2, 0)), strict=True):
         section = losses.take(losses.shape[k] // 2, axis=k)
         drawn = draw_contours(ax, grid[i], grid[j], section, "loss", levels) or drawn
+        if result.trajectory is not None:
+            draw_trajectory(ax, *seen_from(result, i, j))
+        mark_networks(ax, result, i, j)
         mark_centre(ax)
         name_axes(ax, result, i, j)
         ax.set_title(f"Directions {i} and {j}")
@@ -115,6 +125,66 @@ def draw_evaluated(axes: Axes, x: np.ndarray, y: np.ndarray, evaluated: np.ndarr
         return
     i, j = np.nonzero(evaluated)
     axes.plot(x[i], y[j], ".", color="white", markersize=2.2, markeredgewidth=0.25, markeredgecolor=INK)
+
+
+def seen_from(result: Any, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
+    """The trajectory from the plane of two of the directions: coordinates ``(T, 2)``, distances off ``(T,)``."""
+    seen = result.trajectory
+    coordinates, off = numbers(seen.coordinates), numbers(seen.residual_norms)
+    shown, rest = [i, j], [k for k in range(coordinates.shape[1]) if k not in (i, j)]
+    if not rest:
+        return coordinates, off
+    # Of what leads out of the plane along the others, the part within it moves the nearest point along.
+    lengths = numbers(result.direction_norms)
+    gram = numbers(result.direction_cosines) * np.outer(lengths, lengths)
+    within = np.linalg.solve(gram[np.ix_(shown, shown)], gram[np.ix_(shown, rest)])
+    beyond = gram[np.ix_(rest, rest)] - gram[np.ix_(rest, shown)] @ within
+    outside = coordinates[:, rest]
+    squares = np.einsum("tk,kl,tl->t", outside, beyond, outside)
+    return coordinates[:, shown] + outside @ within.T, np.sqrt(off**2 + squares.clip(0))
+
+
+def draw_trajectory(axes: Axes, coordinates: np.ndarray, off: np.ndarray) -> None:
+    """The projected points in their order, each the larger the farther off the plane it really is."""
+    largest = off.max()
+    least, most = MARKER_AREAS
+    areas = least + (most - least) * off / (largest or 1.0)
+    x, y = coordinates.T
+    axes.plot(x, y, color=INK, linewidth=1.8, alpha=0.6, zorder=3)
+    axes.plot(x, y, color="white", linewidth=0.9, zorder=3)
+    axes.scatter(x, y, s=areas, color="white", edgecolor=INK, linewidth=0.6, zorder=4)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    inside = (left <= x) & (x <= right) & (bottom <= y) & (y <= top)
+    label = f"trajectory, off the plane by up to {at_most(float(largest), 3)} (largest dot)"
+    if not inside.all():
+        label += f"; {(~inside).sum()} of {len(x)} points outside"
+    handle = axes.scatter([], [], s=most if largest else least, color="white", edgecolor=INK, linewidth=0.6)
+    axes.legend([handle], [label], loc="lower left", bbox_to_anchor=(-0.02, 1.06), borderpad=0, fontsize=7.5)
+
+
+def mark_networks(axes: Axes, result: Any, i: int, j: int) -> None:
+    """Squares at the networks that the directions lead to, as far as they are in the picture."""
+    for name, place in zip(("x", "y"), (i, j), strict=True):
+        if not leads_to_network(result, place):
+            continue
+        at = (1, 0) if name == "x" else (0, 1)
+        axes.plot(*([v] for v in at), "s", color="white", markersize=7, markeredgecolor=INK, zorder=5)
+        axes.annotate(
+            result.direction_names[place].removeprefix("to "),
+            at,
+            xytext=(5, 5),
+            textcoords="offset points",
+            fontsize=7.5,
+            color="white",
+            annotation_clip=True,
+        )
+
+
+def leads_to_network(result: Any, direction: int) -> bool:
+    """Whether a step of one along the direction arrives at a network given."""
+    facts = result.provenance.get("directions", {}).get("directions", ())
+    fact = facts[direction] if direction < len(facts) else {}
+    return (fact.get("kind"), fact.get("normalisation"), fact.get("ignore")) == ("network", "none", "none")
 
 
 def mark_centre(axes: Axes) -> None:

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.interpolate import interpn
 
 from thalweg.core.atomic import replacing
-from thalweg.report.figures import INK, LABELS, LOG_RATIO, VERMILLION, numbers
+from thalweg.report.figures import INK, LABELS, LOG_RATIO, PURPLE, VERMILLION, numbers
 from thalweg.report.surface_figures import axis_label
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure  # type: ignore[import-not-found]
+
+HTML = ".html"
 
 MEASURES = ("plane_slice", "volume_slice")
 
@@ -33,10 +36,11 @@ def write_surface_html(result: Any, path: str | Path, caption: str) -> None:
             f"{getattr(result, 'measure', type(result).__name__)}; use .png."
         )
     figure = _plane(result) if result.measure == "plane_slice" else _volume(result)
+    lines = caption.count("<br>") + 1
     figure.update_layout(
-        title={"text": caption, "font": {"size": 13}, "x": 0.01},
+        title={"text": caption, "font": {"size": 13}, "x": 0.01, "y": 0.99, "yanchor": "top"},
         font={"family": "sans-serif", "size": 12, "color": INK},
-        margin={"l": 0, "r": 0, "t": 40, "b": 0},
+        margin={"l": 0, "r": 0, "t": 20 + 20 * lines, "b": 0},
     )
     # A fixed id, so that equal results give equal files.
     page = figure.to_html(include_plotlyjs=True, full_html=True, div_id="surface")
@@ -89,6 +93,11 @@ def _plane(result: Any) -> Figure:
             ),
         ]
     )
+    if result.trajectory is not None:
+        path = numbers(result.trajectory.coordinates)
+        # Of the projections, for it is they that lie on the surface; outside of the grid there is none.
+        heights = interpn((x, y), losses, path, bounds_error=False, fill_value=np.nan)
+        figure.add_trace(_path(result, *path.T, heights))
     figure.update_scenes(
         xaxis_title=axis_label(result, 0),
         yaxis_title=axis_label(result, 1),
@@ -96,6 +105,22 @@ def _plane(result: Any) -> Figure:
         aspectmode="cube",
     )
     return figure
+
+
+def _path(result: Any, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Any:
+    """The projected trajectory, each point the larger the farther off it really is."""
+    off = numbers(result.trajectory.residual_norms)
+    return _graph_objects().Scatter3d(
+        x=x,
+        y=y,
+        z=z,
+        mode="lines+markers",
+        line={"color": INK, "width": 3},
+        marker={"size": 3 + 5 * off / (off.max() or 1.0), "color": PURPLE},
+        customdata=off,
+        hovertemplate="point %{pointNumber} of the trajectory<br>off by %{customdata:.4g}<extra></extra>",
+        showlegend=False,
+    )
 
 
 def _volume(result: Any) -> Figure:
@@ -116,6 +141,8 @@ def _volume(result: Any) -> Figure:
             colorbar={"title": LABELS["loss"], "len": 0.7},
         )
     )
+    if result.trajectory is not None:
+        figure.add_trace(_path(result, *numbers(result.trajectory.coordinates).T))
     titles = {f"{name}axis_title": axis_label(result, i) for i, name in enumerate("xyz")}
     figure.update_scenes(**titles, aspectmode="cube")
     return figure
