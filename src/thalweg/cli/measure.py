@@ -29,11 +29,10 @@ from thalweg.cli.options import (
     LossName,
     MicroBatch,
     Model,
-    Plot,
     WeightDecay,
     check_figure,
 )
-from thalweg.cli.slice_options import Directions, StoreFolder, Trajectory, slice_arguments
+from thalweg.cli.slice_options import Directions, SlicePlot, StoreFolder, Trajectory, slice_arguments
 from thalweg.core.measurement import Measurement, jsonable
 from thalweg.core.rounding import at_least, at_most
 from thalweg.linalg.estimate import Estimate
@@ -125,7 +124,7 @@ def measure(
     dtype: DType = "float32",
     device: Device = "auto",
     data_root: DataRoot = None,
-    plot: Plot = None,
+    plot: SlicePlot = None,
     as_json: Json = False,
 ) -> None:
     """Measure the loss landscape of your own network.

@@ -73,13 +73,7 @@ CalibrationData = Annotated[
     ),
 ]
 DType = Annotated[str, typer.Option(metavar="NAME", help=f"{' or '.join(DTYPES)}.")]
-Plot = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Draw the result, too: .png, .svg or .pdf; planes and volumes also .html, to turn.",
-    ),
-]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the result, too: .png, .svg or .pdf.")]
 DataRoot = Annotated[
     Path | None,
     typer.Option(

@@ -24,16 +24,23 @@ Directions = Annotated[
     str | None,
     typer.Option(
         metavar="KIND,...",
-        help=f"Of slices: {', '.join(NAMED)}; {TRAJECTORY}, for the principal components of --trajectory; or a "
-        "file of weights, for the way to that network. One for all axes, or one each. Default: random.",
+        help=f"Of slices: {', '.join(NAMED)}; {TRAJECTORY}, for the principal components of --trajectory; "
+        "or a file of weights, for the way to that network. One for all axes, or one each. Default: random.",
     ),
 ]
 Trajectory = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FILES",
-        help="Of planes and volumes: weights along a training run, drawn where the slice sees them. A file, or "
-        "a pattern in quotes such as 'run/step-*.pt', taken in the order of its numbers; repeatable.",
+        help="Of planes and volumes: weights along a training run, drawn where the slice sees them. A file, "
+        "or a pattern in quotes such as 'run/step-*.pt', in the order of its numbers; repeatable.",
+    ),
+]
+SlicePlot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Draw the result, too: .png, .svg or .pdf; a plane or a volume also as .html, to be turned.",
     ),
 ]
 StoreFolder = Annotated[
@@ -72,7 +79,7 @@ def slice_arguments(
     taken = inspect.signature(measure).parameters
     for option, value in given.items():
         if value is not None and option not in taken:
-            raise ValueError(f"`{option}` is for slices, which {name} is none of; leave it out.")
+            raise ValueError(f"`{option}` is nothing that {name} takes; leave it out.")
     found: dict[str, Any] = {} if store is None else {"store": ArrayStore(store)}
     if trajectory is not None:
         found["trajectory"] = _points(_files(trajectory), model, seed)
@@ -81,9 +88,8 @@ def slice_arguments(
         files = [Path(kind) for kind in kinds if kind not in (*NAMED, TRAJECTORY)]
         for path in files:
             if not path.is_file():
-                raise ValueError(
-                    f"`directions` must be among {', '.join(NAMED)}, {TRAJECTORY}, or files, got {str(path)!r}."
-                )
+                known = ", ".join((*NAMED, TRAJECTORY))
+                raise ValueError(f"`directions` must be among {known}, or files, got {str(path)!r}.")
         if TRAJECTORY in kinds and trajectory is None:
             raise ValueError(f"`directions` asks for those of a {TRAJECTORY}; give --trajectory FILES.")
         reached = iter(networks(files))

@@ -185,16 +185,6 @@ def draw_slice(axes: Axes, result: Any, quantity: str, colour: str, name: str = 
     axes.set_ylabel(LABELS[quantity])
 
 
-def slice_label(result: Any) -> str:
-    """What one unit along the slice is."""
-    names = getattr(result, "direction_names", ())
-    if not all(name.startswith("random") for name in names):
-        return f"step along {', '.join(names)} (1 = the direction's length)"
-    if result.normalisation == "filter":
-        return "step along the direction (1 = each filter's own norm)"
-    return f"step along the {result.normalisation} direction (parameter norm)"
-
-
 def draw_error_band(
     axes: Axes, x: np.ndarray, y: np.ndarray, standard_errors: np.ndarray, colour: str
 ) -> None:

@@ -46,7 +46,7 @@ def plane_figure(result: Any) -> Figure:
         mark_centre(ax)
         name_axes(ax, result, 0, 1)
         ax.set_title(quantity.capitalize())
-        ax.set_title(_error_note(result, quantity), loc="right", fontsize=7.5, weight="normal", color=GREY)
+        note_errors(ax, result, quantity)
     return figure
 
 
@@ -128,7 +128,7 @@ def draw_evaluated(axes: Axes, x: np.ndarray, y: np.ndarray, evaluated: np.ndarr
 
 
 def seen_from(result: Any, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
-    """The trajectory from the plane of two of the directions: coordinates ``(T, 2)``, distances off ``(T,)``."""
+    """The trajectory from the plane of two directions: coordinates ``(T, 2)``, distances off it ``(T,)``."""
     seen = result.trajectory
     coordinates, off = numbers(seen.coordinates), numbers(seen.residual_norms)
     shown, rest = [i, j], [k for k in range(coordinates.shape[1]) if k not in (i, j)]
@@ -146,38 +146,55 @@ def seen_from(result: Any, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_trajectory(axes: Axes, coordinates: np.ndarray, off: np.ndarray) -> None:
     """The projected points in their order, each the larger the farther off the plane it really is."""
-    largest = off.max()
     least, most = MARKER_AREAS
-    areas = least + (most - least) * off / (largest or 1.0)
     x, y = coordinates.T
     axes.plot(x, y, color=INK, linewidth=1.8, alpha=0.6, zorder=3)
     axes.plot(x, y, color="white", linewidth=0.9, zorder=3)
+    areas = least + (most - least) * off / (off.max() or 1.0)
     axes.scatter(x, y, s=areas, color="white", edgecolor=INK, linewidth=0.6, zorder=4)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    inside = (left <= x) & (x <= right) & (bottom <= y) & (y <= top)
-    label = f"trajectory, off the plane by up to {at_most(float(largest), 3)} (largest dot)"
-    if not inside.all():
-        label += f"; {(~inside).sum()} of {len(x)} points outside"
-    handle = axes.scatter([], [], s=most if largest else least, color="white", edgecolor=INK, linewidth=0.6)
-    axes.legend([handle], [label], loc="lower left", bbox_to_anchor=(-0.02, 1.06), borderpad=0, fontsize=7.5)
+    if left <= x[0] <= right and bottom <= y[0] <= top:
+        label_point(axes, x[0], y[0], "start")
+
+
+def trajectory_key(result: Any) -> str:
+    """How to read the trajectory in the picture, and what the picture leaves out."""
+    coordinates, off = numbers(result.trajectory.coordinates), numbers(result.trajectory.residual_norms)
+    text = "dots: its points projected"
+    if off.max():
+        text += f", the larger the farther off they lie, up to {at_most(float(off.max()), 3)}"
+    ends = np.array([numbers(axis)[-1] for axis in result.axes])
+    outside = int((np.abs(coordinates) > ends).any(1).sum())
+    return f"{text}; {outside} of {len(off)} outside the picture" if outside else text
 
 
 def mark_networks(axes: Axes, result: Any, i: int, j: int) -> None:
     """Squares at the networks that the directions lead to, as far as they are in the picture."""
-    for name, place in zip(("x", "y"), (i, j), strict=True):
-        if not leads_to_network(result, place):
-            continue
-        at = (1, 0) if name == "x" else (0, 1)
-        axes.plot(*([v] for v in at), "s", color="white", markersize=7, markeredgecolor=INK, zorder=5)
-        axes.annotate(
-            result.direction_names[place].removeprefix("to "),
-            at,
-            xytext=(5, 5),
-            textcoords="offset points",
-            fontsize=7.5,
-            color="white",
-            annotation_clip=True,
-        )
+    for direction, x, y in ((i, 1.0, 0.0), (j, 0.0, 1.0)):
+        if leads_to_network(result, direction) and x <= axes.get_xlim()[1] and y <= axes.get_ylim()[1]:
+            axes.plot(
+                [x], [y], "s", color="white", markersize=6, markeredgecolor=INK, zorder=5, clip_on=False
+            )
+            label_point(axes, x, y, result.direction_names[direction].removeprefix("to "))
+
+
+def label_point(axes: Axes, x: float, y: float, text: str) -> None:
+    """Words beside a point, on the side that has room for them, legible on any colour."""
+    from matplotlib.patheffects import withStroke
+
+    right, high = x > 0, y > 0
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(-6 if right else 6, -6 if high else 6),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="top" if high else "bottom",
+        fontsize=7.5,
+        color="white",
+        path_effects=[withStroke(linewidth=1.8, foreground=INK)],
+        zorder=6,
+    )
 
 
 def leads_to_network(result: Any, direction: int) -> bool:
@@ -204,25 +221,39 @@ def name_axes(axes: Axes, result: Any, i: int, j: int) -> None:
 
 def axis_label(result: Any, direction: int, gap: str = " ") -> str:
     """Name of a direction, and what one unit along it is."""
-    norm = float(result.direction_norms[direction])
+    name, norm = result.direction_names[direction], float(result.direction_norms[direction])
     facts = result.provenance.get("directions", {}).get("directions", ())
     scaled = facts[direction]["normalisation"] if direction < len(facts) else "none"
-    meaning = f"{UNITS[scaled]}, length {norm:.3g}" if scaled in UNITS else f"length {norm:.3g}"
+    if leads_to_network(result, direction):
+        meaning = f"1 = there, {norm:.3g} away"
+    else:
+        unit = f"{UNITS[scaled]}, a distance of" if scaled in UNITS else "a distance of"
+        meaning = f"1 = {unit} {norm:.3g}"
     cosine = float(result.direction_cosines[0, direction]) if direction else 0.0
-    if abs(cosine) > OBLIQUE:
-        meaning += f"; cosine {cosine:.2g} with the first"
-    return f"step along {result.direction_names[direction]}{gap}(1 = {meaning})"
+    slant = f"{gap}cosine {cosine:.2g} with the first" if abs(cosine) > OBLIQUE else ""
+    return f"step {'' if name.startswith('to ') else 'along '}{name}{gap}({meaning}){slant}"
 
 
-def _error_note(result: Any, quantity: str) -> str:
-    """Largest standard error and largest error of interpolation, as far as there are any."""
+def line_label(result: Any) -> str:
+    """The directions of a line slice, and what one unit along them is."""
+    if result.num_directions == 1:
+        return axis_label(result, 0, "\n")
+    names = [name for name in result.direction_names if not name.startswith("random")]
+    along = ", ".join(names if len(names) == result.num_directions else ["random directions", *names])
+    unit = UNITS.get(result.normalisation, "each direction's own length") if not names else "its own length"
+    return f"step along {along}\n(1 = {unit})"
+
+
+def note_errors(axes: Axes, result: Any, quantity: str) -> None:
+    """Say the largest standard error and the largest error of interpolation, as far as there are any."""
     errors = result.loss_standard_errors if quantity == "loss" else result.accuracy_standard_errors
     largest = np.nanmax(numbers(errors), initial=0.0)
     parts = [f"s.e. at most {largest:.2g}" if largest else ""]
     between = numbers(result.interpolation_errors).max()
     if quantity == "loss" and between:
         parts.append(f"interpolated to about {between:.2g}")
-    return ", ".join(part for part in parts if part)
+    text = ", ".join(part for part in parts if part)
+    axes.set_title(text, loc="right", fontsize=7.5, weight="normal", color=GREY)
 
 
 def _round_ratios(low: float, high: float) -> np.ndarray:

@@ -22,8 +22,8 @@ class GridLosses:
     """What the grid holds, each ``(*grid)`` float64 but for `fold_losses` ``(F, *grid)``; see `GridSlice`.
 
     Where a row is a mean over M points, `losses`, `accuracies` and `penalties` are those means, and
-    `point_losses` and `point_accuracies` ``(M, *grid)`` are what they are of. `sample` is the objective on the
-    examples that the points were compared on.
+    `point_losses` and `point_accuracies` ``(M, *grid)`` are what they are of. `sample` is the objective on
+    the examples that the points were compared on.
     """
 
     point_losses: Tensor

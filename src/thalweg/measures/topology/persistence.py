@@ -265,8 +265,8 @@ def _grid(surface: Surface) -> tuple[np.ndarray, tuple[Tensor, ...]]:
         )
     if surface.num_averaged > 1:
         raise ValueError(
-            f"`surface` must be a single slice, got the mean over {surface.num_averaged} directions, which is "
-            "the loss along none of them; measure each by itself, with num_directions=1."
+            f"`surface` must be a single slice, got the mean over {surface.num_averaged} directions, which "
+            "is the loss along none of them; measure each by itself, with num_directions=1."
         )
     if surface.heights is None:
         raise ValueError("`surface` must have its losses, got one saved without its arrays; read them along.")
