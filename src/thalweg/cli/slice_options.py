@@ -90,13 +90,8 @@ def slice_arguments(
             if not path.is_file():
                 known = ", ".join((*NAMED, TRAJECTORY))
                 raise ValueError(f"`directions` must be among {known}, or files, got {str(path)!r}.")
-        if TRAJECTORY in kinds and trajectory is None:
-            raise ValueError(f"`directions` asks for those of a {TRAJECTORY}; give --trajectory FILES.")
         reached = iter(networks(files))
-        ways = [
-            kind if kind in NAMED else found["trajectory"] if kind == TRAJECTORY else next(reached)
-            for kind in kinds
-        ]
+        ways = [kind if kind in (*NAMED, TRAJECTORY) else next(reached) for kind in kinds]
         found["directions"] = ways[0] if len(ways) == 1 else ways
     return found
 

@@ -35,8 +35,9 @@ LEAST_UNITS = 32
 # More than the pilot asks for, since it saw few points; and by how much a sample grows at the least.
 MARGIN, GROWTH = 1.15, 1.25
 
-# Random parts of the sample whose own losses are kept, for resampling all points jointly.
-NUM_FOLDS = 64
+# Random parts of the sample whose own losses are kept, for resampling all points jointly; fewer on very large
+# surfaces, where so many numbers in all would be exceeded.
+NUM_FOLDS, LEAST_FOLDS, FOLD_LOSSES = 64, 8, 2**25
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class PairedRows:
             num_units = max(LEAST_UNITS, self._units_for(_needed([table], rows, target)))
         # Dealt out in the random order, so that folds are random parts of the sample however it grows.
         is_exact = num_units >= rows.num_units and not population
-        self._order, self._num_folds = order, 1 if is_exact else min(NUM_FOLDS, num_units, rows.num_units)
+        most = max(LEAST_FOLDS, min(NUM_FOLDS, FOLD_LOSSES // len(rows.steps)))
+        self._order, self._num_folds = order, 1 if is_exact else min(most, num_units, rows.num_units)
         self._folds = order.argsort() % self._num_folds
         self._tables: list[RowTable] = []
         self._add_table(num_units)

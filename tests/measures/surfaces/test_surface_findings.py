@@ -192,6 +192,14 @@ def test_its_own_components_show_most_of_it_and_the_grid_holds_it() -> None:
     shares = [entry["share"] for entry in found.provenance["directions"]["directions"]]
     assert found.trajectory.explained_squares == pytest.approx(sum(shares), rel=1e-6)
     assert found.provenance["arguments"]["span"] == "trajectory"
+    by_name = plane_slice(
+        o, num_points=3, directions="trajectory", trajectory=iter(path), span="trajectory", seed=0
+    )
+    assert torch.equal(by_name.losses, found.losses)
+    assert by_name.trajectory == found.trajectory
+    assert by_name.provenance["arguments"]["directions"] == "trajectory"
+    mixed = plane_slice(o, num_points=3, directions=["trajectory", "random"], trajectory=path, seed=0)
+    assert mixed.direction_names == ("trajectory component 0", "random 0")
 
 
 def test_networks_vectors_and_generators_are_trajectories() -> None:
@@ -211,13 +219,18 @@ def test_what_is_no_trajectory_is_refused() -> None:
     history = TrainingHistory.of_rows([dict.fromkeys(ROW, 1)], {})
     for given, message in (
         (history, "`trajectory` must be vectors .* got one TrainingHistory"),
-        ([o.params, residual(1)], r"`trajectory\[1\]` must be a tensor, got Residual"),
+        ([o.params, residual(1)], r"`trajectory\[1\]` must be a vector \(P,\) or an objective, got Residual"),
         ([o.params[1:]], r"`trajectory\[0\]` must have shape"),
         ([o.params * math.nan], r"`trajectory\[0\]` must be finite"),
         ([], "`trajectory` must hold at least one point"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             plane_slice(o, num_points=3, trajectory=given, seed=0)
+    for ways in ("trajectory", ["trajectory", "top"]):
+        with pytest.raises(ValueError, match="`directions='trajectory'` needs one: give `trajectory`"):
+            plane_slice(o, num_points=3, directions=ways, seed=0)
+    with pytest.raises(ValueError, match="got 'trajectory'"):
+        line_slice(o, num_points=3, directions="trajectory", seed=0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`span='trajectory'` needs one: give `trajectory`"):
         plane_slice(o, num_points=3, span="trajectory", seed=0)
     along = plane_slice(o, num_points=3, agreement=False, seed=0).directions[:, 0]

@@ -25,6 +25,7 @@ from thalweg.measures.surfaces.slice_arguments import (
     needs_hessian,
     points_of,
     spans_of,
+    with_trajectory,
 )
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.evaluation import independent_unit
@@ -182,6 +183,9 @@ def slice_grid(
     if num_directions is not None:
         check_count("num_directions", num_directions)
     wanted = num_directions or num_axes
+    kinds = directions
+    if not apart:
+        kinds, trajectory = with_trajectory(directions, trajectory, num_axes)
     stages = [needs_hessian(directions), True, bool(agreement)]
 
     def stage(number: int) -> Progress | None:
@@ -191,8 +195,8 @@ def slice_grid(
     centre = objective.evaluate_points([(objective.params, objective.buffers)])
     found = find_directions(
         objective,
-        directions,
-        num_directions=wanted if is_single(directions) else None,
+        kinds,
+        num_directions=wanted if is_single(kinds) else None,
         normalisation=normalisation,
         ignore=ignore,
         orthogonalise=not apart,

@@ -42,7 +42,7 @@ def plane_slice(
     *,
     num_points: tuple[int, int] | int = (25, 25),
     span: tuple[float, float] | float | Literal["trajectory"] = (1.0, 1.0),
-    directions: Kind | Sequence[Kind] = "random",
+    directions: Kind | Literal["trajectory"] | Sequence[Kind | Literal["trajectory"]] = "random",
     normalisation: Normalisation | Sequence[Normalisation] = "filter",
     ignore: Ignored | Sequence[Ignored] = "bias_and_norm",
     rtol: float | None = None,
@@ -92,7 +92,8 @@ def plane_slice(
         The grid runs from ``-span`` to ``span`` along each direction, in the unit its normalisation sets;
         ``"trajectory"`` is as far as that reaches, and a tenth more.
     directions
-        Two kinds, or one for both; see `find_directions`. Made orthogonal.
+        Two kinds, or one for both; see `find_directions`. Made orthogonal. ``"trajectory"`` is the one given,
+        by its principal components.
     normalisation, ignore
         How random directions are scaled and what they leave alone; see `random_direction`.
     rtol, atol

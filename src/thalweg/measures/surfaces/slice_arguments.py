@@ -16,8 +16,8 @@ from thalweg.objective.objective import Objective
 from thalweg.solvers.directions import Directions
 from thalweg.solvers.projection import Projection
 
-# Asks for a grid that holds the trajectory.
-TO_TRAJECTORY = "trajectory"
+# Asks for a grid that holds the trajectory, and for directions along its principal components.
+OF_TRAJECTORY = "trajectory"
 
 # A grid that holds a trajectory reaches so much further; and an axis along which it moves by less than such a
 # part of its distance from the centre holds nothing of it.
@@ -49,9 +49,9 @@ def checked_counts(num_points: Any, num_axes: int) -> tuple[int, ...]:
 
 def check_spans(span: Any, num_axes: int, has_trajectory: bool) -> None:
     """Raise unless they are extents, or what a trajectory will say."""
-    if isinstance(span, str) and span == TO_TRAJECTORY and num_axes > 1:
+    if is_of_trajectory(span) and num_axes > 1:
         if not has_trajectory:
-            raise ValueError(f"`span={TO_TRAJECTORY!r}` needs one: give `trajectory`, or numbers for `span`.")
+            raise ValueError(f"`span={OF_TRAJECTORY!r}` needs one: give `trajectory`, or numbers for `span`.")
         return
     for extent in each("span", span, num_axes):
         if not is_number(extent) or not 0 < extent < math.inf:
@@ -60,14 +60,14 @@ def check_spans(span: Any, num_axes: int, has_trajectory: bool) -> None:
 
 def spans_of(span: Any, num_axes: int, seen: Projection | None, norms: Tensor) -> tuple[float, ...]:
     """How far the grid runs along each axis, checked before."""
-    if span != TO_TRAJECTORY:
+    if not is_of_trajectory(span):
         return tuple(float(extent) for extent in each("span", span, num_axes))
     assert seen is not None
     reach = seen.coordinates.abs().amax(0)
     for j, far in enumerate((reach * norms > LEAST_REACH * float(seen.distances.max())).tolist()):
         if not far:
             raise ValueError(
-                f"`span={TO_TRAJECTORY!r}` needs a trajectory that moves along every direction, but it does "
+                f"`span={OF_TRAJECTORY!r}` needs a trajectory that moves along every direction, but it does "
                 f"not along number {j}; give numbers for `span`."
             )
     return tuple((ROOM * reach).tolist())
@@ -81,18 +81,39 @@ def checked_tolerance(tolerance: Any) -> Tolerance | None:
     return Tolerance.checked(("tolerance", pair[0]), ("tolerance[1]", pair[1]))
 
 
-def points_of(trajectory: Any) -> Iterator[Any]:
-    """Its points, one at a time: the parameters of networks, whatever else as it comes."""
+def points_of(trajectory: Any) -> Iterator[Tensor]:
+    """Its points, one at a time: of networks the parameters."""
     if not isinstance(trajectory, Iterable):
         raise TypeError(
             "`trajectory` must be vectors (P,) or objectives, one after the other, got one "
             f"{type(trajectory).__name__}."
         )
-    for point in trajectory:
+    for t, point in enumerate(trajectory):
         if isinstance(point, Objective):
             yield point.params
+        elif isinstance(point, Tensor | np.ndarray):
+            yield torch.as_tensor(point)
         else:
-            yield torch.from_numpy(point) if isinstance(point, np.ndarray) else point
+            raise TypeError(
+                f"`trajectory[{t}]` must be a vector (P,) or an objective, got {type(point).__name__}; give "
+                "a bare network's parameters, or Objective(model, data)."
+            )
+
+
+def is_of_trajectory(kind: Any) -> bool:
+    """Whether it is that name."""
+    return isinstance(kind, str) and kind == OF_TRAJECTORY
+
+
+def with_trajectory(directions: Any, trajectory: Any, num: int) -> tuple[Any, Any]:
+    """Kinds of direction, with the trajectory's points in the place of its name; and the trajectory."""
+    kinds = [directions] * num if is_single(directions) else directions
+    if isinstance(kinds, Tensor | np.ndarray) or not any(map(is_of_trajectory, kinds)):
+        return directions, trajectory
+    if trajectory is None:
+        raise ValueError(f"`directions={OF_TRAJECTORY!r}` needs one: give `trajectory`.")
+    points = list(points_of(trajectory))
+    return [points if is_of_trajectory(kind) else kind for kind in kinds], points
 
 
 def is_single(directions: Any) -> bool:

@@ -43,7 +43,7 @@ def volume_slice(
     *,
     num_points: tuple[int, int, int] | int = (9, 9, 9),
     span: tuple[float, float, float] | float | Literal["trajectory"] = (1.0, 1.0, 1.0),
-    directions: Kind | Sequence[Kind] = "random",
+    directions: Kind | Literal["trajectory"] | Sequence[Kind | Literal["trajectory"]] = "random",
     normalisation: Normalisation | Sequence[Normalisation] = "filter",
     ignore: Ignored | Sequence[Ignored] = "bias_and_norm",
     rtol: float | None = None,
