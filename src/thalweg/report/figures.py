@@ -179,8 +179,8 @@ def draw_slice(axes: Axes, result: Any, quantity: str, colour: str, name: str = 
         draw_error_band(axes, alphas, mean, numbers(result.loss_standard_errors), colour)
     many = f"mean of {each.shape[0]} directions" if len(each) > 1 else "along the direction"
     axes.plot(alphas, mean, color=colour, label=name or many)
-    evaluated = numbers(result.evaluated).astype(bool)
-    if not evaluated.all():
+    if result.num_points_saved:
+        evaluated = numbers(result.evaluated).astype(bool)
         axes.plot(alphas[evaluated], mean[evaluated], ".", color=colour, markersize=4)
     axes.set_ylabel(LABELS[quantity])
 

@@ -247,11 +247,10 @@ def line_label(result: Any) -> str:
 def note_errors(axes: Axes, result: Any, quantity: str) -> None:
     """Say the largest standard error and the largest error of interpolation, as far as there are any."""
     errors = result.loss_standard_errors if quantity == "loss" else result.accuracy_standard_errors
-    largest = np.nanmax(numbers(errors), initial=0.0)
+    largest = 0.0 if errors is None else np.nanmax(numbers(errors), initial=0.0)
     parts = [f"s.e. at most {largest:.2g}" if largest else ""]
-    between = numbers(result.interpolation_errors).max()
-    if quantity == "loss" and between:
-        parts.append(f"interpolated to about {between:.2g}")
+    if quantity == "loss" and result.num_points_saved:
+        parts.append(f"interpolated to about {numbers(result.interpolation_errors).max():.2g}")
     text = ", ".join(part for part in parts if part)
     axes.set_title(text, loc="right", fontsize=7.5, weight="normal", color=GREY)
 

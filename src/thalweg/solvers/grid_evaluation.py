@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ class GridLosses:
     """What the grid holds, each ``(*grid)`` float64 but for `fold_losses` ``(F, *grid)``; see `GridSlice`.
 
     Where a row is a mean over M points, `losses`, `accuracies` and `penalties` are those means, and
-    `point_losses` and `point_accuracies` ``(M, *grid)`` are what they are of. `sample` is the objective on
+    `point_losses` and `point_accuracies` ``(M, *grid)`` are what they are of. `sample` makes the objective on
     the examples that the points were compared on.
     """
 
@@ -42,7 +42,7 @@ class GridLosses:
     num_examples: int
     num_example_losses: int
     passes: str
-    sample: Objective
+    sample: Callable[[], Objective]
 
 
 def symmetric_axis(num_points: int, span: float) -> Tensor:

@@ -152,7 +152,6 @@ class PairedRows:
         self._num_example_losses += self._tables[-1].evaluate(rows, like=self._tables[0])
         return True
 
-    @property
     def sample(self) -> Objective:
         """The objective on the examples taken."""
         rows = self._rows

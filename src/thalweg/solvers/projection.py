@@ -38,8 +38,8 @@ class Projection(Measurement):
     explained_squares
         :math:`1 - \sum_t \lVert r_t\rVert^2 / \sum_t \lVert\theta_t - \theta_c\rVert^2`: share of the squared
         distances from the centre. NaN where all points are the centre.
-    extent
-        The largest distance from the centre within the plane.
+    extent, largest_residual
+        The largest distance from the centre within the plane, and from the plane.
     """
 
     measure: ClassVar[str] = "projection"
@@ -50,6 +50,7 @@ class Projection(Measurement):
     distances: Tensor
     explained_squares: float
     extent: float
+    largest_residual: float
 
     @property
     def explained_variance(self) -> float:
@@ -58,21 +59,26 @@ class Projection(Measurement):
 
     @property
     def relative_residual(self) -> float:
-        """The largest distance from the plane in multiples of `extent`."""
-        largest = float(self.residual_norms.max())
-        return largest / self.extent if self.extent else math.inf if largest else 0.0
+        """`largest_residual` in multiples of `extent`."""
+        if not self.extent:
+            return math.inf if self.largest_residual else 0.0
+        return self.largest_residual / self.extent
 
     @property
     def summary(self) -> str:
         """How much of the trajectory the plane shows, in one line."""
-        seen = ("line", "plane", "volume")[self.coordinates.shape[1] - 1]
+        # Without its arrays it does not know of how many dimensions the slice is.
+        seen = (
+            "slice"
+            if self.coordinates is None
+            else ("line", "plane", "volume")[self.coordinates.shape[1] - 1]
+        )
         share = "" if math.isnan(self.value) else f"{100 * self.value:.3g} % of its variance in the {seen}, "
         times = at_most(self.relative_residual, 2)
         return f"trajectory: {share}at most {times} times as far off the {seen} as it reaches in it"
 
     def _circumstances(self) -> list[str]:
-        off = f"off the plane by at most {at_most(float(self.residual_norms.max()))}"
-        return [f"of {len(self.distances)} points", off, *super()._circumstances()]
+        return [f"off the plane by at most {at_most(self.largest_residual)}", *super()._circumstances()]
 
 
 def project(
@@ -150,6 +156,7 @@ def project(
         residual_norms=residual_norms,
         distances=reach,
         explained_squares=_explained(float(residual_norms.square().sum()), float(reach.square().sum())),
+        largest_residual=float(residual_norms.max()),
         extent=max(float(within.norm()) for within in inside),
     )
 

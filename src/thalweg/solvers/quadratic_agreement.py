@@ -94,6 +94,8 @@ class QuadraticAgreement(Measurement):
     @property
     def summary(self) -> str:
         """What was compared and what came of it, in one line: the curvature along each direction."""
+        if self.hessian_form is None:  # saved without its arrays
+            return f"curvature at the centre, surface and Hessian: {self.verdict}"
         form, held, drawn = map(_diagonal, (self.hessian_form, self.curvatures, self.surface_curvatures))
         text = f"curvature at the centre: Hessian {form}, surface {held}: {self.verdict}"
         return text if drawn == held else f"{text} (buffers held; as drawn, where they move, {drawn})"

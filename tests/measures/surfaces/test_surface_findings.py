@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from thalweg.core.measurement import Measurement
 from thalweg.measures.surfaces.line import line_slice
-from thalweg.measures.surfaces.plane import plane_slice
+from thalweg.measures.surfaces.plane import PlaneSlice, plane_slice
 from thalweg.measures.surfaces.volume import volume_slice
 from thalweg.objective.objective import Objective
 from thalweg.solvers.projection import project
@@ -247,3 +247,35 @@ def test_the_sample_and_the_points_saved_are_said(toys) -> None:
     found = plane_slice(toy(toys, 4000), num_points=33, atol=0.05, tolerance=0.01, ignore="none", seed=0)
     assert f"compared on {found.num_examples:,} of 4,000 examples" in found.notes
     assert f"{33 * 33 - 81:,} of 1,089 points interpolated" in found.notes
+
+
+def test_a_record_without_arrays_and_one_of_an_earlier_version_still_say_what_they_know() -> None:
+    o = Objective(residual(0), images())
+    large = plane_slice(o, num_points=(65, 65), trajectory=walk(o), tolerance=0.05, seed=0)
+    back = Measurement.from_dict(json.loads(json.dumps(large.to_dict(), allow_nan=False)))
+    assert isinstance(back, PlaneSlice)
+    assert back.losses is None
+    assert back.evaluated is None
+    assert large.agreement.summary in repr(back)
+    assert large.trajectory.summary in repr(back)
+    line = line_slice(o, num_points=5, seed=0)
+    old = {k: v for k, v in line.to_dict().items() if k not in NOT_THERE_AT_FIRST}
+    read = Measurement.from_dict(json.loads(json.dumps(old, allow_nan=False)))
+    assert read.num_points_saved == 0  # type: ignore[attr-defined]
+    assert repr(read).startswith("LineSlice(loss at the centre ")
+    assert "curvature" not in repr(read)
+
+
+NOT_THERE_AT_FIRST = (
+    "accuracy_standard_errors",
+    "dof",
+    "evaluated",
+    "interpolation_errors",
+    "num_examples",
+    "num_example_losses",
+    "direction_names",
+    "direction_cosines",
+    "directions",
+    "agreement",
+    "no_agreement",
+)

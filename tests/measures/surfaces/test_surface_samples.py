@@ -190,4 +190,5 @@ def test_intervals_cover(toys, repeats, population, monkeypatch) -> None:
     assert len(sizes) > 10, "the sample is chosen anew each time"
     limit = 0.015 if repeats == 2000 else 4 * math.sqrt(0.95 * 0.05 / repeats)
     for share in (*np.mean(covered, axis=0), np.mean(rises)):
+        print("plane_slice", "population" if population else "sampled", repeats, share)
         assert abs(share - 0.95) < limit, share

@@ -118,15 +118,15 @@ class GridSlice(Surface):
     @property
     def num_points_saved(self) -> int:
         """Points that were interpolated and not evaluated."""
-        return int((~self.evaluated).sum())
+        return 0 if self.evaluated is None else int((~self.evaluated).sum())
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a picture of the slice must say, a line each."""
-        whole = self.provenance.get("objective", {}).get("num_examples")
-        sampled, saved = whole and self.num_examples < whole, self.num_points_saved
+        whole = self.provenance.get("objective", {}).get("num_examples", 0)
+        taken, saved = self.num_examples or whole, self.num_points_saved
         found = [
-            f"compared on {self.num_examples:,} of {whole:,} examples" if sampled else "",
+            f"compared on {taken:,} of {whole:,} examples" if taken < whole else "",
             f"{saved:,} of {self.evaluated.numel():,} points interpolated" if saved else "",
             self.agreement.summary if self.agreement else "",
             f"curvature at the centre not compared: {self.no_agreement}" if self.no_agreement else "",
@@ -220,7 +220,7 @@ def slice_grid(
     grid = evaluate_grid(rows, axes, target=target, tolerance=allowed, population=bool(population), seed=seed)
     compared, reason = None, None
     if agreement:
-        compared, reason = agreement_or_reason(grid.sample, found, mixed=not apart, progress=stage(2))
+        compared, reason = agreement_or_reason(grid.sample(), found, mixed=not apart, progress=stage(2))
 
     error = ErrorBudget()
     if population:
