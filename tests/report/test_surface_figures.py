@@ -12,8 +12,10 @@ import torch
 from tests.networks import images, residual
 
 import thalweg as tw
+from thalweg.report import surface_html
 from thalweg.report.plot import plot
-from thalweg.report.surface_figures import contour_levels
+from thalweg.report.surface_figures import contour_levels, seen_from
+from thalweg.solvers.projection import project
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,11 @@ def changed(result, **values):
 def test_a_plane_shows_loss_accuracy_centre_and_where_it_was_evaluated(plane, tmp_path):
     figure = plot(plane, tmp_path / "plane.png")
     assert (tmp_path / "plane.png").read_bytes().startswith(b"\x89PNG")
-    assert figure.get_suptitle() == "N = 21, batch norm: recalibrated"
+    assert figure.get_suptitle().startswith("N = 21, batch norm: recalibrated\n")
+    # Wrapped where the picture is too narrow.
+    said = " ".join(figure.get_suptitle().split())
+    assert all(note in said for note in plane.notes)
+    assert plane.agreement.summary in plane.notes
     loss, accuracy, *bars = figure.axes
     assert loss.get_title(loc="left") == "Loss"
     assert accuracy.get_title(loc="left") == "Accuracy"
@@ -45,7 +51,7 @@ def test_a_plane_shows_loss_accuracy_centre_and_where_it_was_evaluated(plane, tm
         "accuracy (share correct)",
     ]
     for axes in (loss, accuracy):
-        assert axes.get_xlabel().startswith("step along random 0\n(1 = each filter's own norm, length ")
+        assert axes.get_xlabel().startswith("step along random 0\n(1 = each filter's own norm, a distance")
         assert axes.get_ylabel().startswith("step along random 1\n")
         assert axes.get_xlim() == (-0.8, 0.8)
         assert axes.get_ylim() == (-0.5, 0.5)
@@ -100,6 +106,79 @@ def test_a_volume_shows_its_coordinate_planes_on_one_scale(volume, tmp_path):
     assert levels[0] == levels[1] == levels[2]
 
 
+def path_of(objective: tw.Objective, num: int = 4) -> list[torch.Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    moves = [torch.randn(objective.space.dim, generator=rng, dtype=torch.float64) for _ in range(num)]
+    return [objective.params + 0.1 * (num - k) * move for k, move in enumerate(moves)] + [objective.params]
+
+
+def test_a_trajectory_is_drawn_where_the_plane_sees_it_by_how_far_off_it_is(tmp_path):
+    objective = tw.Objective(residual(0), images(21))
+    path = path_of(objective)
+    plane = tw.plane_slice(
+        objective, num_points=3, directions=[path, path], trajectory=path, span=0.5, seed=0
+    )
+    figure = plot(plane, tmp_path / "path.png")
+    for axes in figure.axes[:2]:
+        (dots,) = [c for c in axes.collections if len(c.get_offsets()) == len(path)]
+        assert np.allclose(dots.get_offsets(), plane.trajectory.coordinates.numpy())
+        areas, off = dots.get_sizes(), plane.trajectory.residual_norms.numpy()
+        assert np.array_equal(np.argsort(areas), np.argsort(off))
+        assert areas[-1] == areas.min(), "the centre lies on the plane"
+    said = " ".join(figure.get_suptitle().split())
+    assert plane.trajectory.summary in said
+    outside = int((plane.trajectory.coordinates.abs() > 0.5).any(1).sum())
+    assert 0 < outside < len(path)
+    assert f"{outside} of 5 outside the picture" in said
+    assert f"the larger the farther off they lie, up to {off.max():.3g}"[:-1] in said
+
+
+def test_the_planes_of_a_volume_see_a_trajectory_as_they_would_alone():
+    """Where directions are oblique, as those to networks are, what leads out of a plane moves the nearest."""
+    one, two, three = (tw.Objective(residual(k), images(21)) for k in (0, 1, 2))
+    path = path_of(one)
+    volume = tw.volume_slice(one, num_points=3, directions=[two, three, "random"], trajectory=path, seed=0)
+    assert abs(float(volume.direction_cosines[0, 1])) > 0.1
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        alone = project(path, one.params, volume.directions[:, [i, j]])
+        coordinates, off = seen_from(volume, i, j)
+        assert np.allclose(coordinates, alone.coordinates, rtol=1e-8, atol=1e-12)
+        assert np.allclose(off, alone.residual_norms, rtol=1e-8, atol=1e-12)
+    figure = plot(volume)
+    counts = [sum(len(c.get_offsets()) == len(path) for c in axes.collections) for axes in figure.axes[:3]]
+    assert counts == [1, 1, 1]
+
+
+def test_networks_that_directions_lead_to_are_marked_where_they_are(tmp_path):
+    one, two, three = (tw.Objective(residual(k), images(21)) for k in (0, 1, 2))
+    plane = tw.plane_slice(one, num_points=3, span=(1.5, 0.8), directions=[two, three], seed=0)
+    figure = plot(plane)
+    axes = figure.axes[0]
+    squares = [line.get_xydata().tolist() for line in axes.get_lines() if line.get_marker() == "s"]
+    assert squares == [[[1.0, 0.0]]], "the other is outside"
+    assert [text.get_text() for text in axes.texts] == ["network 1"]
+    assert axes.get_xlabel() == f"step to network 1\n(1 = there, {float(plane.direction_norms[0]):.3g} away)"
+    assert axes.get_ylabel().endswith(f"\ncosine {float(plane.direction_cosines[0, 1]):.2g} with the first")
+
+
+def test_a_line_shows_where_it_was_evaluated():
+    objective = tw.Objective(residual(0), images(21))
+    line = tw.line_slice(objective, num_points=33, tolerance=0.01, normalisation="layer", seed=0)
+    figure = plot(line)
+    assert line.num_points_saved > 0
+    curve, dots = figure.axes[0].get_lines()
+    assert len(curve.get_xdata()) == 33
+    assert dots.get_xdata().tolist() == line.alphas[line.evaluated].tolist()
+    assert figure.axes[0].get_title(loc="right").startswith("interpolated to about ")
+    norm = float(line.direction_norms[0])
+    assert figure.axes[0].get_xlabel() == (
+        f"step along random 0\n(1 = each layer's own norm, a distance of {norm:.3g})"
+    )
+    several = tw.line_slice(objective, num_points=3, num_directions=2, seed=0)
+    label = plot(several).axes[0].get_xlabel()
+    assert label == "step along random directions\n(1 = each filter's own norm)"
+
+
 def test_without_plotly_the_error_names_the_extra(plane, tmp_path, monkeypatch):
     original = builtins.__import__
 
@@ -132,6 +211,32 @@ def test_a_page_to_turn_needs_nothing_from_outside(kind, request, tmp_path):
     assert text == (tmp_path / "b.html").read_text(encoding="utf-8")
     assert "<script src=" not in text
     assert "batch norm: " in text
+    assert result.agreement.summary.split(":")[0] in text
+
+
+@pytest.mark.parametrize("measure", [tw.plane_slice, tw.volume_slice])
+def test_a_page_to_turn_shows_the_trajectory_and_the_networks(measure, tmp_path):
+    pytest.importorskip("plotly")
+    one, two = (tw.Objective(residual(k), images(21)) for k in (0, 1))
+    ways = [two, "random", "random"][: 2 if measure is tw.plane_slice else 3]
+    path = path_of(one)
+    result = measure(one, num_points=5, span=1.2, directions=ways, trajectory=path, seed=0)
+    figure = surface_html.figure_of(result)
+    landmarks, line, dots = figure.data[1:]
+    assert list(landmarks.text) == ["centre", "network 1"]
+    assert list(landmarks.x) == [0, 1]
+    assert np.allclose([dots.x, dots.y], result.trajectory.coordinates[:, :2].T)
+    assert np.allclose(dots.customdata, result.trajectory.residual_norms)
+    assert len(line.x) >= len(dots.x)
+    if measure is tw.plane_slice:
+        # On the surface, but for the lift that keeps it visible.
+        height = float(result.losses.max() - result.losses.min())
+        inside = (result.trajectory.coordinates.abs() <= 1.2).all(1).numpy()
+        assert np.isfinite(np.array(dots.z, dtype=float)).tolist() == inside.tolist()
+        assert dots.z[-1] == pytest.approx(result.value + 0.01 * height)
+        assert landmarks.z[1] == pytest.approx(two.value(), abs=0.1 * height)
+    plot(result, tmp_path / "a.html")
+    assert "the larger the farther off they lie" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
 def test_arrays_are_exported_for_numpy(plane, tmp_path):
@@ -140,6 +245,7 @@ def test_arrays_are_exported_for_numpy(plane, tmp_path):
         assert np.array_equal(file["losses"], plane.losses.numpy())
         assert np.array_equal(file["evaluated"], plane.evaluated.numpy())
         assert file["directions"].shape == (plane.directions.shape[0], 2)
+        assert np.array_equal(file["agreement.curvatures"], plane.agreement.curvatures.numpy())
         rest = json.loads(str(file["json"]))
     assert rest["value"] == plane.value
     assert rest["provenance"]["objective"] == plane.provenance["objective"]

@@ -109,3 +109,27 @@ def test_further_axes_in_front_are_filled_alike() -> None:
     linear = filled(np.stack([3 * a - b, a**2]), evaluated, axes, order=1)
     np.testing.assert_allclose(linear[0], (3 * a - b), atol=1e-12)
     assert (linear[1] >= a**2 - 1e-12).all(), "chords of a convex function lie above it"
+
+
+def test_several_functions_share_the_points_that_any_of_them_needs() -> None:
+    axes = [np.linspace(-1, 1, 33)]
+    asked: list[int] = []
+
+    def smooth(flat):
+        return axes[0][flat] ** 2
+
+    def kinked(flat):
+        return np.abs(axes[0][flat] - 0.4)
+
+    def both(flat):
+        asked.extend(flat)
+        return np.stack([smooth(flat), kinked(flat)])
+
+    def allowed(values):
+        return np.full_like(values, 0.01)
+
+    found, alone, calm = (refine(f, axes, allowed) for f in (both, kinked, smooth))
+    assert np.array_equal(found.evaluated, alone.evaluated)
+    assert np.allclose(found.errors, alone.errors)
+    assert sorted(asked) == np.flatnonzero(found.evaluated).tolist()
+    assert calm.evaluated.sum() == 9 < found.evaluated.sum() < 33

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 import torch
 from tests.networks import cnn, images, mlp, residual, vectors
 from torch import Tensor, nn
 
-from thalweg.core.errors import NonFiniteLossError
+from thalweg.core.errors import DerivativeError, NonFiniteLossError
 from thalweg.core.measurement import Measurement
 from thalweg.objective.objective import Objective
-from thalweg.solvers.directions import find_directions
-from thalweg.solvers.quadratic_agreement import QuadraticAgreement, agreement
+from thalweg.solvers.directions import Directions, find_directions
+from thalweg.solvers.quadratic_agreement import (
+    QuadraticAgreement,
+    agreement_or_reason,
+    quadratic_agreement,
+)
 from thalweg.solvers.second_differences import second_differences
 
 DTYPE = torch.float64
@@ -22,6 +25,12 @@ DTYPE = torch.float64
 
 def normals(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
+
+
+def given(o: Objective, V: Tensor) -> Directions:
+    """Vectors ``(P,)`` or ``(P, D)`` as they are."""
+    columns = V[:, None] if V.ndim == 1 else V
+    return find_directions(o, columns, orthogonalise=False, independent=False, seed=0)
 
 
 def bowl(toys, **options) -> tuple[Objective, Tensor]:
@@ -35,7 +44,7 @@ def bowl(toys, **options) -> tuple[Objective, Tensor]:
 def test_a_quadratic_agrees_to_rounding(toys, D: int, weight_decay: float) -> None:
     o, H = bowl(toys, weight_decay=weight_decay)
     V = normals(6, D, seed=4)
-    found = agreement(o, V)
+    found = quadratic_agreement(o, given(o, V))
     expected = V.T @ (H + weight_decay * torch.eye(6, dtype=DTYPE)) @ V
     torch.testing.assert_close(found.hessian_form, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found.curvatures, expected, rtol=1e-7, atol=1e-7)
@@ -58,7 +67,7 @@ def test_of_a_quartic_the_error_covers_what_the_steps_leave(toys) -> None:
     V = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=DTYPE)
     exact = V.T @ torch.diag(torch.tensor([12.0, 48.0], dtype=DTYPE)) @ V
     for h in (0.4, 0.05, 1e-3):
-        found, errors = second_differences(o, V, None, torch.full((2,), h, dtype=DTYPE))
+        found, errors = second_differences(o, given(o, V), torch.full((2,), h, dtype=DTYPE))
         gaps = (found - exact).abs()
         assert bool((gaps <= errors + 1e-13).all()), h
         # A fourth-degree polynomial's differences are in error by a multiple of h^2, which is taken off.
@@ -73,7 +82,7 @@ def test_of_a_quartic_the_error_covers_what_the_steps_leave(toys) -> None:
     )
     exact = V.T @ torch.diag(30 * torch.tensor([1.0, 16.0], dtype=DTYPE)) @ V
     for h in (0.3, 0.1, 0.03):
-        found, errors = second_differences(o, V, None, torch.full((2,), h, dtype=DTYPE))
+        found, errors = second_differences(o, given(o, V), torch.full((2,), h, dtype=DTYPE))
         gaps = (found - exact).abs()
         assert bool((gaps <= errors).all()), h
         assert float(gaps.max()) > 1e-3 * h**4
@@ -85,7 +94,7 @@ def test_of_a_quartic_the_error_covers_what_the_steps_leave(toys) -> None:
 @pytest.mark.parametrize("build", [cnn, residual])
 def test_smooth_networks_agree_in_every_mode(build, mode: str, kinds: tuple[str, str]) -> None:
     o = Objective(build(), images(), batch_norm=mode, batch_size=8)
-    found = agreement(o, find_directions(o, kinds, seed=0))
+    found = quadratic_agreement(o, find_directions(o, kinds, seed=0))
     assert found.verdict == "agrees", found
     assert found.value <= 1e-4
     assert found.value <= 1.01 * (found.error.solver or 0)
@@ -96,9 +105,9 @@ def test_in_single_precision_the_error_is_larger_and_still_covers() -> None:
     exact = Objective(mlp(), vectors())
     single = exact.to_dtype(torch.float32)
     directions = find_directions(single, ("random", "random"), seed=0)
-    fine = agreement(exact, directions.vectors.double())
+    fine = quadratic_agreement(exact, directions.cast(DTYPE))
     for rtol, precision in ((0.3, "float32"), (0.01, "float64")):
-        found = agreement(single, directions, rtol=rtol)
+        found = quadratic_agreement(single, directions, rtol=rtol)
         assert (found.verdict, found.precision) == ("agrees", precision)
         gaps = (found.curvatures - fine.hessian_form).abs()
         assert bool((gaps <= found.curvature_errors).all())
@@ -114,11 +123,11 @@ def test_steps_shrink_until_kinks_are_out_of_the_way(toys, dtype: torch.dtype, m
     x, y = toys.images()
     o = Objective(toys.convnet(dtype=dtype), (x.to(dtype), y), batch_norm=mode)
     directions = find_directions(o, ("random", "random"), seed=0)
-    found = agreement(o, directions)
+    found = quadratic_agreement(o, directions)
     assert found.verdict == "agrees", found
     assert found.precision == "float64"
     assert found.value <= (found.error.solver or 0)
-    rough = agreement(o, directions, step=0.01)
+    rough = quadratic_agreement(o, directions, step=0.01)
     assert rough.value > 10 * found.value
     assert rough.verdict != "agrees"
 
@@ -128,12 +137,12 @@ def test_recalibrated_statistics_bend_the_surface_and_that_is_said() -> None:
     net, (x, y) = cnn(), images()
     o = Objective(net, (x, y), batch_norm="recalibrated")
     directions = find_directions(o, ("random", "random"), seed=0)
-    found = agreement(o, directions)
+    found = quadratic_agreement(o, directions)
     assert found.verdict == "agrees"
     assert found.statistics_effect > 0.01
     # Statistics of the whole data that are differentiated through: batch mode, with one batch.
     drawn = Objective(net, (x, y), batch_norm="batch", batch_size=len(y))
-    expected = agreement(drawn, directions.vectors)
+    expected = quadratic_agreement(drawn, directions)
     torch.testing.assert_close(found.surface_curvatures, expected.hessian_form, rtol=1e-4, atol=1e-6)
     # And the frozen function's is another.
     assert float((found.hessian_form - expected.hessian_form).abs().max()) > 1e-3
@@ -143,28 +152,28 @@ def test_buffers_that_travel_to_a_network_bend_the_surface(toys) -> None:
     one = Objective(cnn(), images(), batch_norm="running")
     two = one.at(one.params + 0.1 * normals(one.space.dim), {k: b + 0.3 for k, b in one.buffers.items()})
     directions = find_directions(one, [two, "random"], seed=0)
-    found = agreement(one, directions)
+    found = quadratic_agreement(one, directions)
     assert found.verdict == "agrees"
     assert found.statistics_effect > 1e-3
-    without = agreement(one, directions.vectors)
+    without = quadratic_agreement(one, directions.cast(DTYPE, buffers=False))
     assert without.statistics_effect == 0
     torch.testing.assert_close(found.curvatures, without.curvatures, rtol=1e-12, atol=0)
 
 
 def test_a_hessian_of_another_function_differs(toys, monkeypatch) -> None:
     """By six per cent, with a tolerance of five, and by four."""
-    from thalweg.solvers import quadratic_agreement
+    from thalweg.solvers import quadratic_agreement as module
 
     o, _ = bowl(toys)
-    true = quadratic_agreement._hessian_form
+    true = module._hessian_form
     for factor, verdict in ((1.06, "differs"), (1.04, "agrees")):
 
         def scaled(operator, V, factor=factor):
             form, errors = true(operator, V)
             return form / factor, errors
 
-        monkeypatch.setattr(quadratic_agreement, "_hessian_form", scaled)
-        found = agreement(o, normals(6, seed=5))
+        monkeypatch.setattr(module, "_hessian_form", scaled)
+        found = quadratic_agreement(o, given(o, normals(6, seed=5)))
         assert found.verdict == verdict
         assert found.value == pytest.approx(factor - 1, rel=1e-4)
 
@@ -178,7 +187,7 @@ def test_a_kink_at_the_centre_differs(toys) -> None:
     o = Objective(
         toys.Theta(torch.full((1,), 1e-9, dtype=DTYPE)), (torch.ones(5, 1, dtype=DTYPE),), loss=loss
     )
-    found = agreement(o, torch.ones(1, dtype=DTYPE), step=0.01)
+    found = quadratic_agreement(o, given(o, torch.ones(1, dtype=DTYPE)), step=0.01)
     assert found.verdict == "differs"
     assert float(found.hessian_form) == pytest.approx(2)
     assert float(found.curvatures) > 50
@@ -186,9 +195,9 @@ def test_a_kink_at_the_centre_differs(toys) -> None:
 
 def test_steps_that_rounding_swallows_decide_nothing() -> None:
     o = Objective(mlp(), vectors())
-    V = find_directions(o, ("random", "random"), seed=0).vectors
-    assert agreement(o, V, step=1e-9).verdict == "undecided"
-    flat = agreement(o.at(0 * o.params), torch.eye(o.space.dim, dtype=DTYPE)[:, :1])
+    tiny = quadratic_agreement(o, find_directions(o, ("random", "random"), seed=0), step=1e-9)
+    assert tiny.verdict == "undecided"
+    flat = quadratic_agreement(o.at(0 * o.params), given(o, torch.eye(o.space.dim, dtype=DTYPE)[0]))
     # Inputs do not matter while the second layer is nought.
     assert float(flat.hessian_form) == 0
     assert flat.verdict == "undecided"
@@ -196,7 +205,7 @@ def test_steps_that_rounding_swallows_decide_nothing() -> None:
 
 def test_the_result_is_a_measurement_and_goes_through_json() -> None:
     o = Objective(residual(), images(), batch_norm="recalibrated")
-    found = agreement(o, find_directions(o, ("random", "top"), seed=0), step=(0.01, 0.02), rtol=0.1)
+    found = quadratic_agreement(o, find_directions(o, ("random", "top"), seed=0), step=(0.01, 0.02), rtol=0.1)
     assert found.steps.tolist() == [0.01, 0.02]
     assert found.batch_norm == "recalibrated"
     assert "surface and Hessian: agrees within 0.1" in repr(found)
@@ -215,28 +224,26 @@ def test_progress_never_falls_and_ends_at_the_whole(unchanged) -> None:
     seen: list[tuple[int, int]] = []
     with unchanged(net, *data):
         o = Objective(net, data, batch_norm="recalibrated")
-        agreement(o, normals(o.space.dim, 2), progress=lambda *a: seen.append(a))
+        quadratic_agreement(o, given(o, normals(o.space.dim, 2)), progress=lambda *a: seen.append(a))
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1]
 
 
 def test_bad_input_is_refused(toys) -> None:
     o, _ = bowl(toys)
-    v = normals(6)
+    v = given(o, normals(6))
     with pytest.raises(TypeError, match=r"`objective` must be a thalweg\.Objective"):
-        agreement(nn.Linear(1, 1), v)  # type: ignore[arg-type]
+        quadratic_agreement(nn.Linear(1, 1), v)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`step` must be positive and finite, got 0"):
-        agreement(o, v, step=0)
+        quadratic_agreement(o, v, step=0)
     with pytest.raises(ValueError, match="`step` must be one number, or 1, one a direction"):
-        agreement(o, v, step=(0.1, 0.1))
+        quadratic_agreement(o, v, step=(0.1, 0.1))
     with pytest.raises(ValueError, match=r"`rtol` must lie in \(0, 1\)"):
-        agreement(o, v, rtol=0)
-    with pytest.raises(ValueError, match=r"`directions` must have shape \(6, 1\)"):
-        agreement(o, v[1:])
-    with pytest.raises(ValueError, match="none that is zero"):
-        agreement(o, 0 * v)
-    with pytest.raises(ValueError, match="`directions` must be finite"):
-        agreement(o, v * math.nan)
+        quadratic_agreement(o, v, rtol=0)
+    with pytest.raises(ValueError, match="`mixed` must be True or False, got 0"):
+        quadratic_agreement(o, v, mixed=0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"`directions` must have 4 entries.* got 6"):
+        quadratic_agreement(toys.quadratic(normals(4), torch.eye(4, dtype=DTYPE)), v)
 
 
 def test_a_loss_that_is_not_finite_a_step_away_is_an_error(toys) -> None:
@@ -245,4 +252,70 @@ def test_a_loss_that_is_not_finite_a_step_away_is_an_error(toys) -> None:
 
     o = Objective(toys.Theta(torch.full((2,), 0.1, dtype=DTYPE)), (torch.ones(5, 1, dtype=DTYPE),), loss=loss)
     with pytest.raises(NonFiniteLossError, match="the loss is not finite"):
-        agreement(o, torch.ones(2, dtype=DTYPE), step=0.05)
+        quadratic_agreement(o, given(o, torch.ones(2, dtype=DTYPE)), step=0.05)
+
+
+def test_lines_are_compared_each_by_itself(toys) -> None:
+    """Whatever they do to each other; with an L2 term, and as many evaluations as D lines need."""
+    o, H = bowl(toys, weight_decay=0.7)
+    V = normals(6, 4, seed=4)
+    found = quadratic_agreement(o, given(o, V), mixed=False)
+    expected = torch.einsum("pd,pq,qd->d", V, H + 0.7 * torch.eye(6, dtype=DTYPE), V)
+    off = ~torch.eye(4, dtype=torch.bool)
+    for array in (found.hessian_form, found.curvatures, found.surface_curvatures, found.curvature_errors):
+        assert bool(array[off].isnan().all())
+        assert bool(array[~off].isfinite().all())
+    torch.testing.assert_close(found.hessian_form.diagonal(), expected, rtol=1e-12, atol=1e-12)
+    gaps = (found.curvatures.diagonal() - expected).abs()
+    assert bool((gaps <= found.curvature_errors.diagonal() + 1e-12).all())
+    assert found.verdict == "agrees"
+    assert found.value < 1e-6
+    counts: list[int] = []
+    second_differences(o, given(o, V), found.steps, mixed=False, progress=lambda _, of: counts.append(of))
+    assert counts[-1] == 1 + 6 * 4
+    assert Measurement.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
+
+
+def test_the_summary_names_both_sides_and_what_buffers_add() -> None:
+    o = Objective(residual(), images(), batch_norm="recalibrated")
+    found = quadratic_agreement(o, find_directions(o, ("random", "random"), seed=0))
+    form, drawn = (
+        ", ".join(f"{c:.3g}" for c in a.diagonal().tolist())
+        for a in (found.hessian_form, found.surface_curvatures)
+    )
+    assert found.summary == (
+        f"curvature at the centre: Hessian {form}, surface {form}: agrees "
+        f"(buffers held; as drawn, where they move, {drawn})"
+    )
+    many = quadratic_agreement(o, find_directions(o, "random", num_directions=5, seed=0), mixed=False)
+    low, high = many.hessian_form.diagonal().min(), many.hessian_form.diagonal().max()
+    assert f"Hessian {float(low):.3g} to {float(high):.3g}, surface" in many.summary
+
+
+def test_where_there_is_no_hessian_the_reason_is_given(toys, monkeypatch) -> None:
+    from thalweg.solvers import quadratic_agreement as module
+
+    o, _ = bowl(toys)
+    directions = given(o, normals(6))
+    for error, said in (
+        (DerivativeError("no composition\n passed"), "no composition passed"),
+        (NonFiniteLossError("a product is not finite"), "a product is not finite"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "DefaultCPUAllocator"),
+        (MemoryError(), "MemoryError"),
+    ):
+        seen: list[tuple[int, int]] = []
+        monkeypatch.setattr(module, "Hessian", lambda *_, error=error: raised(error))
+        found, reason = agreement_or_reason(
+            o, directions, mixed=True, progress=lambda *a, seen=seen: seen.append(a)
+        )
+        assert found is None
+        assert reason is not None
+        assert reason.startswith(said)
+        assert seen[-1] == (1, 1), "what comes after is not kept waiting"
+    monkeypatch.setattr(module, "Hessian", lambda *_: raised(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        agreement_or_reason(o, directions, mixed=True)
+
+
+def raised(error: Exception) -> None:
+    raise error

@@ -6,7 +6,6 @@ import errno
 import os
 import sys
 
-import torch
 import typer
 from safetensors import SafetensorError
 
@@ -17,7 +16,7 @@ from thalweg.cli.data import data
 from thalweg.cli.measure import MEASURES_HELP, measure
 from thalweg.cli.reproduce import reproduce
 from thalweg.cli.train import train
-from thalweg.core.errors import DataError, ThalwegError
+from thalweg.core.errors import DataError, ThalwegError, is_out_of_memory
 
 # Set this variable to see the traceback of an error instead of its one line.
 DEBUG = "THALWEG_DEBUG"
@@ -85,21 +84,15 @@ def _exit_code(error: Exception) -> int | None:
         return 2 if error.errno in WRONG_PATH else 1
     if isinstance(error, ValueError | TypeError | DataError):
         return 2
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return 1
     # Files of weights that cannot be read are complained of as values; this one could not be written.
     return 1 if isinstance(error, ThalwegError | SafetensorError) else None
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    # Torch's allocator for CPUs raises a bare RuntimeError.
-    cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
-
-
 def _complain(error: Exception) -> None:
     text = error.format_message() if hasattr(error, "format_message") else str(error)  # type: ignore[attr-defined]
     hint = f" ({DEBUG}=1 shows the traceback.)" if error.__cause__ else ""
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         text = f"out of memory; fewer examples, a smaller --micro-batch or fewer points need less: {text}"
     errors.print(f"thalweg: {' '.join(text.split())}{hint}", markup=False, soft_wrap=True)

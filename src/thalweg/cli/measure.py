@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,10 +31,10 @@ from thalweg.cli.options import (
     LossName,
     MicroBatch,
     Model,
-    Plot,
     WeightDecay,
     check_figure,
 )
+from thalweg.cli.slice_options import Directions, SlicePlot, StoreFolder, Trajectory, slice_arguments
 from thalweg.core.measurement import Measurement, jsonable
 from thalweg.core.rounding import at_least, at_most
 from thalweg.linalg.estimate import Estimate
@@ -41,6 +42,7 @@ from thalweg.measures import MEASURES as SINGLE_MEASURES
 from thalweg.measures.curvature.spectral_density import SpectralDensity
 from thalweg.report.plot import pictured
 from thalweg.report.plot import plot as plot_result
+from thalweg.report.surface_html import MEASURES as TURNABLE
 
 MEASURES = {**SINGLE_MEASURES, **ANALYSES}
 
@@ -67,6 +69,7 @@ NOT_SET = (
     "start",
     "direction",
     "directions",
+    "trajectory",
     "optimizer",
     "store",
 )
@@ -105,6 +108,9 @@ def measure(
     micro_batch: MicroBatch = "auto",
     weight_decay: WeightDecay = 0.0,
     calibration_data: CalibrationData = None,
+    directions: Directions = None,
+    trajectory: Trajectory = None,
+    store: StoreFolder = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,7 +126,7 @@ def measure(
     dtype: DType = "float32",
     device: Device = "auto",
     data_root: DataRoot = None,
-    plot: Plot = None,
+    plot: SlicePlot = None,
     as_json: Json = False,
 ) -> None:
     """Measure the loss landscape of your own network.
@@ -134,7 +140,7 @@ def measure(
     arguments = _arguments(function, name, set_ or [], seed)
     num_networks = 2 if list(inspect.signature(function).parameters)[:2] == ["a", "b"] else 1
     checkpoints = checkpoint or []
-    check_figure(plot)
+    check_figure(plot, interactive=name in TURNABLE)
     if plot and name not in pictured():
         raise ValueError(
             f"`plot` is for measures that have something to see, {', '.join(pictured())}; {name} is a number."
@@ -142,10 +148,10 @@ def measure(
     if len(checkpoints) not in ({2} if num_networks == 2 else {0, 1}):
         times = "twice, for the two ends," if num_networks == 2 else "at most once"
         raise ValueError(f"`checkpoint` must be given {times} for {name}, got {len(checkpoints)}.")
-    objectives = build_objectives(
+    networks = partial(
+        build_objectives,
         model,
-        checkpoints or [None],
-        data,
+        data=data,
         loss=loss,
         batch_norm=batch_norm,
         batch_size=batch_size,
@@ -157,6 +163,17 @@ def measure(
         device=device,
         data_root=data_root,
     )
+    arguments |= slice_arguments(
+        function,
+        name,
+        model,
+        seed,
+        directions=directions,
+        trajectory=trajectory,
+        store=store,
+        networks=networks,
+    )
+    objectives = networks(checkpoints or [None])
     with progress_bar(name) as progress:
         result = function(*objectives, **arguments, progress=progress)
     if isinstance(result, ModeConnectivity) and not as_json:
@@ -196,7 +213,9 @@ def _text(result: Measurement) -> str:
     for key, entry in entries.items():
         if key in result.per_part:
             continue
-        if isinstance(entry, Tensor) and entry.ndim == 1 and len(entry) <= MOST_PRINTED:
+        if isinstance(entry, Measurement):
+            lines.append(f"{key}: {entry!r}")
+        elif isinstance(entry, Tensor) and entry.ndim == 1 and len(entry) <= MOST_PRINTED:
             lines.append(f"{key}: {', '.join(_cells(key, entry))}")
         elif isinstance(entry, float):
             lines.append(f"{ONE_SIDED.get(key, key)}: {_number(key, entry)}")

@@ -13,6 +13,7 @@ from thalweg.models.registry import model_names
 from thalweg.objective.batch_norm import MODES
 from thalweg.objective.losses import NAMED, Loss
 from thalweg.report.figures import FORMATS
+from thalweg.report.surface_html import HTML
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -125,7 +126,8 @@ def names_in(text: str | None) -> list[str] | None:
     return None if text is None else [name for part in text.split(",") if (name := part.strip())]
 
 
-def check_figure(path: Path | None) -> None:
-    """Raise unless a figure can be written there, by its suffix."""
-    if path and path.suffix.lower() not in FORMATS:
-        raise ValueError(f"`plot` must end in one of {', '.join(FORMATS)}, got {str(path)!r}.")
+def check_figure(path: Path | None, *, interactive: bool = False) -> None:
+    """Raise unless a figure can be written there, by its suffix; or a page, where there is one to turn."""
+    known = (*FORMATS, HTML) if interactive else FORMATS
+    if path and path.suffix.lower() not in known:
+        raise ValueError(f"`plot` must end in one of {', '.join(known)}, got {str(path)!r}.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 
 class ThalwegError(Exception):
     """Base of the errors that are not the caller's."""
@@ -39,3 +41,10 @@ class DerivativeError(ThalwegError):
 
 class DataError(ThalwegError):
     """A data file is missing, truncated, corrupted or not what it claims to be."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that the memory did not suffice, of whichever device."""
+    # Torch's allocator for CPUs raises a bare RuntimeError.
+    cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return cpu or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)

@@ -16,6 +16,8 @@ from thalweg.core.measurement import Measurement
 def export_arrays(result: Measurement, path: str | Path) -> None:
     """Write every array of a result, under the name it has there, and all the rest as JSON text.
 
+    Arrays of a result within the result are there under both names, with a dot: ``trajectory.coordinates``.
+
     Parameters
     ----------
     result
@@ -35,11 +37,18 @@ def export_arrays(result: Measurement, path: str | Path) -> None:
         raise TypeError(f"`result` must be a result of a measure, got {type(result).__name__}.")
     if Path(path).suffix.lower() != ".npz":
         raise ValueError(f"`path` must end in .npz, got {str(path)!r}.")
-    arrays = {
-        f.name: entry.detach().cpu().numpy()
-        for f in dataclasses.fields(result)
-        if isinstance(entry := getattr(result, f.name), Tensor)
-    }
+    arrays = _arrays(result)
     rest = {k: v for k, v in result.to_dict().items() if k not in arrays and k != "omitted"}
     with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, json=np.array(json.dumps(rest, allow_nan=False)), **arrays)
+
+
+def _arrays(result: Measurement) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    for f in dataclasses.fields(result):
+        entry = getattr(result, f.name)
+        if isinstance(entry, Tensor):
+            found[f.name] = entry.detach().cpu().numpy()
+        elif isinstance(entry, Measurement):
+            found |= {f"{f.name}.{name}": array for name, array in _arrays(entry).items()}
+    return found

@@ -177,18 +177,12 @@ def draw_slice(axes: Axes, result: Any, quantity: str, colour: str, name: str = 
     axes.fill_between(alphas, each.min(0), each.max(0), color=colour, alpha=0.16, linewidth=0)
     if quantity == "loss":
         draw_error_band(axes, alphas, mean, numbers(result.loss_standard_errors), colour)
-    axes.plot(alphas, mean, color=colour, label=name or f"mean of {each.shape[0]} directions")
+    many = f"mean of {each.shape[0]} directions" if len(each) > 1 else "along the direction"
+    axes.plot(alphas, mean, color=colour, label=name or many)
+    if result.num_points_saved:
+        evaluated = numbers(result.evaluated).astype(bool)
+        axes.plot(alphas[evaluated], mean[evaluated], ".", color=colour, markersize=4)
     axes.set_ylabel(LABELS[quantity])
-
-
-def slice_label(result: Any) -> str:
-    """What one unit along the slice is."""
-    names = getattr(result, "direction_names", ())
-    if not all(name.startswith("random") for name in names):
-        return f"step along {', '.join(names)} (1 = the direction's length)"
-    if result.normalisation == "filter":
-        return "step along the direction (1 = each filter's own norm)"
-    return f"step along the {result.normalisation} direction (parameter norm)"
 
 
 def draw_error_band(

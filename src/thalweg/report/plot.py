@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,16 @@ from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
 from thalweg.report import surface_figures as surfaces
 from thalweg.report import topology_figures as topology
-from thalweg.report.surface_html import write_surface_html
+from thalweg.report.surface_html import HTML, write_surface_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HTML = ".html"
+# Letters of the caption that fit an inch, and the height of a line of it, in inches.
+CAPTION_LETTERS, CAPTION_LINE = 16, 0.15
+
+# Letters of it that fit a narrow page.
+PAGE_LETTERS = 120
 
 
 def plot(result: Measurement, path: str | Path | None = None) -> Figure:
@@ -60,14 +65,18 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
         )
     suffix = "" if path is None else Path(path).suffix.lower()
     if suffix == HTML:
-        write_surface_html(result, str(path), _subject(result))
+        lines = [line for entry in _caption(result) for line in textwrap.wrap(entry, PAGE_LETTERS)]
+        write_surface_html(result, str(path), "<br>".join(lines))
     elif path is not None and suffix not in draw.FORMATS:
         raise ValueError(
             f"`path` must end in one of {', '.join(draw.FORMATS)}, got {str(path)!r}; .png suits most uses."
         )
     with draw.house_style():
         figure = drawer(result)
-        figure.suptitle(_subject(result), x=0.01, ha="left", fontsize=8.5, color=draw.GREY)
+        width = int(CAPTION_LETTERS * figure.get_figwidth())
+        lines = [line for entry in _caption(result) for line in textwrap.wrap(entry, width)]
+        figure.set_figheight(figure.get_figheight() + CAPTION_LINE * (len(lines) - 1))
+        figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=8.5, color=draw.GREY)
     if path is not None and suffix != HTML:
         draw.save_figure(figure, path)
     return figure
@@ -76,6 +85,14 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
 def pictured() -> list[str]:
     """Names of the measures whose results have something to see."""
     return sorted(_DRAWERS)
+
+
+def _caption(result: Measurement) -> list[str]:
+    """What it is a picture of, and what else such a picture must say."""
+    notes = list(getattr(result, "notes", ()))
+    if getattr(result, "trajectory", None) is not None:
+        notes.append(surfaces.trajectory_key(result))
+    return [_subject(result), *notes]
 
 
 def _subject(result: Measurement) -> str:
@@ -109,8 +126,9 @@ def _slice(result: Any) -> Figure:
     figure, axes = draw.new_figure(1, 2, width=7.2, height=3)
     for ax, quantity in zip(axes.flat, ("loss", "accuracy"), strict=True):
         draw.draw_slice(ax, result, quantity, draw.BLUE)
-        ax.set_xlabel(draw.slice_label(result))
+        ax.set_xlabel(surfaces.line_label(result))
         ax.set_title(quantity.capitalize())
+        surfaces.note_errors(ax, result, quantity)
     draw.scale_loss_axis(axes[0, 0], result.losses_by_direction)
     axes[0, 0].legend()
     return figure

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thalweg.core.rounding import at_most
 from thalweg.report.figures import FAINT, GREY, INK, LABELS, LOG_RATIO, VERMILLION, new_figure, numbers
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ NUM_LEVELS = 14
 
 # Cosine from which the picture, whose axes are at right angles, says that the directions are not.
 OBLIQUE = 1e-3
+
+# Areas of a trajectory's markers, in square points: on the plane, and farthest off it.
+MARKER_AREAS = (9, 70)
 
 # What a step of one is as long as, by its normalisation.
 UNITS = {"filter": "each filter's own norm", "layer": "each layer's own norm", "global": "the weights' norm"}
@@ -36,10 +40,13 @@ def plane_figure(result: Any) -> Figure:
         if drawn is not None:
             colour_bar(figure, ax, drawn, LABELS[quantity])
         draw_evaluated(ax, x, y, numbers(result.evaluated).astype(bool))
+        if result.trajectory is not None:
+            draw_trajectory(ax, *seen_from(result, 0, 1))
+        mark_networks(ax, result, 0, 1)
         mark_centre(ax)
         name_axes(ax, result, 0, 1)
         ax.set_title(quantity.capitalize())
-        ax.set_title(_error_note(result, quantity), loc="right", fontsize=7.5, weight="normal", color=GREY)
+        note_errors(ax, result, quantity)
     return figure
 
 
@@ -53,6 +60,9 @@ def volume_figure(result: Any) -> Figure:
     for ax, (i, j, k) in zip(axes.flat, ((0, 1, 2), (0, 2, 1), (1, 2, 0)), strict=True):
         section = losses.take(losses.shape[k] // 2, axis=k)
         drawn = draw_contours(ax, grid[i], grid[j], section, "loss", levels) or drawn
+        if result.trajectory is not None:
+            draw_trajectory(ax, *seen_from(result, i, j))
+        mark_networks(ax, result, i, j)
         mark_centre(ax)
         name_axes(ax, result, i, j)
         ax.set_title(f"Directions {i} and {j}")
@@ -117,6 +127,83 @@ def draw_evaluated(axes: Axes, x: np.ndarray, y: np.ndarray, evaluated: np.ndarr
     axes.plot(x[i], y[j], ".", color="white", markersize=2.2, markeredgewidth=0.25, markeredgecolor=INK)
 
 
+def seen_from(result: Any, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
+    """The trajectory from the plane of two directions: coordinates ``(T, 2)``, distances off it ``(T,)``."""
+    seen = result.trajectory
+    coordinates, off = numbers(seen.coordinates), numbers(seen.residual_norms)
+    shown, rest = [i, j], [k for k in range(coordinates.shape[1]) if k not in (i, j)]
+    if not rest:
+        return coordinates, off
+    # Of what leads out of the plane along the others, the part within it moves the nearest point along.
+    lengths = numbers(result.direction_norms)
+    gram = numbers(result.direction_cosines) * np.outer(lengths, lengths)
+    within = np.linalg.solve(gram[np.ix_(shown, shown)], gram[np.ix_(shown, rest)])
+    beyond = gram[np.ix_(rest, rest)] - gram[np.ix_(rest, shown)] @ within
+    outside = coordinates[:, rest]
+    squares = np.einsum("tk,kl,tl->t", outside, beyond, outside)
+    return coordinates[:, shown] + outside @ within.T, np.sqrt(off**2 + squares.clip(0))
+
+
+def draw_trajectory(axes: Axes, coordinates: np.ndarray, off: np.ndarray) -> None:
+    """The projected points in their order, each the larger the farther off the plane it really is."""
+    least, most = MARKER_AREAS
+    x, y = coordinates.T
+    axes.plot(x, y, color=INK, linewidth=1.8, alpha=0.6, zorder=3)
+    axes.plot(x, y, color="white", linewidth=0.9, zorder=3)
+    areas = least + (most - least) * off / (off.max() or 1.0)
+    axes.scatter(x, y, s=areas, color="white", edgecolor=INK, linewidth=0.6, zorder=4)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    if left <= x[0] <= right and bottom <= y[0] <= top:
+        label_point(axes, x[0], y[0], "start")
+
+
+def trajectory_key(result: Any) -> str:
+    """How to read the trajectory in the picture, and what the picture leaves out."""
+    coordinates, off = numbers(result.trajectory.coordinates), numbers(result.trajectory.residual_norms)
+    text = "dots: its points projected"
+    if off.max():
+        text += f", the larger the farther off they lie, up to {at_most(float(off.max()), 3)}"
+    ends = np.array([numbers(axis)[-1] for axis in result.axes])
+    outside = int((np.abs(coordinates) > ends).any(1).sum())
+    return f"{text}; {outside} of {len(off)} outside the picture" if outside else text
+
+
+def mark_networks(axes: Axes, result: Any, i: int, j: int) -> None:
+    """Squares at the networks that the directions lead to, as far as they are in the picture."""
+    for direction, x, y in ((i, 1.0, 0.0), (j, 0.0, 1.0)):
+        if leads_to_network(result, direction) and x <= axes.get_xlim()[1] and y <= axes.get_ylim()[1]:
+            axes.plot(
+                [x], [y], "s", color="white", markersize=6, markeredgecolor=INK, zorder=5, clip_on=False
+            )
+            label_point(axes, x, y, result.direction_names[direction].removeprefix("to "))
+
+
+def label_point(axes: Axes, x: float, y: float, text: str) -> None:
+    """Words beside a point, on the side that has room for them, legible on any colour."""
+    from matplotlib.patheffects import withStroke
+
+    right, high = x > 0, y > 0
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(-6 if right else 6, -6 if high else 6),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="top" if high else "bottom",
+        fontsize=7.5,
+        color="white",
+        path_effects=[withStroke(linewidth=1.8, foreground=INK)],
+        zorder=6,
+    )
+
+
+def leads_to_network(result: Any, direction: int) -> bool:
+    """Whether a step of one along the direction arrives at a network given."""
+    facts = result.provenance.get("directions", {}).get("directions", ())
+    fact = facts[direction] if direction < len(facts) else {}
+    return (fact.get("kind"), fact.get("normalisation"), fact.get("ignore")) == ("network", "none", "none")
+
+
 def mark_centre(axes: Axes) -> None:
     """A cross where the network itself lies."""
     axes.plot([0], [0], "+", color="white", markersize=11, markeredgewidth=3)
@@ -134,25 +221,38 @@ def name_axes(axes: Axes, result: Any, i: int, j: int) -> None:
 
 def axis_label(result: Any, direction: int, gap: str = " ") -> str:
     """Name of a direction, and what one unit along it is."""
-    norm = float(result.direction_norms[direction])
+    name, norm = result.direction_names[direction], float(result.direction_norms[direction])
     facts = result.provenance.get("directions", {}).get("directions", ())
     scaled = facts[direction]["normalisation"] if direction < len(facts) else "none"
-    meaning = f"{UNITS[scaled]}, length {norm:.3g}" if scaled in UNITS else f"length {norm:.3g}"
+    if leads_to_network(result, direction):
+        meaning = f"1 = there, {norm:.3g} away"
+    else:
+        unit = f"{UNITS[scaled]}, a distance of" if scaled in UNITS else "a distance of"
+        meaning = f"1 = {unit} {norm:.3g}"
     cosine = float(result.direction_cosines[0, direction]) if direction else 0.0
-    if abs(cosine) > OBLIQUE:
-        meaning += f"; cosine {cosine:.2g} with the first"
-    return f"step along {result.direction_names[direction]}{gap}(1 = {meaning})"
+    slant = f"{gap}cosine {cosine:.2g} with the first" if abs(cosine) > OBLIQUE else ""
+    return f"step {'' if name.startswith('to ') else 'along '}{name}{gap}({meaning}){slant}"
 
 
-def _error_note(result: Any, quantity: str) -> str:
-    """Largest standard error and largest error of interpolation, as far as there are any."""
+def line_label(result: Any) -> str:
+    """The directions of a line slice, and what one unit along them is."""
+    if result.num_directions == 1:
+        return axis_label(result, 0, "\n")
+    names = [name for name in result.direction_names if not name.startswith("random")]
+    along = ", ".join(names if len(names) == result.num_directions else ["random directions", *names])
+    unit = UNITS.get(result.normalisation, "each direction's own length") if not names else "its own length"
+    return f"step along {along}\n(1 = {unit})"
+
+
+def note_errors(axes: Axes, result: Any, quantity: str) -> None:
+    """Say the largest standard error and the largest error of interpolation, as far as there are any."""
     errors = result.loss_standard_errors if quantity == "loss" else result.accuracy_standard_errors
-    largest = np.nanmax(numbers(errors), initial=0.0)
+    largest = 0.0 if errors is None else np.nanmax(numbers(errors), initial=0.0)
     parts = [f"s.e. at most {largest:.2g}" if largest else ""]
-    between = numbers(result.interpolation_errors).max()
-    if quantity == "loss" and between:
-        parts.append(f"interpolated to about {between:.2g}")
-    return ", ".join(part for part in parts if part)
+    if quantity == "loss" and result.num_points_saved:
+        parts.append(f"interpolated to about {numbers(result.interpolation_errors).max():.2g}")
+    text = ", ".join(part for part in parts if part)
+    axes.set_title(text, loc="right", fontsize=7.5, weight="normal", color=GREY)
 
 
 def _round_ratios(low: float, high: float) -> np.ndarray:

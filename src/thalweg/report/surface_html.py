@@ -6,13 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.interpolate import interpn
 
 from thalweg.core.atomic import replacing
-from thalweg.report.figures import INK, LABELS, LOG_RATIO, VERMILLION, numbers
-from thalweg.report.surface_figures import axis_label
+from thalweg.report.figures import INK, LABELS, LOG_RATIO, PURPLE, VERMILLION, numbers
+from thalweg.report.surface_figures import COLOURS, axis_label, leads_to_network
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure  # type: ignore[import-not-found]
+
+HTML = ".html"
+
+# The page's margins are the rest of it.
+PAGE_HEIGHT = "96vh"
+
+# What lies on the surface is drawn above it by such a part of its height; and in how many pieces is a line
+# between two points.
+LIFT, PIECES = 0.01, 20
 
 MEASURES = ("plane_slice", "volume_slice")
 
@@ -32,16 +42,30 @@ def write_surface_html(result: Any, path: str | Path, caption: str) -> None:
             f"`path` may end in .html for results of {', '.join(MEASURES)} only, got one of "
             f"{getattr(result, 'measure', type(result).__name__)}; use .png."
         )
-    figure = _plane(result) if result.measure == "plane_slice" else _volume(result)
+    figure = figure_of(result)
+    lines = caption.count("<br>") + 1
     figure.update_layout(
-        title={"text": caption, "font": {"size": 13}, "x": 0.01},
+        title={
+            "text": caption,
+            "font": {"size": 13},
+            "x": 0.01,
+            "y": 1,
+            "yanchor": "top",
+            "pad": {"t": 12},
+        },
+        scene={"camera": {"eye": {"x": 1.55, "y": 1.55, "z": 1.1}}},
         font={"family": "sans-serif", "size": 12, "color": INK},
-        margin={"l": 0, "r": 0, "t": 40, "b": 0},
+        margin={"l": 0, "r": 0, "t": 20 + 20 * lines, "b": 0},
     )
     # A fixed id, so that equal results give equal files.
-    page = figure.to_html(include_plotlyjs=True, full_html=True, div_id="surface")
+    page = figure.to_html(include_plotlyjs=True, full_html=True, div_id="surface", default_height=PAGE_HEIGHT)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
+
+
+def figure_of(result: Any) -> Figure:
+    """The result of a plane or a volume as a Plotly figure."""
+    return _plane(result) if result.measure == "plane_slice" else _volume(result)
 
 
 def _graph_objects() -> Any:
@@ -59,39 +83,44 @@ def _plane(result: Any) -> Figure:
     go = _graph_objects()
     x, y, losses = numbers(result.alphas), numbers(result.betas), numbers(result.losses)
     finite = losses[np.isfinite(losses)]
-    log = finite.min() > 0 and finite.max() > LOG_RATIO * finite.min()
+    low, high = finite.min(), finite.max()
+    log = low > 0 and high > LOG_RATIO * low
     # The axis is logarithmic, but colours are not by themselves.
     colours = np.log10(losses) if log else losses
     ticks = np.linspace(np.nanmin(colours), np.nanmax(colours), 6)
     words = [f"{10**t if log else t:.3g}" for t in ticks]
     errors = numbers(result.loss_standard_errors)
     figure = go.Figure(
-        [
-            go.Surface(
-                x=x,
-                y=y,
-                z=losses.T,
-                surfacecolor=colours.T,
-                customdata=np.stack([errors.T, numbers(result.accuracies).T], axis=-1),
-                colorscale="Cividis",
-                colorbar={"title": LABELS["loss"], "tickvals": ticks, "ticktext": words, "len": 0.7},
-                hovertemplate="step %{x:.3g}, %{y:.3g}<br>loss %{z:.5g}, s.e. %{customdata[0]:.2g}<br>"
-                "accuracy %{customdata[1]:.4g}<extra></extra>",
-            ),
-            go.Scatter3d(
-                x=[0],
-                y=[0],
-                z=[result.value],
-                mode="markers",
-                marker={"size": 5, "color": VERMILLION},
-                hovertemplate=f"the network itself: loss {result.value:.5g}<extra></extra>",
-                showlegend=False,
-            ),
-        ]
+        go.Surface(
+            x=x,
+            y=y,
+            z=losses.T,
+            surfacecolor=colours.T,
+            customdata=np.stack([errors.T, numbers(result.accuracies).T], axis=-1),
+            colorscale=COLOURS["loss"],
+            colorbar={"title": LABELS["loss"], "tickvals": ticks, "ticktext": words, "len": 0.7},
+            hovertemplate="step %{x:.3g}, %{y:.3g}<br>loss %{z:.5g}, s.e. %{customdata[0]:.2g}<br>"
+            "accuracy %{customdata[1]:.4g}<extra></extra>",
+        )
     )
+
+    def above(points: np.ndarray) -> np.ndarray:
+        """Heights of points ``(T, 2)`` of the plane, just above the surface; NaN outside of the grid."""
+        heights = interpn((x, y), losses, points, bounds_error=False, fill_value=np.nan)
+        return heights * (high / low) ** LIFT if log else heights + LIFT * (high - low)
+
+    names, places = _landmarks(result)
+    figure.add_trace(_marks(names, *places.T, above(places)))
+    if result.trajectory is not None:
+        path = numbers(result.trajectory.coordinates)
+        steps = np.arange(len(path))
+        finely = np.linspace(0, len(path) - 1, (len(path) - 1) * PIECES + 1)
+        along = np.stack([np.interp(finely, steps, c) for c in path.T], axis=1)
+        # It is the projections that lie on the surface, and the straight lines between them in the plane.
+        figure.add_traces([_line(*along.T, above(along)), _dots(result, *path.T, above(path))])
     figure.update_scenes(
-        xaxis_title=axis_label(result, 0),
-        yaxis_title=axis_label(result, 1),
+        xaxis_title=axis_label(result, 0, "<br>"),
+        yaxis_title=axis_label(result, 1, "<br>"),
         zaxis={"title": LABELS["loss"], "type": "log" if log else "linear"},
         aspectmode="cube",
     )
@@ -112,10 +141,60 @@ def _volume(result: Any) -> Figure:
             surface_count=5,
             opacity=0.35,
             caps={"x_show": False, "y_show": False, "z_show": False},
-            colorscale="Cividis",
+            colorscale=COLOURS["loss"],
             colorbar={"title": LABELS["loss"], "len": 0.7},
         )
     )
-    titles = {f"{name}axis_title": axis_label(result, i) for i, name in enumerate("xyz")}
+    names, places = _landmarks(result)
+    figure.add_trace(_marks(names, *places.T))
+    if result.trajectory is not None:
+        path = numbers(result.trajectory.coordinates).T
+        figure.add_traces([_line(*path), _dots(result, *path)])
+    titles = {f"{name}axis_title": axis_label(result, i, "<br>") for i, name in enumerate("xyz")}
     figure.update_scenes(**titles, aspectmode="cube")
     return figure
+
+
+def _landmarks(result: Any) -> tuple[list[str], np.ndarray]:
+    """The network itself and those that directions lead to, and where they are ``(M, D)``."""
+    D = len(result.direction_names)
+    ends = [j for j in range(D) if leads_to_network(result, j) and result.axes[j][-1] >= 1]
+    places = np.stack([np.zeros(D), *(np.eye(D)[j] for j in ends)])
+    return ["centre", *(result.direction_names[j].removeprefix("to ") for j in ends)], places
+
+
+def _marks(names: list[str], x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Any:
+    return _graph_objects().Scatter3d(
+        x=x,
+        y=y,
+        z=z,
+        mode="markers+text",
+        marker={"size": 5, "color": VERMILLION},
+        text=names,
+        textposition="top center",
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+    )
+
+
+def _line(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Any:
+    return _graph_objects().Scatter3d(
+        x=x, y=y, z=z, mode="lines", line={"color": INK, "width": 4}, hoverinfo="skip", showlegend=False
+    )
+
+
+def _dots(result: Any, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Any:
+    """The points of the trajectory, each the larger the farther off it really is."""
+    off = numbers(result.trajectory.residual_norms)
+    return _graph_objects().Scatter3d(
+        x=x,
+        y=y,
+        z=z,
+        mode="markers+text",
+        marker={"size": 3 + 6 * off / (off.max() or 1.0), "color": PURPLE, "opacity": 1},
+        text=["start", *[""] * (len(off) - 1)],
+        textposition="top center",
+        customdata=off,
+        hovertemplate="point %{pointNumber} of the trajectory<br>off by %{customdata:.4g}<extra></extra>",
+        showlegend=False,
+    )

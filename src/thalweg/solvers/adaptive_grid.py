@@ -77,7 +77,8 @@ def refine(
     Parameters
     ----------
     evaluate
-        Takes flat indices, ascending, and returns the values ``(T,)`` there, NaN where there is none.
+        Takes flat indices, ascending, and returns the values ``(..., T)`` there, NaN where there is none:
+        of one function, or of several on the same grid, which is refined where any of them asks for it.
     axes
         Coordinates along each of the D axes.
     tolerance
@@ -91,37 +92,42 @@ def refine(
     """
     shape = tuple(map(len, axes))
     coordinates = [np.asarray(axis, dtype=np.float64) for axis in axes]
-    values, errors = np.full(shape, np.nan), np.zeros(shape)
-    evaluated = np.zeros(shape, dtype=bool)
+    errors, evaluated = np.zeros(shape), np.zeros(shape, dtype=bool)
+    scheme = grid_levels(shape)
+    coarsest = _flat(scheme[0], shape)
+    first = evaluate(coarsest)
+    several = tuple(range(first.ndim - 1))  # the axes of the functions
+    values = np.full((*first.shape[:-1], *shape), np.nan)
 
-    def fetch(flat: list[int]) -> None:
-        values.flat[flat] = evaluate(flat)
+    def keep(flat: list[int], found: Array) -> None:
+        values.reshape(*first.shape[:-1], -1)[..., flat] = found
         evaluated.flat[flat] = True
 
-    scheme = grid_levels(shape)
-    fetch(_flat(scheme[0], shape))
+    keep(coarsest, first)
     active = np.ones([len(nodes) - 1 for nodes in scheme[0]], dtype=bool)
     for coarse, fine in pairwise(scheme):
-        predicted = _interpolated(values[np.ix_(*coarse)], coordinates, coarse, fine, STENCIL)
+        predicted = _interpolated(values[(..., *np.ix_(*coarse))], coordinates, coarse, fine, STENCIL)
         places = [np.searchsorted(b, a) for a, b in zip(coarse, fine, strict=True)]
-        is_new = np.ones(predicted.shape, dtype=bool)
+        is_new = np.ones([len(nodes) for nodes in fine], dtype=bool)
         is_new[np.ix_(*places)] = False
         # A point nothing can be said of is evaluated in any case.
-        wanted = is_new & (_spread(active, places) | np.isnan(predicted))
-        index = np.arange(values.size).reshape(shape)[np.ix_(*fine)]
+        wanted = is_new & (_spread(active, places) | np.isnan(predicted).any(several))
+        index = np.arange(evaluated.size).reshape(shape)[np.ix_(*fine)]
         if wanted.any():
-            fetch(np.sort(index[wanted]).tolist())
-        found = values[np.ix_(*fine)]
+            flat = np.sort(index[wanted]).tolist()
+            keep(flat, evaluate(flat))
+        here = (..., *np.ix_(*fine))
+        found = values[here]
         surplus = np.where(wanted, np.abs(found - predicted), 0.0)
-        fails = wanted & ~(surplus <= tolerance(found))  # NaN fails
-        seen = np.where(np.isnan(surplus), 0.0, surplus)
+        fails = wanted & ~(surplus <= tolerance(found)).all(several)  # NaN fails
+        seen = np.where(np.isnan(surplus), 0.0, surplus).max(several, initial=0.0)
         cell_fails = active & _largest(fails, places)
         cell_errors = np.where(active & ~cell_fails, _largest(seen, places), 0.0)
         # Cells that are done hand their error down to all that will be interpolated in them.
         for cell in map(tuple, np.argwhere(cell_errors > 0)):
             box = tuple(slice(c[i], c[i + 1] + 1) for c, i in zip(coarse, cell, strict=True))
             errors[box] = np.maximum(errors[box], cell_errors[cell])
-        values[np.ix_(*fine)] = np.where(evaluated[np.ix_(*fine)], found, predicted)
+        values[here] = np.where(evaluated[np.ix_(*fine)], found, predicted)
         active = _spread_cells(cell_fails, places)
     return Refined(evaluated, np.where(evaluated, 0.0, errors))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -138,6 +138,16 @@ class Directions:
             for j in moving:
                 buffers[name] = buffers[name] + steps[j] * offset[j]
         return params, buffers
+
+    def cast(self, dtype: torch.dtype, *, buffers: bool = True) -> Directions:
+        """The same vectors, rounded before or not, in another dtype; buffers stay where they are if False."""
+        moving = self.offsets if buffers else None
+        return replace(
+            self,
+            vectors=self.vectors.to(dtype),
+            offsets=None if moving is None else {name: t.to(dtype) for name, t in moving.items()},
+            ends=self.ends if buffers else (None,) * len(self.ends),
+        )
 
 
 def find_directions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.core.tolerance import Tolerance
+from thalweg.objective.objective import Objective
 from thalweg.solvers.adaptive_grid import coarse_points, filled, refine
 from thalweg.solvers.paired_rows import PairedRows
 from thalweg.solvers.row_table import Array, Rows
@@ -18,8 +19,15 @@ from thalweg.solvers.row_table import Array, Rows
 
 @dataclass(frozen=True)
 class GridLosses:
-    """What the grid holds, each ``(*grid)`` float64 but for `fold_losses` ``(F, *grid)``; see `GridSlice`."""
+    """What the grid holds, each ``(*grid)`` float64 but for `fold_losses` ``(F, *grid)``; see `GridSlice`.
 
+    Where a row is a mean over M points, `losses`, `accuracies` and `penalties` are those means, and
+    `point_losses` and `point_accuracies` ``(M, *grid)`` are what they are of. `sample` makes the objective on
+    the examples that the points were compared on.
+    """
+
+    point_losses: Tensor
+    point_accuracies: Tensor
     losses: Tensor
     accuracies: Tensor
     penalties: Tensor
@@ -34,6 +42,7 @@ class GridLosses:
     num_examples: int
     num_example_losses: int
     passes: str
+    sample: Callable[[], Objective]
 
 
 def symmetric_axis(num_points: int, span: float) -> Tensor:
@@ -76,7 +85,7 @@ def evaluate_grid(
 
     def heights(flat: list[int]) -> Array:
         paired.evaluate(flat)
-        found = paired.heights()[flat]
+        found = paired.heights()[flat].T
         return np.where(np.isfinite(found), found, np.nan)
 
     errors = np.zeros(shape)
@@ -93,21 +102,30 @@ def evaluate_grid(
     errors = np.where(evaluated, 0.0, errors)
 
     def on_grid(values: Tensor, order: int = 3) -> Tensor:
-        values = values.reshape(*values.shape[:-1], *shape)
+        values = values.reshape(*values.shape[:-1], *shape).contiguous()
         if tolerance is None:
             return values
         return torch.from_numpy(filled(values.numpy(), evaluated, coordinates, order))
 
-    losses = found.losses[:, 0] + found.penalties[:, 0]
-    losses = on_grid(torch.where(losses.isfinite(), losses, math.nan))
-    accuracies = on_grid(found.accuracies[:, 0], order=1)
-    fold_losses = None
+    totals = (found.losses + found.penalties).T  # (M, R)
+    losses = on_grid(totals.where(totals.isfinite(), math.nan))
+    accuracies = on_grid(found.accuracies.T, order=1).where(losses.isfinite(), math.nan)
+
+    def mean(values: Tensor) -> Tensor:
+        # That of M equal numbers may miss them by a rounding; the centre is exact.
+        means, centre = values.mean(0), rows.centre_row
+        means.view(-1)[centre] = values.reshape(len(values), -1)[0, centre]
+        return means
+
+    surface, fold_losses = mean(losses), None
     if found.fold_deviations is not None:
-        fold_losses = losses + on_grid(found.fold_deviations)
+        fold_losses = surface + on_grid(found.fold_deviations)
     return GridLosses(
-        losses=losses,
-        accuracies=torch.where(losses.isnan(), math.nan, accuracies),
-        penalties=on_grid(found.penalties[:, 0]),  # quadratic, so that the cubic is exact
+        point_losses=losses,
+        point_accuracies=accuracies,
+        losses=surface,
+        accuracies=mean(accuracies),
+        penalties=mean(on_grid(found.penalties.T)),  # quadratic, so that the cubic is exact
         # Linear, lest a standard error turn negative between its neighbours.
         loss_standard_errors=on_grid(found.loss_errors, order=1),
         rise_standard_errors=on_grid(found.rise_errors, order=1),
@@ -120,4 +138,5 @@ def evaluate_grid(
         num_examples=found.num_examples,
         num_example_losses=found.num_example_losses,
         passes=found.passes,
+        sample=paired.sample,
     )

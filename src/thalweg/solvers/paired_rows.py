@@ -20,7 +20,8 @@ from torch import Tensor
 from thalweg.core.rng import generator
 from thalweg.core.tolerance import Tolerance
 from thalweg.objective.evaluation import l2_term
-from thalweg.objective.sampling import random_order
+from thalweg.objective.objective import Objective
+from thalweg.objective.sampling import examples_of, random_order
 from thalweg.solvers.row_table import QUANTITIES, Array, Rows, RowTable
 from thalweg.stats.clustered_mean import UnitMoments
 
@@ -34,8 +35,9 @@ LEAST_UNITS = 32
 # More than the pilot asks for, since it saw few points; and by how much a sample grows at the least.
 MARGIN, GROWTH = 1.15, 1.25
 
-# Random parts of the sample whose own losses are kept, for resampling all points jointly.
-NUM_FOLDS = 64
+# Random parts of the sample whose own losses are kept, for resampling all points jointly; fewer on very large
+# surfaces, where so many numbers in all would be exceeded.
+NUM_FOLDS, LEAST_FOLDS, FOLD_LOSSES = 64, 8, 2**25
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ class PairedRows:
             num_units = max(LEAST_UNITS, self._units_for(_needed([table], rows, target)))
         # Dealt out in the random order, so that folds are random parts of the sample however it grows.
         is_exact = num_units >= rows.num_units and not population
-        self._order, self._num_folds = order, 1 if is_exact else min(NUM_FOLDS, num_units, rows.num_units)
+        most = max(LEAST_FOLDS, min(NUM_FOLDS, FOLD_LOSSES // len(rows.steps)))
+        self._order, self._num_folds = order, 1 if is_exact else min(most, num_units, rows.num_units)
         self._folds = order.argsort() % self._num_folds
         self._tables: list[RowTable] = []
         self._add_table(num_units)
@@ -140,7 +143,7 @@ class PairedRows:
         if self._target is None or self._share == 1:
             return False
         errors = math.sqrt(1 - self._share) * self._moments("rise").standard_error()
-        if not np.any(errors > self._target(self.heights())):
+        if not np.any(errors > self._target(self.heights().mean(1))):
             return False
         least = math.ceil(GROWTH * sum(table.num_units for table in self._tables))
         self._add_table(max(least, self._units_for(_needed(self._tables, self._rows, self._target))))
@@ -149,9 +152,18 @@ class PairedRows:
         self._num_example_losses += self._tables[-1].evaluate(rows, like=self._tables[0])
         return True
 
+    def sample(self) -> Objective:
+        """The objective on the examples taken."""
+        rows = self._rows
+        if self._share == 1:
+            return rows.objective
+        num_units = sum(table.num_units for table in self._tables)
+        taken = examples_of(self._order[:num_units], rows.unit_size, rows.objective.num_examples)
+        return rows.objective.select(taken)
+
     def heights(self) -> Array:
-        """``(R,)``: losses with the L2 term, NaN where there is none."""
-        return self._losses().mean(1) + self._penalties().mean(1)
+        """``(R, M)``: losses with the L2 term, NaN where there is none."""
+        return self._losses() + self._penalties()
 
     def result(self) -> RowLosses:
         """All that is known."""

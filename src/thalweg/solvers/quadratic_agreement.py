@@ -10,20 +10,21 @@ Hessian of another function than the one drawn, shows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from thalweg.core.arguments import check_fraction, check_positive
-from thalweg.core.measurement import ErrorBudget, Measurement, hash_tensors
+from thalweg.core.arguments import check_flag, check_fraction, check_positive
+from thalweg.core.errors import ThalwegError, is_out_of_memory
+from thalweg.core.measurement import ErrorBudget, Measurement
 from thalweg.core.progress import Progress, part_of
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.operators.hessian import Hessian
-from thalweg.solvers.checked_vector import checked_vector
 from thalweg.solvers.directions import Directions
 from thalweg.solvers.second_differences import second_differences
 
@@ -33,6 +34,9 @@ SHRINKAGE, ROUNDED = 4, 100
 
 # Errors below this part of the tolerance need no smaller steps.
 FINE_ENOUGH = 0.1
+
+# Directions whose curvatures are listed one by one in a line of text.
+MOST_LISTED = 3
 
 # A loss below this is no scale for the step: its rounding is that of the outputs.
 LEAST_LOSS = 0.01
@@ -45,7 +49,7 @@ class QuadraticAgreement(Measurement):
     The largest difference between two entries, for directions of length one, over the largest curvature that
     the Hessian has in the plane. ``error.solver`` bounds what the finite steps and rounding make of it; that
     of the steps is an estimate, see `curvature_errors`. D directions; arrays are ``(D, D)`` float64, in loss
-    a step squared.
+    a step squared, and NaN off the diagonal where each direction was compared by itself.
 
     Parameters
     ----------
@@ -87,15 +91,25 @@ class QuadraticAgreement(Measurement):
     rtol: float
     verdict: str
 
+    @property
+    def summary(self) -> str:
+        """What was compared and what came of it, in one line: the curvature along each direction."""
+        if self.hessian_form is None:  # saved without its arrays
+            return f"curvature at the centre, surface and Hessian: {self.verdict}"
+        form, held, drawn = map(_diagonal, (self.hessian_form, self.curvatures, self.surface_curvatures))
+        text = f"curvature at the centre: Hessian {form}, surface {held}: {self.verdict}"
+        return text if drawn == held else f"{text} (buffers held; as drawn, where they move, {drawn})"
+
     def __repr__(self) -> str:
         head = super().__repr__()
         return f"{head[:-1]}, surface and Hessian: {self.verdict} within {self.rtol:g})"
 
 
-def agreement(
+def quadratic_agreement(
     objective: Objective,
-    directions: Directions | Tensor,
+    directions: Directions,
     *,
+    mixed: bool = True,
     step: float | Sequence[float] | None = None,
     rtol: float = 0.05,
     progress: Progress | None = None,
@@ -104,7 +118,7 @@ def agreement(
 
     The losses are taken at steps of h, 2h and 4h along each axis, and diagonally for each pair; see
     `thalweg.solvers.second_differences`. That takes 1 + 6 D + 6 D (D - 1) evaluations for each size of steps,
-    and D products.
+    the last term with `mixed` alone, and D products.
 
     **Which function.** In ``"recalibrated"`` mode the Hessian holds the statistics of the centre constant,
     and the surface recomputes them at every point; towards a network in ``"running"`` mode they move with the
@@ -122,7 +136,9 @@ def agreement(
     objective
         The centre.
     directions
-        `Directions`, or vectors ``(P,)`` or ``(P, D)``.
+        D of them, from there: points are those that the surface itself steps to.
+    mixed
+        If False, each direction is compared by itself, as for lines that share nothing but the centre.
     step
         h, in steps along the direction, for all or each. By default that over which the Hessian lets the loss
         rise by sqrt(eps) of itself, with eps the precision of the objective's dtype, but no longer than
@@ -136,7 +152,7 @@ def agreement(
     Raises
     ------
     ValueError
-        For a step that is not positive, an `rtol` out of range, or vectors of another shape.
+        For a step that is not positive, an `rtol` out of range, or directions of another network.
     NonFiniteLossError
         If the loss, or a product, is not finite at the centre or a step away.
     DerivativeError
@@ -144,20 +160,26 @@ def agreement(
     """
     check_objective("objective", objective)
     check_fraction("rtol", rtol, "0.05 allows the two to differ by 5 %")
-    V, offsets = _columns(objective, directions)
-    held = objective.frozen()
-    lengths = V.cpu().double().norm(dim=0)
+    check_flag("mixed", mixed)
+    V, lengths = directions.vectors, directions.norms
+    if len(V) != objective.space.dim:
+        raise ValueError(
+            f"`directions` must have {objective.space.dim} entries, one a trainable parameter, got {len(V)}."
+        )
     unit = torch.outer(lengths, lengths)
+    left_out = torch.zeros(unit.shape, dtype=torch.bool) if mixed else ~torch.eye(len(unit), dtype=torch.bool)
 
+    held = objective.frozen()
     operator = Hessian(held)
-    form, form_errors = _hessian_form(operator, V)
+    form, form_errors = (t.masked_fill(left_out, 0) for t in _hessian_form(operator, V))
     curved = float(torch.linalg.matrix_norm(form / unit, 2))
     # What has too few digits in the objective's own precision may have enough in double.
     held_in = [held]
     if held.dtype != torch.float64 and operator.check.dtype == torch.float64:
         held_in.append(held.to_dtype(torch.float64))
     ladder = [(o, steps) for o in held_in for steps in _ladder(o, form, lengths, step)]
-    moves = held is not objective or offsets is not None
+    moves = held is not objective or directions.offsets is not None
+    still = directions.cast(V.dtype, buffers=False)
     num_parts = 1 + len(ladder) + moves
 
     def worst(errors: Tensor) -> float:
@@ -166,7 +188,8 @@ def agreement(
     tried: list[tuple[Tensor, Tensor, Tensor, Objective]] = []
     for rung, (o, steps) in enumerate(ladder):
         part = part_of(progress, 1 + rung, num_parts)
-        tried.append((*second_differences(o, V.to(o.dtype), None, steps, part), steps, o))
+        found = second_differences(o, still.cast(o.dtype), steps, mixed=mixed, progress=part)
+        tried.append((*found, steps, o))
         if worst(tried[-1][1]) <= FINE_ENOUGH * rtol * curved:
             break
     # By their error, not by what they come to: how near to the Hessian must not choose the step.
@@ -175,8 +198,9 @@ def agreement(
     last = part_of(progress, num_parts - 1, num_parts)
     if moves:
         drawn = objective if used.dtype == objective.dtype else objective.to_dtype(used.dtype)
-        travelling = None if offsets is None else {k: t.to(used.dtype) for k, t in offsets.items()}
-        surface, surface_errors = second_differences(drawn, V.to(used.dtype), travelling, steps, last)
+        surface, surface_errors = second_differences(
+            drawn, directions.cast(used.dtype), steps, mixed=mixed, progress=last
+        )
     elif last:
         last(1, 1)
 
@@ -188,22 +212,21 @@ def agreement(
         value=float(gaps.max()),
         error=ErrorBudget(solver=float(bounds.max())),
         provenance={
-            "function": "agreement",
+            "function": "quadratic_agreement",
             "arguments": {
-                "directions": directions.description
-                if isinstance(directions, Directions)
-                else hash_tensors(directions),
+                "directions": directions.description["vectors"],
+                "mixed": bool(mixed),
                 "step": step if step is None or isinstance(step, int | float) else list(step),
                 "rtol": rtol,
             },
             "objective": objective.describe(),
             "operator": operator.check.to_dict(),
         },
-        hessian_form=form,
-        curvatures=curvatures,
-        curvature_errors=errors,
-        surface_curvatures=surface,
-        surface_curvature_errors=surface_errors,
+        hessian_form=form.masked_fill(left_out, math.nan),
+        curvatures=curvatures.masked_fill(left_out, math.nan),
+        curvature_errors=errors.masked_fill(left_out, math.nan),
+        surface_curvatures=surface.masked_fill(left_out, math.nan),
+        surface_curvature_errors=surface_errors.masked_fill(left_out, math.nan),
         steps=steps,
         precision=str(used.dtype).removeprefix("torch."),
         statistics_effect=float(((surface - curvatures).abs() / unit).max()) / scale,
@@ -212,19 +235,18 @@ def agreement(
     )
 
 
-def _columns(
-    objective: Objective, directions: Directions | Tensor
-) -> tuple[Tensor, Mapping[str, Tensor] | None]:
-    """Directions ``(P, D)`` as they are stepped along, and what of the buffers travels with them."""
-    if isinstance(directions, Directions):
-        return directions.vectors, directions.offsets
-    given = torch.as_tensor(directions)
-    given = given[:, None] if given.ndim == 1 else given
-    P, D = objective.space.dim, given.shape[-1] if given.ndim else 0
-    vectors = checked_vector(given, "directions", (P, D))
-    if not D or not bool(vectors.any(0).all()):
-        raise ValueError("`directions` must hold at least one column, and none that is zero.")
-    return vectors.to(objective.params), None
+def agreement_or_reason(
+    objective: Objective, directions: Directions, *, mixed: bool, progress: Progress | None = None
+) -> tuple[QuadraticAgreement | None, str | None]:
+    """`quadratic_agreement`, or else why there is none: a surface is worth having without it."""
+    try:
+        return quadratic_agreement(objective, directions, mixed=mixed, progress=progress), None
+    except (ThalwegError, RuntimeError, MemoryError) as error:
+        if not isinstance(error, ThalwegError) and not is_out_of_memory(error):
+            raise
+        if progress:
+            progress(1, 1)
+        return None, " ".join(str(error).split()) or type(error).__name__
 
 
 def _hessian_form(operator: Hessian, V: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,6 +256,14 @@ def _hessian_form(operator: Hessian, V: Tensor) -> tuple[Tensor, Tensor]:
     eps = torch.finfo(V.dtype).eps
     rounding = 4 * eps * torch.outer(exact.norm(dim=0), product.norm(dim=0))
     return (form + form.T) / 2, (form - form.T).abs() + torch.maximum(rounding, rounding.T)
+
+
+def _diagonal(entries: Tensor) -> str:
+    """The diagonal's numbers, or their range where there are many."""
+    numbers = entries.diagonal().tolist()
+    if len(numbers) > MOST_LISTED:
+        return f"{min(numbers):.3g} to {max(numbers):.3g}"
+    return ", ".join(f"{number:.3g}" for number in numbers)
 
 
 def _ladder(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import combinations
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from thalweg.core.progress import Progress
 from thalweg.objective.evaluation import Point
 from thalweg.objective.objective import Objective
+from thalweg.solvers.directions import Directions
 
 # Differences over these multiples of the step: two extrapolations, whose difference is the error.
 MULTIPLES = (1, 2, 4)
@@ -22,9 +23,10 @@ AXIS_WEIGHT, MIXED_WEIGHT = 17 / 3, 17 / 12
 
 def second_differences(
     objective: Objective,
-    V: Tensor,
-    offsets: Mapping[str, Tensor] | None,
+    directions: Directions,
     steps: Tensor,
+    *,
+    mixed: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss's second derivatives along directions, from losses alone, and what they may be wrong by.
@@ -37,12 +39,12 @@ def second_differences(
     ----------
     objective
         The centre, and the function.
-    V
-        ``(P, D)``, in the dtype and on the device of the parameters.
-    offsets
-        What of the buffers travels with each direction, ``(D, *shape)`` by name, or ``None``.
+    directions
+        D of them, in the dtype of the objective.
     steps
         ``(D,)`` float64, h along each.
+    mixed
+        If False, those of two different directions are left out, and stay nought.
     progress
         Called as ``progress(points done, points in all)``.
 
@@ -56,8 +58,9 @@ def second_differences(
     NonFiniteLossError
         If the loss is not finite somewhere on the stencil.
     """
+    V = directions.vectors
     D = V.shape[1]
-    pairs = list(combinations(range(D), 2))
+    pairs = list(combinations(range(D), 2)) if mixed else []
     corners = ((1, 1), (1, -1), (-1, 1), (-1, -1))
     places: list[dict[int, int]] = [{}]  # direction to multiple of its step
     places += [{j: sign * k} for j in range(D) for k in MULTIPLES for sign in (1, -1)]
@@ -65,16 +68,7 @@ def second_differences(
 
     def points() -> Iterator[Point]:
         for place in places:
-            params, buffers = objective.params, None
-            if offsets is not None:
-                buffers = dict(objective.buffers)
-            for j, multiple in place.items():
-                length = multiple * float(steps[j])
-                params = params + length * V[:, j]
-                for name, offset in (offsets or {}).items():
-                    assert buffers is not None
-                    buffers[name] = buffers[name] + length * offset[j]
-            yield params, buffers
+            yield directions.point(objective, [place.get(j, 0) * float(steps[j]) for j in range(D)])
 
     total = len(places)
     # By eager passes: so small a difference must not be that between two ways to compute.
@@ -85,7 +79,7 @@ def second_differences(
     noise = torch.finfo(objective.dtype).eps * float(found.example_losses.double().abs().mean(1).max())
     num = len(MULTIPLES)
     axes = losses[1 : 1 + 2 * num * D].view(D, num, 2)
-    mixed = losses[1 + 2 * num * D :].view(len(pairs), num, 4)
+    diagonal = losses[1 + 2 * num * D :].view(len(pairs), num, 4)
     multiples = torch.tensor(MULTIPLES, dtype=torch.float64)
 
     curvatures, errors = torch.zeros(2, D, D, dtype=torch.float64)
@@ -97,13 +91,14 @@ def second_differences(
     for row, (i, j) in enumerate(pairs):
         squares = multiples.square() * steps[i] * steps[j]
         signs = torch.tensor([p * q for p, q in corners], dtype=torch.float64)
-        bends = mixed[row] @ signs / (4 * squares)
+        bends = diagonal[row] @ signs / (4 * squares)
         value, error = _extrapolated(bends)
         error += MIXED_WEIGHT * noise / squares[0]
         curvatures[i, j] = curvatures[j, i] = value
         errors[i, j] = errors[j, i] = error
     exact = V.cpu().double()
-    return curvatures + objective.weight_decay * (exact.T @ exact), errors
+    decay = objective.weight_decay * (exact.T @ exact)
+    return curvatures + (decay if mixed else decay.diagonal().diag()), errors
 
 
 def _extrapolated(bends: Tensor) -> tuple[Tensor, Tensor]:

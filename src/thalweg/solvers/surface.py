@@ -38,6 +38,11 @@ class Surface(Measurement, ABC):
     interpolation_errors: Tensor | None = None
 
     @property
+    def num_averaged(self) -> int:
+        """Slices whose mean the heights are."""
+        return 1
+
+    @property
     @abstractmethod
     def axes(self) -> tuple[Tensor, ...]:
         """Coordinates along each dimension, float64, ascending."""

@@ -317,6 +317,7 @@ class PaperStudy:
             "num_directions": settings.num_directions,
             "normalisation": "filter",
             "population": True,
+            "agreement": False,  # the Hessian is measured by itself
             "seed": MEASURE_SEED,
         }
 

@@ -214,7 +214,14 @@ def test_intervals_cover_the_population(toys, repeats) -> None:
         o = Objective(toys.Theta(at), rows, loss=loss)
         d = random_direction(o, 0, normalisation="raw", ignore="none", seed=0) if d is None else d
         found = line_slice(
-            o, num_points=3, span=0.5, normalisation="raw", ignore="none", population=True, seed=0
+            o,
+            num_points=3,
+            span=0.5,
+            normalisation="raw",
+            ignore="none",
+            population=True,
+            agreement=False,
+            seed=0,
         )
         truth = [float(g @ (at + a * d) + 0.5 * (at + a * d).square().sum()) for a in found.alphas]
         z_loss.append((float(found.losses[2]) - truth[2]) / float(found.loss_standard_errors[2]))
@@ -271,6 +278,7 @@ def test_progress_ends_at_the_total(objective: Objective) -> None:
         objective,
         num_points=5,
         num_directions=2,
+        agreement=False,
         seed=0,
         progress=lambda done, total: seen.append((done, total)),
     )
@@ -285,9 +293,45 @@ def test_progress_ends_at_the_total(objective: Objective) -> None:
         "rtol": None,
         "atol": None,
         "population": False,
+        "tolerance": None,
+        "agreement": False,
         "seed": 0,
     }
     assert found.provenance["objective"] == objective.describe()
+
+
+def test_lines_are_interpolated_where_every_direction_allows_it(toys) -> None:
+    """Along one axis a parabola, along the other a kink: its surroundings are evaluated, for both."""
+
+    def loss(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
+        x, y = model.theta
+        return x.square() + (y - 0.3).abs() + batch[0]
+
+    o = Objective(toys.Theta(torch.zeros(2, dtype=torch.float64)), torch.arange(5.0), loss=loss)
+    axes = torch.eye(2, dtype=torch.float64)
+    arguments = {"num_points": 65, "directions": axes, "population": True, "seed": 0}
+    full = line_slice(o, **arguments)
+    smooth = line_slice(o, **(arguments | {"directions": axes[:, :1]}), tolerance=0.01)
+    both = line_slice(o, **arguments, tolerance=0.01)
+    assert smooth.num_points_saved == 65 - 9
+    assert 0 < both.num_points_saved < smooth.num_points_saved
+    here = both.alphas[both.evaluated]
+    assert float((here[1:] - here[:-1])[(here[1:] > 0.3) & (here[:-1] < 0.3)]) == pytest.approx(2 / 64)
+    torch.testing.assert_close(both.losses_by_direction[0], full.losses_by_direction[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(both.losses_by_direction, full.losses_by_direction, rtol=0, atol=0.02)
+    torch.testing.assert_close(both.losses, both.losses_by_direction.mean(0), rtol=1e-12, atol=0)
+    weights = both.fold_sizes.double() / both.num_examples
+    torch.testing.assert_close(weights @ both.fold_losses, both.losses, rtol=1e-12, atol=1e-12)
+    low, high = both.loss_interval()
+    assert torch.equal(high > low, torch.ones(65, dtype=torch.bool)), "of the population"
+
+
+def test_its_directions_come_with_it(objective: Objective) -> None:
+    found = line_slice(objective, num_points=3, num_directions=2, normalisation="raw", seed=7)
+    for j in range(2):
+        d = random_direction(objective, j, normalisation="raw", seed=7)
+        assert torch.equal(found.directions[:, j], d)
+    assert found.num_averaged == 2
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def objective(toys) -> Objective:
 @pytest.mark.parametrize("measure", [plane_slice, line_slice])
 def test_an_interrupted_surface_goes_on_to_the_same_bits(objective, measure, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(row_table, "CHUNK_POINTS", 4)
-    arguments = {"num_points": 9, "population": True, "seed": 0}
+    arguments = {"num_points": 9, "population": True, "agreement": False, "seed": 0}
     expected = measure(objective, **arguments)
     store, total = ArrayStore(tmp_path / "surface"), 9 * 9 if measure is plane_slice else 9
 
@@ -87,7 +87,7 @@ def test_any_mapping_with_get_and_put_is_a_store(objective) -> None:
 
 @pytest.mark.parametrize("change", ["point", "data", "mode", "seed", "span", "weight_decay", "subset"])
 def test_what_decides_the_numbers_decides_the_key(toys, change, tmp_path, monkeypatch) -> None:
-    store, arguments = ArrayStore(tmp_path), {"num_points": 3, "seed": 0}
+    store, arguments = ArrayStore(tmp_path), {"num_points": 3, "agreement": False, "seed": 0}
     options = {"batch_norm": "running", "weight_decay": 0.0}
     net, data = toys.convnet(), toys.images(40)
     plane_slice(Objective(net, data, **options), **arguments, store=store)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.measures.topology.surfaces import bowl, double_well, of_function, ring, surface, with_noise
+from tests.networks import mlp, vectors
 
 import thalweg as tw
 from thalweg.measures.topology.cubical import cubical_pairs
@@ -327,3 +328,17 @@ def test_pairs_of_gudhi_are_the_longest_lived_first():
     for pairs in cubical_pairs(heights):
         lifetimes = np.where(pairs.deaths < 0, inf, heights.flat[pairs.deaths] - heights.flat[pairs.births])
         assert (np.diff(lifetimes) <= 0).all() if len(lifetimes) > 1 else True
+
+
+def test_lines_of_a_population_have_noise_and_means_over_several_are_refused():
+    objective = tw.Objective(mlp(0), vectors(60))
+    noisy, exact = (tw.line_slice(objective, num_points=9, population=p, seed=0) for p in (True, False))
+    assert noisy.fold_losses is not None
+    found = tw.persistence(noisy, num_draws=100)
+    assert found.noise_band > 0
+    assert "noise ± " in repr(found)
+    assert "exact" not in repr(found)
+    assert "exact losses" in repr(tw.persistence(exact))
+    several = tw.line_slice(objective, num_points=9, num_directions=3, seed=0)
+    with pytest.raises(ValueError, match=r"single slice, got the mean over 3 directions.*num_directions=1"):
+        tw.persistence(several)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -27,7 +27,6 @@ class PlaneSlice(GridSlice):
     """
 
     measure: ClassVar[str] = "plane_slice"
-    quantity: ClassVar[str] = "loss at the centre"
 
     alphas: Tensor
     betas: Tensor
@@ -42,14 +41,16 @@ def plane_slice(
     objective: Objective,
     *,
     num_points: tuple[int, int] | int = (25, 25),
-    span: tuple[float, float] | float = (1.0, 1.0),
-    directions: Kind | Sequence[Kind] = "random",
+    span: tuple[float, float] | float | Literal["trajectory"] = (1.0, 1.0),
+    directions: Kind | Literal["trajectory"] | Sequence[Kind | Literal["trajectory"]] = "random",
     normalisation: Normalisation | Sequence[Normalisation] = "filter",
     ignore: Ignored | Sequence[Ignored] = "bias_and_norm",
     rtol: float | None = None,
     atol: float | None = None,
     population: bool = False,
     tolerance: float | tuple[float, float] | None = None,
+    trajectory: Iterable[Tensor | Objective] | None = None,
+    agreement: bool = True,
     seed: int,
     store: Store | None = None,
     progress: Progress | None = None,
@@ -73,6 +74,14 @@ def plane_slice(
     points of a test can be missed: the errors stated are estimates. A quadratic takes 81 points, however
     fine the grid.
 
+    **The plane is not the path.** A `trajectory` is projected onto the plane, and the result says what share
+    of its variance that shows and how far off the plane each point lies: the losses drawn under it are those
+    of its projections.
+
+    **Agreement.** The second differences of the loss at the centre, along and across the directions, are
+    compared with the Hessian's quadratic form, each on the examples of S: see
+    `thalweg.solvers.quadratic_agreement`. Where there is no such form, the result says why.
+
     Parameters
     ----------
     objective
@@ -80,9 +89,11 @@ def plane_slice(
     num_points
         (A, B), each odd, so that the centre is on the grid and equals ``objective.value()`` to the bit.
     span
-        The grid runs from ``-span`` to ``span`` along each direction, in the unit its normalisation sets.
+        The grid runs from ``-span`` to ``span`` along each direction, in the unit its normalisation sets;
+        ``"trajectory"`` is as far as that reaches, and a tenth more.
     directions
-        Two kinds, or one for both; see `find_directions`. Made orthogonal.
+        Two kinds, or one for both; see `find_directions`. Made orthogonal. ``"trajectory"`` is the one given,
+        by its principal components.
     normalisation, ignore
         How random directions are scaled and what they leave alone; see `random_direction`.
     rtol, atol
@@ -94,19 +105,25 @@ def plane_slice(
     tolerance
         Largest error of interpolation in the unit of the loss; or a pair, ``max(first, second * loss)``.
         ``None`` evaluates every point.
+    trajectory
+        Points to project: vectors (P,), or objectives, whose parameters count, in order; taken one at a time.
+    agreement
+        Compare the curvature at the centre with the Hessian's. It costs some 25 evaluations, or a few times
+        that where kinks or rounding call for smaller steps, and two Hessian products.
     seed
         Of random directions, eigenvectors' solver, and the subset.
     store
         Keeps what is done, chunk by chunk, an `ArrayStore` say: a killed call, made again, goes on from there
         and gives the same bits. Keys are hashes of all that decides the numbers.
     progress
-        Called as ``progress(points done, points in all)``; with eigenvectors, in parts of the whole.
+        Called as ``progress(points done, points in all)``; with eigenvectors or `agreement`, in parts of the
+        whole.
 
     Raises
     ------
     ValueError, TypeError
         For an even number of points, a span that is not positive, a target that is no number, an unknown
-        name, or directions that are none.
+        name, or directions or points of a trajectory that are none.
     NonFiniteLossError
         If the loss is not finite at the centre. Elsewhere it is NaN in the result.
     ConvergenceError
@@ -122,18 +139,20 @@ def plane_slice(
     ----------
     Li, Xu, Taylor, Studer and Goldstein (2018), Visualizing the Loss Landscape of Neural Nets, NeurIPS.
     """
-    (alphas, betas), found = slice_grid(
+    (alphas, betas), _, found = slice_grid(
         objective,
         num_points=num_points,
         span=span,
         directions=directions,
-        num_directions=2,
+        num_axes=2,
         normalisation=normalisation,
         ignore=ignore,
         rtol=rtol,
         atol=atol,
         population=population,
         tolerance=tolerance,
+        trajectory=trajectory,
+        agreement=agreement,
         seed=seed,
         store=store,
         progress=progress,

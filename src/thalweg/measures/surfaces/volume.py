@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -27,7 +27,6 @@ class VolumeSlice(GridSlice):
     """
 
     measure: ClassVar[str] = "volume_slice"
-    quantity: ClassVar[str] = "loss at the centre"
 
     alphas: Tensor
     betas: Tensor
@@ -43,14 +42,16 @@ def volume_slice(
     objective: Objective,
     *,
     num_points: tuple[int, int, int] | int = (9, 9, 9),
-    span: tuple[float, float, float] | float = (1.0, 1.0, 1.0),
-    directions: Kind | Sequence[Kind] = "random",
+    span: tuple[float, float, float] | float | Literal["trajectory"] = (1.0, 1.0, 1.0),
+    directions: Kind | Literal["trajectory"] | Sequence[Kind | Literal["trajectory"]] = "random",
     normalisation: Normalisation | Sequence[Normalisation] = "filter",
     ignore: Ignored | Sequence[Ignored] = "bias_and_norm",
     rtol: float | None = None,
     atol: float | None = None,
     population: bool = False,
     tolerance: float | tuple[float, float] | None = None,
+    trajectory: Iterable[Tensor | Objective] | None = None,
+    agreement: bool = True,
     seed: int,
     store: Store | None = None,
     progress: Progress | None = None,
@@ -60,18 +61,20 @@ def volume_slice(
     All is as for `plane_slice`, with three directions; the parameters mean the same, and so do the errors.
     Adaptive refinement takes at least 9 points along each axis where the grid has more.
     """
-    (alphas, betas, gammas), found = slice_grid(
+    (alphas, betas, gammas), _, found = slice_grid(
         objective,
         num_points=num_points,
         span=span,
         directions=directions,
-        num_directions=3,
+        num_axes=3,
         normalisation=normalisation,
         ignore=ignore,
         rtol=rtol,
         atol=atol,
         population=population,
         tolerance=tolerance,
+        trajectory=trajectory,
+        agreement=agreement,
         seed=seed,
         store=store,
         progress=progress,

@@ -181,8 +181,8 @@ def persistence(
     TypeError
         If `surface` is none, or `seed` is no integer where one is needed.
     ValueError
-        For a number out of range, a surface without a finite point, of other dimensions, or saved without its
-        arrays.
+        For a number out of range, a mean over several slices, a surface without a finite point, of other
+        dimensions, or saved without its arrays.
     ImportError
         Without Gudhi; the extra `topology` brings it.
 
@@ -262,6 +262,11 @@ def _grid(surface: Surface) -> tuple[np.ndarray, tuple[Tensor, ...]]:
         raise TypeError(
             "`surface` must be a slice of the loss on a grid, of `line_slice`, `plane_slice` or "
             f"`volume_slice`, got {type(surface).__name__}; measure one first."
+        )
+    if surface.num_averaged > 1:
+        raise ValueError(
+            f"`surface` must be a single slice, got the mean over {surface.num_averaged} directions, which "
+            "is the loss along none of them; measure each by itself, with num_directions=1."
         )
     if surface.heights is None:
         raise ValueError("`surface` must have its losses, got one saved without its arrays; read them along.")
