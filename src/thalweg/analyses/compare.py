@@ -71,7 +71,7 @@ class Comparison(Measurement):
         ``(R, 2)`` float64: value and interval at `level` of a and of b, NaN where it was not measured.
     reasons
         ``R`` texts: why not.
-    held
+    at_rest
         ``R`` pairs of texts: which parameters of a and of b did not move, empty where all did.
     level
         Of the intervals.
@@ -94,7 +94,7 @@ class Comparison(Measurement):
     reasons: tuple[str, ...]
     level: float
     rounding: float
-    held: tuple[tuple[str, str], ...] = ()
+    at_rest: tuple[tuple[str, str], ...] = ()
 
     @property
     def orderings(self) -> list[Ordering]:
@@ -125,11 +125,11 @@ class Comparison(Measurement):
     @property
     def remarks(self) -> list[str]:
         """What the rows add up to, in sentences."""
-        return [*remarks(self.orderings, *self.names), *self._at_rest()]
+        return [*remarks(self.orderings, *self.names), *self._parameters_at_rest()]
 
-    def _at_rest(self) -> list[str]:
+    def _parameters_at_rest(self) -> list[str]:
         measures: dict[tuple[str, str], dict[str, None]] = {}
-        for measure, texts in zip(self.measures, self.held, strict=False):
+        for measure, texts in zip(self.measures, self.at_rest, strict=False):
             for network, text in zip(self.names, texts, strict=True):
                 if text:
                     measures.setdefault((network, text), {})[measure] = None
@@ -252,7 +252,7 @@ def compare(
         lows=_table(pairs, "low"),
         highs=_table(pairs, "high"),
         reasons=tuple(_reason(pair, names) for pair in pairs),
-        held=tuple((pair[0].held, pair[1].held) for pair in pairs),
+        at_rest=tuple((pair[0].held, pair[1].held) for pair in pairs),
         level=level,
         rounding=math.sqrt(torch.finfo(getattr(torch, described[0]["dtype"])).eps),
     )
