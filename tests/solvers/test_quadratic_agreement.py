@@ -106,14 +106,16 @@ def test_in_single_precision_the_error_is_larger_and_still_covers() -> None:
     single = exact.to_dtype(torch.float32)
     directions = find_directions(single, ("random", "random"), seed=0)
     fine = quadratic_agreement(exact, directions.cast(DTYPE))
-    for rtol, precision in ((0.3, "float32"), (0.01, "float64")):
-        found = quadratic_agreement(single, directions, rtol=rtol)
-        assert (found.verdict, found.precision) == ("agrees", precision)
-        gaps = (found.curvatures - fine.hessian_form).abs()
-        assert bool((gaps <= found.curvature_errors).all())
-        assert (float(found.curvature_errors.max()) > 100 * float(fine.curvature_errors.max())) == (
-            rtol == 0.3
-        )
+    found = quadratic_agreement(single, directions, rtol=0.3)
+    assert (found.verdict, found.precision, found.on_all) == ("agrees", "float32", None)
+    gaps = (found.curvatures - fine.hessian_form).abs()
+    assert bool((gaps <= found.curvature_errors).all())
+    assert float(found.curvature_errors.max()) > 100 * float(fine.curvature_errors.max())
+    closer = quadratic_agreement(single, directions, rtol=0.01)
+    assert (closer.verdict, closer.precision) == ("agrees", "float64")
+    assert closer.on_all is not None
+    assert (closer.on_all.verdict, closer.on_all.precision) == ("undecided", "float32")
+    assert torch.equal(closer.on_all.curvatures, found.curvatures)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -284,12 +286,45 @@ def test_the_summary_names_both_sides_and_what_buffers_add() -> None:
         for a in (found.hessian_form, found.surface_curvatures)
     )
     assert found.summary == (
-        f"curvature at the centre: Hessian {form}, surface {form}: agrees "
-        f"(buffers held; as drawn, where they move, {drawn})"
+        f"curvature at the centre: Hessian {form}, surface {form} with buffers held, "
+        f"{drawn} as drawn, where they move: agrees"
     )
     many = quadratic_agreement(o, find_directions(o, "random", num_directions=5, seed=0), mixed=False)
     low, high = many.hessian_form.diagonal().min(), many.hessian_form.diagonal().max()
     assert f"Hessian {float(low):.3g} to {float(high):.3g}, surface" in many.summary
+
+
+@pytest.mark.parametrize("mode", ["running", "batch", "recalibrated"])
+def test_of_many_kinks_few_examples_are_out_of_the_way(mode: str) -> None:
+    """Of a thousand examples and two hundred ReLUs no step misses the kinks; of a few one does."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(5, 200), nn.BatchNorm1d(200), nn.ReLU(), nn.Linear(200, 3)).eval()
+    x = normals(1000, 5, seed=1).float()
+    y = torch.randint(3, (1000,), generator=torch.Generator().manual_seed(2))
+    o = Objective(net, (x, y), batch_norm=mode, batch_size=8)
+    directions = find_directions(o, ("random", "random"), seed=0)
+    found = quadratic_agreement(o, directions)
+    assert found.verdict == "agrees", found.summary
+    assert found.value < 5e-3
+    assert found.on_all is not None
+    whole = quadratic_agreement(o, directions, step=found.on_all.steps.tolist())
+    assert torch.equal(found.on_all.hessian_form, whole.hessian_form)
+    torch.testing.assert_close(found.on_all.curvatures, whole.curvatures, rtol=1e-3, atol=1e-4)
+    assert found.on_all.verdict != "agrees"
+    few = found.provenance["objective"]["num_examples"]
+    assert few in ((8,) if mode == "batch" else (32, 8, 2))
+    if mode != "batch":
+        losses = o.evaluate_points([(o.params, o.buffers)]).example_losses[0]
+        hardest = o.select(losses.topk(few).indices.sort().values)
+        assert hardest.describe()["data"] == found.provenance["objective"]["data"]
+    assert f"; of {few} examples, over smaller steps, Hessian " in found.summary
+    assert ("as drawn, where they move" in found.summary) == (mode == "recalibrated")
+    assert Measurement.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
+    smooth = Objective(
+        nn.Sequential(nn.Linear(5, 200), nn.Tanh(), nn.Linear(200, 3)), (x, y), batch_norm=mode
+    )
+    assert quadratic_agreement(smooth, find_directions(smooth, "random", seed=0)).on_all is None
 
 
 def test_where_there_is_no_hessian_the_reason_is_given(toys, monkeypatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -37,7 +38,7 @@ def export_arrays(result: Measurement, path: str | Path) -> None:
         raise TypeError(f"`result` must be a result of a measure, got {type(result).__name__}.")
     if Path(path).suffix.lower() != ".npz":
         raise ValueError(f"`path` must end in .npz, got {str(path)!r}.")
-    arrays = _arrays(result)
+    arrays: dict[str, Any] = _arrays(result)
     rest = {k: v for k, v in result.to_dict().items() if k not in arrays and k != "omitted"}
     with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, json=np.array(json.dumps(rest, allow_nan=False)), **arrays)

@@ -89,7 +89,7 @@ def pictured() -> list[str]:
 
 def _caption(result: Measurement) -> list[str]:
     """What it is a picture of, and what else such a picture must say."""
-    notes = list(getattr(result, "notes", ()))
+    notes: list[str] = list(getattr(result, "notes", ()))
     if getattr(result, "trajectory", None) is not None:
         notes.append(surfaces.trajectory_key(result))
     return [_subject(result), *notes]

@@ -105,19 +105,20 @@ def _plane(result: Any) -> Figure:
     )
 
     def above(points: np.ndarray) -> np.ndarray:
-        """Heights of points ``(T, 2)`` of the plane, just above the surface; NaN outside of the grid."""
+        """Points ``(T, 2)`` of the plane, just above the surface ``(T, 3)``; NaN outside of the grid."""
         heights = interpn((x, y), losses, points, bounds_error=False, fill_value=np.nan)
-        return heights * (high / low) ** LIFT if log else heights + LIFT * (high - low)
+        lifted = heights * (high / low) ** LIFT if log else heights + LIFT * (high - low)
+        return np.column_stack([points, lifted])
 
     names, places = _landmarks(result)
-    figure.add_trace(_marks(names, *places.T, above(places)))
+    figure.add_trace(_marks(names, above(places)))
     if result.trajectory is not None:
         path = numbers(result.trajectory.coordinates)
         steps = np.arange(len(path))
         finely = np.linspace(0, len(path) - 1, (len(path) - 1) * PIECES + 1)
         along = np.stack([np.interp(finely, steps, c) for c in path.T], axis=1)
         # It is the projections that lie on the surface, and the straight lines between them in the plane.
-        figure.add_traces([_line(*along.T, above(along)), _dots(result, *path.T, above(path))])
+        figure.add_traces([_line(above(along)), _dots(result, above(path))])
     figure.update_scenes(
         xaxis_title=axis_label(result, 0, "<br>"),
         yaxis_title=axis_label(result, 1, "<br>"),
@@ -146,10 +147,10 @@ def _volume(result: Any) -> Figure:
         )
     )
     names, places = _landmarks(result)
-    figure.add_trace(_marks(names, *places.T))
+    figure.add_trace(_marks(names, places))
     if result.trajectory is not None:
-        path = numbers(result.trajectory.coordinates).T
-        figure.add_traces([_line(*path), _dots(result, *path)])
+        path = numbers(result.trajectory.coordinates)
+        figure.add_traces([_line(path), _dots(result, path)])
     titles = {f"{name}axis_title": axis_label(result, i, "<br>") for i, name in enumerate("xyz")}
     figure.update_scenes(**titles, aspectmode="cube")
     return figure
@@ -163,38 +164,35 @@ def _landmarks(result: Any) -> tuple[list[str], np.ndarray]:
     return ["centre", *(result.direction_names[j].removeprefix("to ") for j in ends)], places
 
 
-def _marks(names: list[str], x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Any:
-    return _graph_objects().Scatter3d(
-        x=x,
-        y=y,
-        z=z,
+def _scatter(points: np.ndarray, **style: Any) -> Any:
+    x, y, z = points.T
+    return _graph_objects().Scatter3d(x=x, y=y, z=z, showlegend=False, **style)
+
+
+def _marks(names: list[str], points: np.ndarray) -> Any:
+    return _scatter(
+        points,
         mode="markers+text",
         marker={"size": 5, "color": VERMILLION},
         text=names,
         textposition="top center",
         hovertemplate="%{text}<extra></extra>",
-        showlegend=False,
     )
 
 
-def _line(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Any:
-    return _graph_objects().Scatter3d(
-        x=x, y=y, z=z, mode="lines", line={"color": INK, "width": 4}, hoverinfo="skip", showlegend=False
-    )
+def _line(points: np.ndarray) -> Any:
+    return _scatter(points, mode="lines", line={"color": INK, "width": 4}, hoverinfo="skip")
 
 
-def _dots(result: Any, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Any:
+def _dots(result: Any, points: np.ndarray) -> Any:
     """The points of the trajectory, each the larger the farther off it really is."""
     off = numbers(result.trajectory.residual_norms)
-    return _graph_objects().Scatter3d(
-        x=x,
-        y=y,
-        z=z,
+    return _scatter(
+        points,
         mode="markers+text",
         marker={"size": 3 + 6 * off / (off.max() or 1.0), "color": PURPLE, "opacity": 1},
         text=["start", *[""] * (len(off) - 1)],
         textposition="top center",
         customdata=off,
         hovertemplate="point %{pointNumber} of the trajectory<br>off by %{customdata:.4g}<extra></extra>",
-        showlegend=False,
     )

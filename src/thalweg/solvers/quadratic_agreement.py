@@ -11,8 +11,8 @@ Hessian of another function than the one drawn, shows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -23,6 +23,7 @@ from thalweg.core.errors import ThalwegError, is_out_of_memory
 from thalweg.core.measurement import ErrorBudget, Measurement
 from thalweg.core.progress import Progress, part_of
 from thalweg.objective.check_objective import check_objective
+from thalweg.objective.evaluation import independent_unit
 from thalweg.objective.objective import Objective
 from thalweg.operators.hessian import Hessian
 from thalweg.solvers.directions import Directions
@@ -32,8 +33,12 @@ from thalweg.solvers.second_differences import second_differences
 # relative to the loss, for differences to have any digits.
 SHRINKAGE, ROUNDED = 4, 100
 
-# Errors below this part of the tolerance need no smaller steps.
+# Errors below this part of the tolerance need no smaller steps, and no fewer examples.
 FINE_ENOUGH = 0.1
+
+# Where kinks hide the curvature of many examples, so many of the largest loss are looked at by themselves:
+# the fewer units a step moves, the fewer of them turn over it.
+FEW_EXAMPLES = (32, 8, 2)
 
 # Directions whose curvatures are listed one by one in a line of text.
 MOST_LISTED = 3
@@ -62,7 +67,8 @@ class QuadraticAgreement(Measurement):
         Of `curvatures`: the difference of two Richardson extrapolations, and rounding.
     surface_curvatures, surface_curvature_errors
         The same of the surface as it is drawn, where statistics that are recalibrated at every point, or
-        buffers that travel to another network, bend it too. Where nothing moves but parameters, the same.
+        buffers that travel to another network, bend it too. Where nothing moves but parameters, and on few
+        examples, the same.
     steps
         ``(D,)``, the smallest step along each direction.
     precision
@@ -70,9 +76,11 @@ class QuadraticAgreement(Measurement):
         too few digits.
     statistics_effect
         The largest difference between `surface_curvatures` and `curvatures`, on the scale of the value: what
-        moving buffers add. Nought where none move.
+        moving buffers add. Nought where none move, and on few examples.
     rtol
         As asked.
+    on_all
+        The same on all the examples, where these were too many to tell; the rest is then of a few of them.
     verdict
         ``"agrees"`` if the value lies below `rtol` with its error, ``"differs"`` if it lies above with its
         error, else ``"undecided"``: the losses are too coarse, or the plane too flat, to tell.
@@ -90,15 +98,22 @@ class QuadraticAgreement(Measurement):
     statistics_effect: float
     rtol: float
     verdict: str
+    on_all: QuadraticAgreement | None = None
 
     @property
     def summary(self) -> str:
         """What was compared and what came of it, in one line: the curvature along each direction."""
         if self.hessian_form is None:  # saved without its arrays
             return f"curvature at the centre, surface and Hessian: {self.verdict}"
-        form, held, drawn = map(_diagonal, (self.hessian_form, self.curvatures, self.surface_curvatures))
-        text = f"curvature at the centre: Hessian {form}, surface {held}: {self.verdict}"
-        return text if drawn == held else f"{text} (buffers held; as drawn, where they move, {drawn})"
+        whole = self.on_all or self
+        form, held, drawn = map(_diagonal, (whole.hessian_form, whole.curvatures, whole.surface_curvatures))
+        moving = "" if drawn == held else f" with buffers held, {drawn} as drawn, where they move"
+        text = f"curvature at the centre: Hessian {form}, surface {held}{moving}"
+        if self.on_all:
+            few = self.provenance["objective"]["num_examples"]
+            own = f"Hessian {_diagonal(self.hessian_form)}, surface {_diagonal(self.curvatures)}"
+            text = f"{text}; of {few} examples, over smaller steps, {own}"
+        return f"{text}: {self.verdict}"
 
     def __repr__(self) -> str:
         head = super().__repr__()
@@ -127,9 +142,11 @@ def quadratic_agreement(
     difference.
 
     **Kinks.** The Hessian of a network of ReLUs or max pooling is that of the piece around the centre;
-    differences over a finite step cross into other pieces, and see their bends, too. Where that shows in the
-    errors, steps are made smaller, as far as rounding allows; of all steps tried, those with the least error
-    count. A network with very many kinks can still differ, by what they bend on average.
+    differences over a finite step cross into other pieces, and see their bends, too. Of large networks on
+    many examples no step that floating point knows is small enough. Where all examples do not agree, few are
+    looked at by themselves, those of the largest loss (in ``"batch"`` mode a single batch), over ever smaller
+    steps, as far as rounding allows; of all tried, those with the least error count. What the surface of all
+    examples does over the first steps is then in `on_all`: it bends as its kinks do, too.
 
     Parameters
     ----------
@@ -142,8 +159,8 @@ def quadratic_agreement(
     step
         h, in steps along the direction, for all or each. By default that over which the Hessian lets the loss
         rise by sqrt(eps) of itself, with eps the precision of the objective's dtype, but no longer than
-        eps^(1/4) of the length of the parameters; while errors exceed a tenth of `rtol`, a quarter of it,
-        and so on; then the same in float64, if the model runs in it.
+        eps^(1/4) of the length of the parameters; then, on few examples and while errors exceed a tenth of
+        `rtol`, a quarter of it, and so on, and the same in float64, if the model runs in it.
     rtol
         Relative difference that counts as agreement, in (0, 1).
     progress
@@ -161,12 +178,47 @@ def quadratic_agreement(
     check_objective("objective", objective)
     check_fraction("rtol", rtol, "0.05 allows the two to differ by 5 %")
     check_flag("mixed", mixed)
-    V, lengths = directions.vectors, directions.norms
-    if len(V) != objective.space.dim:
+    if len(directions.vectors) != objective.space.dim:
         raise ValueError(
-            f"`directions` must have {objective.space.dim} entries, one a trainable parameter, got {len(V)}."
+            f"`directions` must have {objective.space.dim} entries, one a trainable parameter, got "
+            f"{len(directions.vectors)}."
         )
-    unit = torch.outer(lengths, lengths)
+
+    sizes = () if step is not None else _few_sizes(objective)
+    num_parts = 1 + len(sizes)
+
+    def compared(o: Objective, part: int, **which: bool) -> QuadraticAgreement:
+        own = part_of(progress, part, num_parts)
+        return _compared(o, directions, bool(mixed), step, rtol, own, **which)
+
+    found = on_all = compared(objective, 0, is_first=bool(sizes))
+    # Of very many kinks even the errors are small, and the difference is theirs: few examples tell it from a
+    # wrong Hessian, which they would show as well.
+    if sizes and on_all.verdict != "agrees":
+        for part, few in enumerate(_few(objective, sizes), start=1):
+            # By their errors, not by what they come to: how near to the Hessian must not choose.
+            found = min(found, compared(few, part, moves=False), key=_error)
+            if _is_fine(found):
+                break
+    if last := part_of(progress, num_parts - 1, num_parts):
+        last(1, 1)
+    return found if found is on_all else replace(found, on_all=on_all)
+
+
+def _compared(
+    objective: Objective,
+    directions: Directions,
+    mixed: bool,
+    step: float | Sequence[float] | None,
+    rtol: float,
+    progress: Progress | None,
+    *,
+    is_first: bool = False,
+    moves: bool = True,
+) -> QuadraticAgreement:
+    """The comparison on all examples of one objective: over the first size of steps alone if `is_first`, of
+    the function whose buffers are held alone unless `moves`."""
+    V, unit = directions.vectors, torch.outer(directions.norms, directions.norms)
     left_out = torch.zeros(unit.shape, dtype=torch.bool) if mixed else ~torch.eye(len(unit), dtype=torch.bool)
 
     held = objective.frozen()
@@ -177,8 +229,9 @@ def quadratic_agreement(
     held_in = [held]
     if held.dtype != torch.float64 and operator.check.dtype == torch.float64:
         held_in.append(held.to_dtype(torch.float64))
-    ladder = [(o, steps) for o in held_in for steps in _ladder(o, form, lengths, step)]
-    moves = held is not objective or directions.offsets is not None
+    ladder = [(o, steps) for o in held_in for steps in _ladder(o, form, directions.norms, step)]
+    ladder = ladder[:1] if is_first else ladder
+    moves = moves and (held is not objective or directions.offsets is not None)
     still = directions.cast(V.dtype, buffers=False)
     num_parts = 1 + len(ladder) + moves
 
@@ -192,7 +245,7 @@ def quadratic_agreement(
         tried.append((*found, steps, o))
         if worst(tried[-1][1]) <= FINE_ENOUGH * rtol * curved:
             break
-    # By their error, not by what they come to: how near to the Hessian must not choose the step.
+    # By their error again.
     curvatures, errors, steps, used = min(tried, key=lambda found: worst(found[1]))
     surface, surface_errors = curvatures, errors
     last = part_of(progress, num_parts - 1, num_parts)
@@ -215,7 +268,7 @@ def quadratic_agreement(
             "function": "quadratic_agreement",
             "arguments": {
                 "directions": directions.description["vectors"],
-                "mixed": bool(mixed),
+                "mixed": mixed,
                 "step": step if step is None or isinstance(step, int | float) else list(step),
                 "rtol": rtol,
             },
@@ -247,6 +300,31 @@ def agreement_or_reason(
         if progress:
             progress(1, 1)
         return None, " ".join(str(error).split()) or type(error).__name__
+
+
+def _error(found: QuadraticAgreement) -> float:
+    return found.error.solver or 0.0
+
+
+def _is_fine(found: QuadraticAgreement) -> bool:
+    return _error(found) <= FINE_ENOUGH * found.rtol
+
+
+def _few_sizes(objective: Objective) -> tuple[int, ...]:
+    """How few of its examples can be taken, in turn."""
+    unit, N = independent_unit(objective, population=False), objective.num_examples
+    return tuple(n for n in (FEW_EXAMPLES if unit == 1 else (unit,)) if n < N)
+
+
+def _few(objective: Objective, sizes: Sequence[int]) -> Iterator[Objective]:
+    """The objective on so few examples, those that bend it most as far as their losses tell."""
+    if independent_unit(objective, population=False) > 1:
+        yield from map(objective.subset, sizes)
+        return
+    losses = objective.evaluate_points([(objective.params, objective.buffers)]).example_losses[0]
+    order = losses.argsort(descending=True, stable=True)
+    for n in sizes:
+        yield objective.select(order[:n].sort().values)
 
 
 def _hessian_form(operator: Hessian, V: Tensor) -> tuple[Tensor, Tensor]:

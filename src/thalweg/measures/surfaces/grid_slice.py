@@ -97,7 +97,6 @@ class GridSlice(Surface):
     accuracy_standard_errors: Tensor
     dof: float
     evaluated: Tensor
-    interpolation_errors: Tensor
     num_examples: int
     num_example_losses: int
     direction_names: tuple[str, ...]
@@ -142,7 +141,9 @@ class GridSlice(Surface):
         may be off."""
         check_fraction("level", level, "0.95 is customary")
         quantile = float(stats.t.ppf(0.5 + level / 2, self.dof))
-        half = quantile * self.loss_standard_errors + self.interpolation_errors
+        half = quantile * self.loss_standard_errors
+        if self.interpolation_errors is not None:
+            half = half + self.interpolation_errors
         return self.losses - half, self.losses + half
 
 

@@ -108,8 +108,8 @@ def plane_slice(
     trajectory
         Points to project: vectors (P,), or objectives, whose parameters count, in order; taken one at a time.
     agreement
-        Compare the curvature at the centre with the Hessian's. It costs some 25 evaluations, or a few times
-        that where kinks or rounding call for smaller steps, and two Hessian products.
+        Compare the curvature at the centre with the Hessian's. It costs some 25 evaluations and two Hessian
+        products, and of networks with kinks some more of few examples.
     seed
         Of random directions, eigenvectors' solver, and the subset.
     store
