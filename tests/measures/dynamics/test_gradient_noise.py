@@ -420,6 +420,8 @@ def test_bad_arguments() -> None:
     ):
         with pytest.raises(ValueError, match=wanted):
             tw.gradient_noise(objective, seed=0, **kwargs)
+    with pytest.raises(TypeError, match="`seed` must be an integer"):
+        tw.gradient_noise(objective, k=0, seed=None)  # type: ignore[arg-type]
     with pytest.raises(tw.ConvergenceError, match="max_matvecs"):
         tw.gradient_noise(objective, max_matvecs=6, rtol=1e-12, seed=0)
     with pytest.raises(ValueError, match="not defined for weighted examples"):
@@ -429,6 +431,14 @@ def test_bad_arguments() -> None:
 def test_the_objective_batch_is_the_default_and_at_most_all() -> None:
     assert tw.gradient_noise(CASES["mlp-mse"].objective(), **TRACE_ONLY).batch_size == BATCH
     assert tw.gradient_noise(Objective(networks.mlp(), networks.vectors()), **TRACE_ONLY).batch_size == 21
+
+
+def test_one_curvature_by_its_name() -> None:
+    found = tw.gradient_noise(CASES["mlp-mse"].objective(), k=1, against="ggn", seed=0)
+    assert found.hessian is None
+    assert found.ggn is not None
+    assert found.provenance["arguments"]["against"] == "ggn"
+    assert set(found.provenance["operators"]) == {"gradient_covariance", "ggn"}
 
 
 def test_the_curvature_of_a_quadratic_is_its_own() -> None:

@@ -49,7 +49,7 @@ class GradientNoise(Measurement):
         |G|^2, the squared length of the mean gradient, L2 term and all; less what sampling adds to it, so
         that it is unbiased, and can be negative.
     signal_to_noise, signal_to_noise_error
-        |G|^2 / tr(C), of single examples; B times that of a batch.
+        |G|^2 / tr(C), of single examples; that of a batch is B times it. NaN where there is neither.
     batch_trace, batch_trace_without_replacement
         Trace of the covariance of a batch's mean gradient: C / B for B examples drawn with replacement, C / B
         times (N - B) / (N - 1) without. The same for a distribution, and for whole batches, of which a step
@@ -249,7 +249,7 @@ def gradient_noise(
     arguments = {
         "batch_size": batch_size,
         "k": k,
-        "against": None if against is None else list(against),
+        "against": against if against is None or isinstance(against, str) else list(against),
         "num_probes": num_probes,
         "num_examples": num_examples,
         "population": population,
@@ -263,7 +263,8 @@ def gradient_noise(
     whole = objective if params is None else objective.restrict(params)
     check_tolerances(whole.dtype, rtol, CERTIFY_RTOL, 0.99)
     names = _curvatures(whole, against, k)
-    target = whole if num_examples is None else whole.subset(num_examples, stream_seed(seed, "examples"))
+    sample = stream_seed(seed, "examples")
+    target = whole if num_examples is None else whole.subset(num_examples, sample)
     work = Work(progress)
     units = UnitGradients(target, max_memory_bytes, work.add)
     size = _batch_size(whole, units.in_batches, batch_size)
