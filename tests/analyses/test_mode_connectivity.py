@@ -355,7 +355,9 @@ def test_the_work_foreseen_is_the_work_done():
     calls: list[tuple[int, int]] = []
     a, b = two()
     between(a, b, progress=lambda done, whole: calls.append((done, whole)))
-    expected = expected_passes(40, ["recalibrated"], num_points=5, num_steps=20, batch_size=8, plane_points=7)
+    expected = expected_passes(
+        40, ["recalibrated"], num_norms=1, num_points=5, num_steps=20, batch_size=8, plane_points=7
+    )
     assert calls[0][1] == pytest.approx(sum(expected.values()), rel=0.1)
     assert calls[-1][0] == calls[-1][1] == pytest.approx(sum(expected.values()), rel=0.1)
     done = [c[0] for c in calls]

@@ -71,6 +71,7 @@ def through(networks: Sequence[Objective], **arguments: Any) -> PlaneSlice:
         middle((second, third)),
         directions=(middle((first, third)), middle((first, second))),
         span=SPAN,
+        agreement=False,  # of a mean of networks nobody asks for the Hessian
         **arguments,
     )
 
