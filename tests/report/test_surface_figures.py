@@ -95,7 +95,7 @@ def test_holes_are_hatched_and_flat_or_empty_surfaces_said_to_be(plane, tmp_path
 
 def test_errors_are_in_the_title(plane):
     found = plot(changed(plane, loss_standard_errors=torch.full_like(plane.losses, 0.0213)))
-    assert found.axes[0].get_title(loc="right").startswith("s.e. at most 0.021, interpolated to about ")
+    assert found.axes[0].get_title(loc="right") == "s.e. at most 0.021"
 
 
 def test_a_volume_shows_its_coordinate_planes_on_one_scale(volume, tmp_path):
@@ -169,7 +169,7 @@ def test_a_line_shows_where_it_was_evaluated():
     curve, dots = figure.axes[0].get_lines()
     assert len(curve.get_xdata()) == 33
     assert dots.get_xdata().tolist() == line.alphas[line.evaluated].tolist()
-    assert figure.axes[0].get_title(loc="right").startswith("interpolated to about ")
+    assert f"{line.num_points_saved} of 33 points interpolated, to about 0.00" in figure.get_suptitle()
     norm = float(line.direction_norms[0])
     assert figure.axes[0].get_xlabel() == (
         f"step along random 0\n(1 = each layer's own norm, a distance of {norm:.3g})"
@@ -233,7 +233,7 @@ def test_a_page_to_turn_shows_the_trajectory_and_the_networks(measure, tmp_path)
         height = float(result.losses.max() - result.losses.min())
         inside = (result.trajectory.coordinates.abs() <= 1.2).all(1).numpy()
         assert np.isfinite(np.array(dots.z, dtype=float)).tolist() == inside.tolist()
-        assert dots.z[-1] == pytest.approx(result.value + 0.01 * height)
+        assert dots.z[-1] == pytest.approx(result.value + 0.02 * height)
         assert landmarks.z[1] == pytest.approx(two.value(), abs=0.1 * height)
     plot(result, tmp_path / "a.html")
     assert "the larger the farther off they lie" in (tmp_path / "a.html").read_text(encoding="utf-8")

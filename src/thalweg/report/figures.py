@@ -177,8 +177,7 @@ def draw_slice(axes: Axes, result: Any, quantity: str, colour: str, name: str = 
     axes.fill_between(alphas, each.min(0), each.max(0), color=colour, alpha=0.16, linewidth=0)
     if quantity == "loss":
         draw_error_band(axes, alphas, mean, numbers(result.loss_standard_errors), colour)
-    many = f"mean of {each.shape[0]} directions" if len(each) > 1 else "along the direction"
-    axes.plot(alphas, mean, color=colour, label=name or many)
+    axes.plot(alphas, mean, color=colour, label=name or f"mean of {each.shape[0]} directions")
     if result.num_points_saved:
         evaluated = numbers(result.evaluated).astype(bool)
         axes.plot(alphas[evaluated], mean[evaluated], ".", color=colour, markersize=4)

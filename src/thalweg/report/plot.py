@@ -128,9 +128,11 @@ def _slice(result: Any) -> Figure:
         draw.draw_slice(ax, result, quantity, draw.BLUE)
         ax.set_xlabel(surfaces.line_label(result))
         ax.set_title(quantity.capitalize())
+        ax.locator_params(axis="x", nbins=6)
         surfaces.note_errors(ax, result, quantity)
     draw.scale_loss_axis(axes[0, 0], result.losses_by_direction)
-    axes[0, 0].legend()
+    if result.num_directions > 1:
+        axes[0, 0].legend(loc="upper center")
     return figure
 
 

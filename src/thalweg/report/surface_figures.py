@@ -245,14 +245,12 @@ def line_label(result: Any) -> str:
 
 
 def note_errors(axes: Axes, result: Any, quantity: str) -> None:
-    """Say the largest standard error and the largest error of interpolation, as far as there are any."""
+    """Say the largest standard error, if there is any."""
     errors = result.loss_standard_errors if quantity == "loss" else result.accuracy_standard_errors
     largest = 0.0 if errors is None else np.nanmax(numbers(errors), initial=0.0)
-    parts = [f"s.e. at most {largest:.2g}" if largest else ""]
-    if quantity == "loss" and result.num_points_saved:
-        parts.append(f"interpolated to about {numbers(result.interpolation_errors).max():.2g}")
-    text = ", ".join(part for part in parts if part)
-    axes.set_title(text, loc="right", fontsize=7.5, weight="normal", color=GREY)
+    if largest:
+        text = f"s.e. at most {largest:.2g}"
+        axes.set_title(text, loc="right", fontsize=7.5, weight="normal", color=GREY)
 
 
 def _round_ratios(low: float, high: float) -> np.ndarray:

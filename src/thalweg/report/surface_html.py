@@ -17,12 +17,19 @@ if TYPE_CHECKING:
 
 HTML = ".html"
 
-# The page's margins are the rest of it.
-PAGE_HEIGHT = "96vh"
+# Plotly's own page is higher than the window by its margins.
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8"><title>Thalweg</title><style>html, body {{ margin: 0; height: 100%; }}</style>
+</head>
+<body>{content}</body>
+</html>
+"""
 
 # What lies on the surface is drawn above it by such a part of its height; and in how many pieces is a line
 # between two points.
-LIFT, PIECES = 0.01, 20
+LIFT, PIECES = 0.02, 20
 
 MEASURES = ("plane_slice", "volume_slice")
 
@@ -53,12 +60,16 @@ def write_surface_html(result: Any, path: str | Path, caption: str) -> None:
             "yanchor": "top",
             "pad": {"t": 12},
         },
-        scene={"camera": {"eye": {"x": 1.55, "y": 1.55, "z": 1.1}}},
+        scene={
+            "camera": {"eye": {"x": 1.35, "y": 1.35, "z": 1.45}, "center": {"x": 0, "y": 0, "z": -0.2}},
+            **{f"{name}axis": {"title": {"font": {"size": 11}}} for name in "xyz"},
+        },
         font={"family": "sans-serif", "size": 12, "color": INK},
         margin={"l": 0, "r": 0, "t": 20 + 20 * lines, "b": 0},
     )
     # A fixed id, so that equal results give equal files.
-    page = figure.to_html(include_plotlyjs=True, full_html=True, div_id="surface", default_height=PAGE_HEIGHT)
+    content = figure.to_html(include_plotlyjs=True, full_html=False, div_id="surface", default_height="100vh")
+    page = PAGE.format(content=content)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
 

@@ -23,7 +23,6 @@ from thalweg.core.errors import ThalwegError, is_out_of_memory
 from thalweg.core.measurement import ErrorBudget, Measurement
 from thalweg.core.progress import Progress, part_of
 from thalweg.objective.check_objective import check_objective
-from thalweg.objective.evaluation import independent_unit
 from thalweg.objective.objective import Objective
 from thalweg.operators.hessian import Hessian
 from thalweg.solvers.directions import Directions
@@ -83,7 +82,8 @@ class QuadraticAgreement(Measurement):
         The same on all the examples, where these were too many to tell; the rest is then of a few of them.
     verdict
         ``"agrees"`` if the value lies below `rtol` with its error, ``"differs"`` if it lies above with its
-        error, else ``"undecided"``: the losses are too coarse, or the plane too flat, to tell.
+        error, else ``"undecided"``: the losses are too coarse, the kinks too many, or the plane too flat, to
+        tell.
     """
 
     measure: ClassVar[str] = "quadratic_agreement"
@@ -144,9 +144,9 @@ def quadratic_agreement(
     **Kinks.** The Hessian of a network of ReLUs or max pooling is that of the piece around the centre;
     differences over a finite step cross into other pieces, and see their bends, too. Of large networks on
     many examples no step that floating point knows is small enough. Where all examples do not agree, few are
-    looked at by themselves, those of the largest loss (in ``"batch"`` mode a single batch), over ever smaller
-    steps, as far as rounding allows; of all tried, those with the least error count. What the surface of all
-    examples does over the first steps is then in `on_all`: it bends as its kinks do, too.
+    looked at by themselves, those of the largest loss (in ``"batch"`` mode as a batch of their own), over
+    ever smaller steps, as far as rounding allows; of all tried, those with the least error count. What the
+    surface of all examples does over the first steps is then in `on_all`: it bends as its kinks do, too.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def quadratic_agreement(
             f"{len(directions.vectors)}."
         )
 
-    sizes = () if step is not None else _few_sizes(objective)
+    sizes = [n for n in FEW_EXAMPLES if n < objective.num_examples and step is None]
     num_parts = 1 + len(sizes)
 
     def compared(o: Objective, part: int, **which: bool) -> QuadraticAgreement:
@@ -258,6 +258,7 @@ def _compared(
         last(1, 1)
 
     # Where errors are as large as the plane's curvature they are the scale: nothing can be told.
+    is_blind = worst(errors) >= curved
     scale = max(curved, worst(errors)) or 1.0
     gaps, bounds = (curvatures - form).abs() / unit / scale, (errors + form_errors) / unit / scale
     low, high = float((gaps - bounds).max()), float((gaps + bounds).max())
@@ -284,7 +285,7 @@ def _compared(
         precision=str(used.dtype).removeprefix("torch."),
         statistics_effect=float(((surface - curvatures).abs() / unit).max()) / scale,
         rtol=float(rtol),
-        verdict="agrees" if high <= rtol else "differs" if low > rtol else "undecided",
+        verdict="agrees" if high <= rtol else "differs" if low > rtol and not is_blind else "undecided",
     )
 
 
@@ -310,21 +311,12 @@ def _is_fine(found: QuadraticAgreement) -> bool:
     return _error(found) <= FINE_ENOUGH * found.rtol
 
 
-def _few_sizes(objective: Objective) -> tuple[int, ...]:
-    """How few of its examples can be taken, in turn."""
-    unit, N = independent_unit(objective, population=False), objective.num_examples
-    return tuple(n for n in (FEW_EXAMPLES if unit == 1 else (unit,)) if n < N)
-
-
 def _few(objective: Objective, sizes: Sequence[int]) -> Iterator[Objective]:
-    """The objective on so few examples, those that bend it most as far as their losses tell."""
-    if independent_unit(objective, population=False) > 1:
-        yield from map(objective.subset, sizes)
-        return
+    """The objective on so few examples, those that bend it most as far as losses tell, as one batch."""
     losses = objective.evaluate_points([(objective.params, objective.buffers)]).example_losses[0]
     order = losses.argsort(descending=True, stable=True)
     for n in sizes:
-        yield objective.select(order[:n].sort().values)
+        yield objective.select(order[:n].sort().values, batch_size=n)
 
 
 def _hessian_form(operator: Hessian, V: Tensor) -> tuple[Tensor, Tensor]:

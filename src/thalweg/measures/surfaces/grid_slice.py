@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -126,12 +127,19 @@ class GridSlice(Surface):
         taken, saved = self.num_examples or whole, self.num_points_saved
         found = [
             f"compared on {taken:,} of {whole:,} examples" if taken < whole else "",
-            f"{saved:,} of {self.evaluated.numel():,} points interpolated" if saved else "",
+            f"{saved:,} of {self.evaluated.numel():,} points interpolated, to about {self._missed:.2g}"
+            if saved
+            else "",
             self.agreement.summary if self.agreement else "",
             f"curvature at the centre not compared: {self.no_agreement}" if self.no_agreement else "",
             self.trajectory.summary if self.trajectory else "",
         ]
         return tuple(note for note in found if note)
+
+    @property
+    def _missed(self) -> float:
+        """The largest error of interpolation, as it is estimated."""
+        return math.nan if self.interpolation_errors is None else float(self.interpolation_errors.max())
 
     def _circumstances(self) -> list[str]:
         return [*self.notes, *super()._circumstances()]
