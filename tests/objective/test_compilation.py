@@ -64,6 +64,40 @@ def test_compiled_evaluation_is_the_eager_one(mode: Any) -> None:
     torch.testing.assert_close(results[0].losses, results[1].losses, rtol=1e-11, atol=0)
 
 
+class KeywordBias(torch.nn.Module):
+    """What torch 2.13 folds wrongly: the convolution's bias, given by keyword, is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3)
+        torch.nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.nn.functional.conv2d(x, self.conv.weight, bias=self.conv.bias)
+        return self.norm(x).flatten(2).mean(2)
+
+
+@needs_compiler
+def test_batch_norm_is_folded_where_that_is_right_at_every_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bias is zero at the network's own point, where the wrong folding shows nothing."""
+    attempts: list[bool] = []
+    compile = torch.compile
+
+    def watched(function: Any, **arguments: Any) -> Any:
+        attempts.append(bool(arguments["options"]))
+        return compile(function, **arguments)
+
+    monkeypatch.setattr(torch, "compile", watched)
+    torch.manual_seed(0)
+    for model, expected in ((cnn(), [True]), (KeywordBias().double(), [True, False])):
+        attempts.clear()
+        fast, plain = (tw.Objective(model, images(), micro_batch=8, compile=c) for c in (True, False))
+        points = [(plain.params + step, None) for step in (0.0, 0.3)]
+        found, true = fast.evaluate_points(points), plain.evaluate_points(points)
+        assert (attempts, found.passes) == (expected, COMPILED)
+        torch.testing.assert_close(found.example_losses, true.example_losses, rtol=1e-10, atol=1e-12)
+
+
 @needs_compiler
 def test_every_network_of_a_study_is_compiled() -> None:
     """The compiler gives up on code that it has compiled eight times."""

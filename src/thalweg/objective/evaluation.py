@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from thalweg.core.errors import NonFiniteLossError
-from thalweg.objective.compilation import COMPILED, EAGER, compiled, first_micro_batch, is_compiled
+from thalweg.objective.compilation import COMPILED, EAGER, away, compiled, first_micro_batch, is_compiled
 from thalweg.objective.isolation import isolated
 
 if TYPE_CHECKING:
@@ -74,8 +74,14 @@ class PointEvaluator:
         with isolated(objective.device), torch.no_grad():
             if not is_compiled(objective, num_points):
                 return
-            micro = first_micro_batch(objective)
-            forward, self.passes = compiled(objective._network.__call__, micro.batch, objective.named_tensors)
+            micro, tensors = first_micro_batch(objective), objective.named_tensors
+            folds = objective.has_batch_norm and objective.batch_norm != "batch"
+            forward, self.passes = compiled(
+                objective._network.__call__,
+                micro.batch,
+                tensors,
+                elsewhere=(micro.batch, away(tensors, objective.buffers)) if folds else None,
+            )
         if self.passes == COMPILED:
             self._forward, self._size = forward, micro.size
 

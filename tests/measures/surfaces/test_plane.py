@@ -226,7 +226,7 @@ def test_a_networks_surface_is_interpolated_within_the_tolerance(objective: Obje
 def test_the_pass_is_compiled_once_for_all_chunks(toys, monkeypatch) -> None:
     calls = []
 
-    def fake(function, *example):
+    def fake(function, *example, elsewhere):
         calls.append(len(example[0][0]))
         return function, COMPILED
 
