@@ -192,6 +192,40 @@ def test_what_cannot_be_measured_of_one_says_why_and_the_rest_goes_on(monkeypatc
         )
 
 
+def test_a_bad_argument_of_ones_own_is_told_before_anything_is_measured(monkeypatch):
+    def never(objective, *, progress=None):
+        raise AssertionError("measured")
+
+    monkeypatch.setitem(sharpness_family.FAMILY, "trace", Member(never))
+    a, b = (run(relu_network(seed), vectors(21)) for seed in (0, 1))
+    for bad in ({"radius": 0.0}, {"num_steps": 0}):
+        with pytest.raises(ValueError, match=f"^`{next(iter(bad))}` must be"):
+            tw.compare(a, b, measures={"trace": {}, "sam_sharpness": bad}, seed=0)
+
+
+def test_a_default_that_a_network_does_not_bear_is_a_reason(monkeypatch):
+    """As the argument was nobody's choice."""
+    monkeypatch.setitem(sharpness_family.FAMILY, "sam_sharpness", Member(tw.sam_sharpness, {"radius": 0.0}))
+    a, b = (run(relu_network(seed), vectors(21)) for seed in (0, 1))
+    result = tw.compare(a, b, measures=["sam_sharpness", "fisher_rao_norm"], seed=0)
+    assert result.reasons[0].startswith("`radius` must be positive")
+    assert not result.reasons[1]
+
+
+def test_a_network_beside_itself_and_the_table_in_print():
+    a, b = (run(relu_network(seed), vectors(21)) for seed in (0, 1))
+    same = "The two are one network, in weights, statistics and data."
+    alike = tw.compare(a, a, measures=["fisher_rao_norm"], seed=0)
+    assert alike.remarks[0] == same
+    other = tw.compare(a, b, measures=["fisher_rao_norm", "sam_sharpness"], seed=0)
+    assert same not in other.remarks
+    lines = str(other).splitlines()
+    assert lines[0] == repr(other)
+    assert [line.split()[0] for line in lines[1:4]] == ["measure", "fisher_rao_norm", "sam_sharpness"]
+    assert f"{float(other.values[1, 0]):.6g}" in lines[3]
+    assert lines[4:] == other.remarks
+
+
 def test_what_an_ascent_found_is_compared_as_a_lower_bound():
     data = vectors(21)
     measures = {"keskar_sharpness": {}, "sam_sharpness": {"num_steps": 3}, "hessian_trace": {"rtol": 1e-6}}

@@ -342,6 +342,11 @@ def test_own_measures_that_fail_cost_no_other():
     audit = tw.invariance_audit(objective("relu"), members=members, seed=0)  # type: ignore[arg-type]
     assert audit.failures == {"bad": "it raised ZeroDivisionError: division by zero"}
     assert audit.cell("tensor", "permutation").verdict == "not moved"
+    lines = str(audit).splitlines()
+    assert lines[0] == repr(audit)
+    assert lines[1].split() == list(audit.transformations)
+    assert [line.split()[0] for line in lines[2:]] == list(audit.members)
+    assert lines[2].split()[1:] == ["failed"] * len(audit.transformations)
     assert audit.provenance["arguments"]["members"]["sam_sharpness"] == {"radius": 0.1}
     with pytest.raises(ValueError, match="`member` must be one of bad, tensor, sam_sharpness, got 'lenght'"):
         audit.cell("lenght", "permutation")

@@ -254,7 +254,11 @@ def test_repr_is_one_line_with_the_uncertainty(example_class):
         error=ErrorBudget(solver=0.21),
         provenance={"objective": {"batch_norm": "recalibrated"}},
     )
-    assert repr(spread) == "Example(57.183 ± 0.21 (95 %), batch norm recalibrated)"
+    assert repr(spread) == "Example(57.183 ± 0.21 (bound), batch norm recalibrated)"
+    drawn = example_class(value=57.183, error=ErrorBudget(probe=StandardError(0.1)))
+    assert repr(drawn) == "Example(57.183 ± 0.2 (95 %))"
+    partial = example_class(value=10.0, provenance={"converged": False})
+    assert repr(partial) == "Example(10, not converged)"
 
 
 def test_equality_sees_every_field_and_bears_tensors_and_nan(example_class):

@@ -9,7 +9,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from thalweg.core.arguments import check_one_of
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.text_table import in_columns
 
 MOVED, NOT_MOVED, UNDECIDED, FAILED = "moved", "not moved", "undecided", "failed"
 
@@ -148,8 +150,7 @@ class InvarianceAudit(Measurement):
             ("member", member, self.members),
             ("transformation", transformation, self.transformations),
         ):
-            if name not in known:
-                raise ValueError(f"`{argument}` must be one of {', '.join(known)}, got {name!r}.")
+            check_one_of(argument, name, known)
         i, j = self.members.index(member), self.transformations.index(transformation)
         old, new = (ErrorBudget.from_dict(self.errors[i][k]) for k in (0, j + 1))
         return AuditCell(
@@ -186,6 +187,10 @@ class InvarianceAudit(Measurement):
             f"{type(self).__name__}({len(self.unmoved)} of {len(self.members)} measures unmoved by {names}"
             f"{broken}{mode})"
         )
+
+    def __str__(self) -> str:
+        rows = [(member, *row) for member, row in zip(self.members, self.verdicts, strict=True)]
+        return f"{self!r}\n{in_columns([('', *self.transformations), *rows])}"
 
 
 def verdict(

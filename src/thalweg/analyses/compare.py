@@ -19,6 +19,7 @@ from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import stream_seed
+from thalweg.core.text_table import in_columns
 from thalweg.objective.objective import Objective
 from thalweg.solvers.comparable import check_same_setting
 
@@ -125,7 +126,9 @@ class Comparison(Measurement):
     @property
     def remarks(self) -> list[str]:
         """What the rows add up to, in sentences."""
-        return [*remarks(self.orderings, *self.names), *self._parameters_at_rest()]
+        a, b = self.provenance["objectives"]
+        alike = ["The two are one network, in weights, statistics and data."] if a == b else []
+        return [*alike, *remarks(self.orderings, *self.names), *self._parameters_at_rest()]
 
     def _parameters_at_rest(self) -> list[str]:
         measures: dict[tuple[str, str], dict[str, None]] = {}
@@ -166,6 +169,16 @@ class Comparison(Measurement):
             parts.append(f"{missing} not measured")
         a, b = self.names
         return f"Comparison({a} and {b}: {', '.join([*parts, f'{self.value:.0f} change the order'])})"
+
+    def __str__(self) -> str:
+        rows = [("measure", "mode", *self.names, "sharper", "")]
+        for row in self.rows:
+            order = row.ordering
+            values = (f"{value:.6g}" for value in row.values)
+            sharper = dict(zip("ab", self.names, strict=True)).get(order.sharper, order.sharper)
+            changed = "changes the order" if row.changes else ""
+            rows.append((order.measure, order.mode or "", *values, sharper, changed))
+        return "\n".join([repr(self), in_columns(rows), *self.remarks])
 
 
 def compare(

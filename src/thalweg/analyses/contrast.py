@@ -15,7 +15,7 @@ from thalweg.analyses.measure_choice import Choice, bounded_at, chosen_measures
 from thalweg.analyses.readings import Network, Reading, checked_modes
 from thalweg.analyses.run_files import Value, in_words
 from thalweg.analyses.runs import Run, Runs
-from thalweg.core.arguments import check_flag, check_fraction
+from thalweg.core.arguments import check_flag, check_fraction, check_one_of
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import stream_seed
@@ -183,8 +183,7 @@ def foreseen(
 
 def _check_rule(level: float, correction: str) -> None:
     check_fraction("level", level, "0.95 is customary")
-    if correction not in CORRECTIONS:
-        raise ValueError(f"`correction` must be one of {', '.join(CORRECTIONS)}, got {correction!r}.")
+    check_one_of("correction", correction, CORRECTIONS)
 
 
 def _chosen(

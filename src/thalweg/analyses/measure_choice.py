@@ -9,6 +9,7 @@ from typing import Any
 
 from thalweg.analyses.curvature_profile import curvature_profile
 from thalweg.analyses.sharpness_family import FAMILY, Member
+from thalweg.core.arguments import check_one_of
 from thalweg.core.measurement import Measurement
 from thalweg.measures import MEASURES
 
@@ -59,19 +60,14 @@ def bounded_at(level: float, members: Mapping[str, Member]) -> dict[str, Member]
 
 def _member(name: str, arguments: Mapping[str, Any], argument: str) -> Member:
     functions = single_network_functions()
-    if name in FAMILY:
-        member = FAMILY[name]
-    elif name in functions:
-        member = Member(functions[name])
-    else:
-        known = ", ".join(dict.fromkeys([*FAMILY, *functions]))
-        raise ValueError(f"`{argument}` must be some of {known}, got {name!r}.")
+    check_one_of(argument, name, dict.fromkeys([*FAMILY, *functions]), some=True)
+    member = FAMILY[name] if name in FAMILY else Member(functions[name])
     taken = inspect.signature(member.measure).parameters
     settable = [key for key in taken if key not in ("objective", "seed", "progress")]
     wrong = [key for key in arguments if key not in settable]
     if wrong:
         raise ValueError(f"`{argument}` gives {name} {wrong[0]!r}; it takes {', '.join(settable)}.")
-    return replace(member, arguments={**member.arguments, **arguments})
+    return replace(member, arguments={**member.arguments, **arguments}, given=frozenset(arguments))
 
 
 def single_network_functions() -> dict[str, Callable[..., Measurement]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +50,8 @@ def measured(
 ) -> dict[tuple[str, str], Outcome]:
     """Each measure at each point, by both names.
 
+    Measures with arguments that somebody chose come first, so that a bad one is told at once.
+
     Parameters
     ----------
     members, points
@@ -60,10 +62,16 @@ def measured(
         Called with steps done and all steps.
     first_decides
         Do not try a measure at other points that has failed at the first; it gets that outcome there too.
+
+    Raises
+    ------
+    ValueError
+        That a measure raises of an argument in its `given`.
     """
     outcomes: dict[tuple[str, str], Outcome] = {}
     num_parts, part = len(members) * len(points), 0
-    for member, take in members.items():
+    for member in sorted(members, key=lambda name: not _given(members[name])):
+        take = members[member]
         failed: Outcome | None = None
         for i, (name, point) in enumerate(points.items()):
             report = part_of(progress, part, num_parts)
@@ -80,5 +88,11 @@ def _outcome(take: Take, point: Objective, seed: int, progress: Progress | None)
     try:
         result = take(point, seed=seed, progress=progress)
     except (ValueError, ThalwegError) as error:
+        if any(str(error).startswith(f"`{name}` ") for name in _given(take)):
+            raise
         return Outcome(None, str(error), error)
     return Outcome(None, "the value is not a number") if math.isnan(result.value) else Outcome(result)
+
+
+def _given(take: Take) -> Collection[str]:
+    return getattr(take, "given", ())

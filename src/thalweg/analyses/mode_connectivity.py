@@ -14,7 +14,7 @@ from thalweg.analyses.mode_connectivity_result import ModeConnectivity
 from thalweg.analyses.network_plane import check_plane_points
 from thalweg.analyses.readings import Network, modes_of_pair
 from thalweg.analyses.runs import Run
-from thalweg.core.arguments import check_count, check_flag, check_fraction
+from thalweg.core.arguments import check_count, check_flag, check_fraction, check_one_of
 from thalweg.core.measurement import ErrorBudget, hash_tensors
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import stream_seed
@@ -109,8 +109,7 @@ def mode_connectivity(
     Entezari and Neyshabur (2023), REPAIR: REnormalizing Permuted Activations for Interpolation Repair, ICLR.
     """
     wanted = modes_of_pair(a, b, modes)
-    if method not in get_args(Method):
-        raise ValueError(f"`method` must be one of {', '.join(get_args(Method))}, got {method!r}.")
+    check_one_of("method", method, get_args(Method))
     check_count("num_restarts", num_restarts)
     check_count("num_points", num_points, least=3)
     check_plane_points(plane_points)

@@ -10,6 +10,7 @@ from typing import Any
 from thalweg.analyses.measured import Outcome, measured
 from thalweg.analyses.runs import Run
 from thalweg.analyses.sharpness_family import Member
+from thalweg.core.arguments import check_one_of
 from thalweg.core.errors import ThalwegError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress
@@ -179,10 +180,10 @@ def _beyond_chance(result: Measurement, level: float) -> tuple[float, float]:
 def checked_modes(modes: str | Iterable[str] | None) -> tuple[BatchNormMode, ...]:
     """The modes asked for, in the order of `MODES`; all for ``None``."""
     asked = list(MODES) if modes is None else [modes] if isinstance(modes, str) else list(modes)
-    unknown = [mode for mode in asked if mode not in MODES]
-    if unknown or not asked:
-        got = repr(unknown[0]) if unknown else "none"
-        raise ValueError(f"`modes` must be some of {', '.join(MODES)}, got {got}.")
+    if not asked:
+        raise ValueError(f"`modes` must be some of {', '.join(MODES)}, got none.")
+    for mode in asked:
+        check_one_of("modes", mode, MODES, some=True)
     return tuple(mode for mode in MODES if mode in asked)
 
 

@@ -43,11 +43,15 @@ class Member:
         Which of `thalweg.solvers.symmetries.places.TRANSFORMATIONS` a measure of your own claims not to move
         under, beyond its own error.
         ``None``: what `thalweg.analyses.claims` says of the measure with these arguments.
+    given
+        Which of the arguments somebody chose: a bad one is his mistake, not something that the measure has to
+        say of a network.
     """
 
     measure: Callable[..., Measurement]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     claims: frozenset[str] | None = None
+    given: frozenset[str] = frozenset()
 
     @property
     def invariant_to(self) -> frozenset[str]:

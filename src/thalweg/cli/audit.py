@@ -9,14 +9,13 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from thalweg.analyses.audit_result import FAILED, InvarianceAudit
 from thalweg.analyses.invariance_audit import invariance_audit
 from thalweg.analyses.measure_choice import chosen_measures
 from thalweg.analyses.sharpness_family import FAMILY
-from thalweg.cli.console import errors, progress_bar
+from thalweg.cli.console import errors, output, progress_bar
 from thalweg.cli.declared_types import by_measure
 from thalweg.cli.objectives import build_objectives
 from thalweg.cli.options import (
@@ -40,9 +39,6 @@ from thalweg.cli.options import (
 from thalweg.report.audit_text import LEGEND, SIGNS, audit_rows
 from thalweg.report.plot import plot as plot_result
 from thalweg.report.tables import format_number
-
-# What tables get where nobody says how wide the place is.
-WIDTH_OF_FILES = 160
 
 
 def audit(
@@ -130,9 +126,7 @@ def audit(
 
 
 def _print(result: InvarianceAudit) -> None:
-    out = Console(highlight=False, emoji=False, markup=False)
-    if not out.is_terminal:
-        out.width = WIDTH_OF_FILES
+    out = output()
     table = Table("measure", "value", *result.transformations, box=box.SIMPLE)
     for row in audit_rows(result):
         value = format_number(row.before) if not math.isnan(row.before) else SIGNS[FAILED]

@@ -44,6 +44,7 @@ from thalweg.cli.options import (
     resolve_device,
 )
 from thalweg.cli.order_text import print_order
+from thalweg.core.arguments import check_one_of
 from thalweg.core.atomic import replacing
 from thalweg.core.errors import ThalwegError
 from thalweg.core.imports import import_callable
@@ -153,8 +154,7 @@ def compare(
     # Before data and networks are loaded.
     of_paths, settings = connectivity.settings_of(set_ or [])
     chosen = by_measure(settings, chosen_measures(names_in(measures)))
-    if dtype not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    check_one_of("dtype", dtype, DTYPES)
     _check_form(checkpoints, by, {"groups": groups, "paired_by": paired_by, "log": log or None}, model_b)
     when = connectivity.wanted(
         paths, is_pair=by is None, whole_family=measures is None, one_model=model_b is None

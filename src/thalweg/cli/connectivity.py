@@ -14,8 +14,9 @@ from torch import nn
 from thalweg.analyses.mode_connectivity import mode_connectivity
 from thalweg.analyses.mode_connectivity_parts import expected_passes
 from thalweg.analyses.mode_connectivity_result import ModeConnectivity
+from thalweg.cli.console import output
 from thalweg.cli.declared_types import as_declared
-from thalweg.cli.order_text import WIDTH
+from thalweg.core.arguments import check_one_of
 from thalweg.objective.batch_norm import batch_norm_layers
 from thalweg.report.connectivity_table import connectivity_table
 
@@ -63,8 +64,7 @@ def wanted(when: str | None, *, is_pair: bool, whole_family: bool, one_model: bo
     """
     if when is None:
         return "yes" if is_pair and whole_family and one_model else "no"
-    if when not in WHEN:
-        raise ValueError(f"`paths` must be one of {', '.join(WHEN)}, got {when!r}.")
+    check_one_of("paths", when, WHEN)
     if when != "no" and not is_pair:
         raise ValueError("`paths` is for two files; with --by they are groups of runs.")
     return when
@@ -95,10 +95,7 @@ def cost_in_words(
 
 def print_connectivity(result: ModeConnectivity, console: Console | None = None) -> None:
     """Print the rows, what they add up to, and what could not be had; by default to standard output."""
-    if console is None:
-        console = Console(highlight=False, emoji=False, markup=False)
-        if not console.is_terminal:
-            console.width = WIDTH
+    console = console or output()
     table = connectivity_table(result)
     has_modes = any(row.mode for row in table.rows)
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,18 @@ from thalweg.study.store import Record
 
 # No emoji: ":train:" in a data set's name is none.
 errors = Console(stderr=True, highlight=False, emoji=False)
+
+
+# Columns of what is no terminal: more than any table needs.
+UNBOUNDED = 1000
+
+
+def output() -> Console:
+    """Standard output as plain text; a file or a pipe is as wide as ``COLUMNS`` says, or as its tables."""
+    out = Console(highlight=False, emoji=False, markup=False)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = UNBOUNDED
+    return out
 
 
 def _bar() -> Progress:

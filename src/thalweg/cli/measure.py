@@ -35,6 +35,7 @@ from thalweg.cli.options import (
     check_figure,
 )
 from thalweg.cli.slice_options import Directions, SlicePlot, StoreFolder, Trajectory, slice_arguments
+from thalweg.core.arguments import check_one_of
 from thalweg.core.measurement import Measurement, jsonable
 from thalweg.core.rounding import at_least, at_most
 from thalweg.linalg.estimate import Estimate
@@ -186,8 +187,7 @@ def measure(
 
 
 def _measure_named(name: str) -> Any:
-    if name not in MEASURES:
-        raise ValueError(f"`measure` must be one of {', '.join(MEASURES)}, got {name!r}.")
+    check_one_of("measure", name, MEASURES)
     return MEASURES[name]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from thalweg.cli.objective_options import objective_options
 from thalweg.cli.options import DTYPES, resolve_device
+from thalweg.core.arguments import check_one_of
 from thalweg.models.registry import build_model
 from thalweg.objective.objective import Objective
 from thalweg.training.checkpoint import load_weights
@@ -29,8 +30,7 @@ def build_objectives(
     data_root: Path | None,
 ) -> list[Objective]:
     """One objective for each checkpoint, or for the model as it is built where that is None."""
-    if dtype not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    check_one_of("dtype", dtype, DTYPES)
     options = objective_options(
         data,
         loss=loss,

@@ -8,11 +8,9 @@ from rich.text import Text
 
 from thalweg.analyses.compare import Comparison
 from thalweg.analyses.contrast_result import Contrast
+from thalweg.cli.console import output
 from thalweg.report.order_figures import CHANGED
 from thalweg.report.order_tables import OrderTable, order_table
-
-# Columns where there is no terminal to ask.
-WIDTH = 100
 
 # Most columns of numbers; where they do not fit there are fewer: broken words are worse. The page has all.
 MOST_CELLS = 5
@@ -20,10 +18,7 @@ MOST_CELLS = 5
 
 def print_order(result: Comparison | Contrast, console: Console | None = None) -> None:
     """Print the rows, what they add up to, and why some were not measured; by default to standard output."""
-    if console is None:
-        console = Console(highlight=False, emoji=False, markup=False)
-        if not console.is_terminal:
-            console.width = WIDTH
+    console = console or output()
     table = order_table(result)
     console.print(_widest(table, console))
     for row in table.rows:

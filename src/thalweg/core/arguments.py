@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -36,3 +38,14 @@ def check_flag(name: str, value: Any) -> None:
     """True or False, for any text counts as true."""
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+
+
+def check_one_of(name: str, value: Any, known: Iterable[str], *, some: bool = False) -> None:
+    """One of several names, and the one that is probably meant; `some` where the argument takes more."""
+    names = list(known)
+    if value not in names:
+        near = difflib.get_close_matches(str(value), names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(
+            f"`{name}` must be {'some' if some else 'one'} of {', '.join(names)}, got {value!r}{hint}"
+        )

@@ -145,7 +145,10 @@ class Measurement:
         return hash((type(self), str(self.value)))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided interval for the value at confidence `level`."""
+        """Two-sided interval for the value at confidence `level`.
+
+        Of a lower bound (`is_lower_bound`) it is that of the number, not of what that bounds.
+        """
         check_fraction("level", level, "0.95 is customary")
         half = self.error.half_width(level)
         return self.value - half, self.value + half
@@ -153,9 +156,12 @@ class Measurement:
     def __repr__(self) -> str:
         half = self.error.half_width(0.95)
         is_exact = math.isfinite(self.value) and half <= ROUNDING * abs(self.value)
-        spread = "exact" if is_exact else f"± {half:.2g} (95 %)"
+        by_chance = self.error.probe or self.error.data
+        spread = "exact" if is_exact else f"± {half:.2g} ({'95 %' if by_chance else 'bound'})"
+        if is_exact and self.provenance.get("converged") is False:
+            spread = ""  # as far as it went
         quantity = f"{self.quantity} " if self.quantity else ""
-        number = f"{self.value:.6g} {spread}"
+        number = f"{self.value:.6g} {spread}".strip()
         if self.is_lower_bound and is_exact:
             number = f"at least {at_least(self.value)}"
         return f"{type(self).__name__}({', '.join([quantity + number, *self._circumstances()])})"

@@ -31,7 +31,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from thalweg.core.arguments import check_fraction
+from thalweg.core.arguments import check_fraction, check_one_of
 from thalweg.core.measurement import StandardError
 from thalweg.core.precision import full_precision
 from thalweg.linalg.deflation import Deflation, extended_basis, orthonormal_basis
@@ -104,8 +104,7 @@ def estimate_trace(
         ``"xtrace"``, a single probe for the others.
     """
     check_fraction("rtol", rtol, "0.05 asks for 5 % standard error")
-    if method not in METHODS:
-        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
+    check_one_of("method", method, METHODS)
     max_sketch, block = _columns(operator, method, max_memory_bytes)
     if method == "auto" and max_sketch < PILOT:
         method = "hutchinson"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.core.allocator import keep_freed_memory
-from thalweg.core.arguments import check_count
+from thalweg.core.arguments import check_count, check_one_of
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.objective.batch_norm import MODES, BatchNormMode, recalibrate_batch_norm
 from thalweg.objective.compilation import check_compile
@@ -98,8 +98,7 @@ class Objective:
         calibration_data: Any = None,
         compile: bool | str = "auto",
     ) -> None:
-        if batch_norm not in MODES:
-            raise ValueError(f"`batch_norm` must be one of {', '.join(MODES)}, got {batch_norm!r}.")
+        check_one_of("batch_norm", batch_norm, MODES)
         if not (isinstance(weight_decay, float | int) and 0 <= weight_decay < math.inf):
             raise ValueError(f"`weight_decay` must be a finite number >= 0, got {weight_decay!r}.")
         model = unwrapped(model)

@@ -28,7 +28,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from thalweg.core.arguments import check_count
+from thalweg.core.arguments import check_count, check_one_of
 from thalweg.core.rng import stream_seed
 from thalweg.objective.losses import inputs_and_targets
 from thalweg.objective.micro_batch import MicroBatch
@@ -79,8 +79,7 @@ class Fisher(SumOfSquares):
         block_size: int = BLOCK_SIZE,
         on_examples: Callable[[int], None] | None = None,
     ) -> None:
-        if kind not in get_args(Kind):
-            raise ValueError(f"`kind` must be one of {', '.join(get_args(Kind))}, got {kind!r}.")
+        check_one_of("kind", kind, get_args(Kind))
         check_count("num_samples", num_samples)
         if kind == "empirical":
             refuse_batch_statistics(objective, "`kind='empirical'`", ", or kind='exact'")

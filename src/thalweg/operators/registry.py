@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from thalweg.core.arguments import check_one_of
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.operators.fisher import Fisher
@@ -60,7 +61,6 @@ def operator_named(
         If there is none of that name, or it does not exist for this objective, or no parameter matches.
     """
     check_objective("objective", objective)
-    if of not in OPERATORS:
-        raise ValueError(f"`of` must be one of {', '.join(OPERATORS)}, got {of!r}.")
+    check_one_of("of", of, OPERATORS)
     target = objective if params is None else objective.restrict(params)
     return OPERATORS[of](target, composition, seed)

@@ -311,7 +311,8 @@ def draw_restarts(axes: Axes, result: Any, colour: str, quantity: str | None = N
     from matplotlib.ticker import MaxNLocator
 
     found = np.sort(numbers(result.restart_values))[::-1]
-    axes.plot(np.arange(1, len(found) + 1), found, "o", color=colour, label="one restart")
+    label = "one restart" if len(found) > 1 else "the only start: raise num_restarts to see the spread"
+    axes.plot(np.arange(1, len(found) + 1), found, "o", color=colour, label=label)
     axes.axhline(result.value, color=INK, linewidth=0.9, linestyle=":", label=f"kept: {result.value:.4g}")
     axes.set_xlabel("restart, by what it found")
     axes.set_ylabel(quantity or f"rise in loss within {result.radius:g} (nats)")

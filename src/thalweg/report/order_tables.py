@@ -115,14 +115,16 @@ def _row(
 def _comparison_cells(row: ComparisonRow) -> tuple[OrderCell, ...]:
     if row.reason:
         return ()
+    # A number that bounds what is meant has no interval of that, however exact it is.
+    at_least, exact = ("≥ ", "") if row.ordering.is_lower_bound else ("", "exact")
     sides = [
-        OrderCell(format_number(value, _half(low, high)), _interval(low, high))
+        OrderCell(f"{at_least}{format_number(value, _half(low, high))}", _interval(low, high, exact))
         for value, low, high in zip(row.values, row.lows, row.highs, strict=True)
     ]
     if math.isnan(row.ratio):
         return (*sides, OrderCell("–"))
     half = _half(row.ratio_low, row.ratio_high)
-    ratio = OrderCell(format_number(row.ratio, half), _interval(row.ratio_low, row.ratio_high))
+    ratio = OrderCell(format_number(row.ratio, half), _interval(row.ratio_low, row.ratio_high, exact))
     return (*sides, ratio)
 
 
@@ -161,6 +163,5 @@ def _half(low: float, high: float) -> float:
     return half if math.isfinite(half) else 0.0
 
 
-def _interval(low: float, high: float) -> str:
-    text = format_interval(low, high)
-    return text if text == "exact" else text.replace("not finite", "−∞")
+def _interval(low: float, high: float, exact: str = "exact") -> str:
+    return exact if low == high else format_interval(low, high).replace("not finite", "−∞")

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_one_of
 from thalweg.core.param_space import ParamSpace
 
 Normalisation = Literal["filter", "layer", "global", "raw", "none"]
@@ -16,12 +17,8 @@ Ignored = Literal["bias_and_norm", "none"]
 
 def check_choices(normalisation: str, ignore: str) -> None:
     """Raise unless both are known names."""
-    if normalisation not in NORMALISATIONS:
-        raise ValueError(
-            f"`normalisation` must be one of {', '.join(NORMALISATIONS)}, got {normalisation!r}."
-        )
-    if ignore not in get_args(Ignored):
-        raise ValueError(f"`ignore` must be one of {', '.join(get_args(Ignored))}, got {ignore!r}.")
+    check_one_of("normalisation", normalisation, NORMALISATIONS)
+    check_one_of("ignore", ignore, get_args(Ignored))
 
 
 def scaled(

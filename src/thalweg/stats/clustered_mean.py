@@ -55,20 +55,10 @@ def unit_means(values: ArrayLike, unit_size: int = 1) -> tuple[NDArray[np.float6
     -------
     means, weights
         ``(..., U)`` and ``(U,)``, float64; the weights sum to one.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two units.
     """
     x = np.asarray(values, dtype=np.float64)
     num_examples = x.shape[-1]
     starts = np.arange(0, num_examples, unit_size)
-    if len(starts) < 2:
-        raise ValueError(
-            f"`values` must hold at least two independent units, got {num_examples} examples in units of "
-            f"{unit_size}: one unit shows no spread."
-        )
     sizes = np.diff(np.append(starts, num_examples))
     return np.add.reduceat(x, starts, axis=-1) / sizes, sizes / num_examples
 
@@ -123,7 +113,18 @@ class UnitMoments:
         )
 
     def standard_error(self) -> NDArray[np.float64]:
-        """``(...)``: of the mean, with ``num_units - 1`` degrees of freedom."""
+        """``(...)``: of the mean, with ``num_units - 1`` degrees of freedom.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two units.
+        """
+        if self.num_units < 2:
+            raise ValueError(
+                f"`values` must hold at least two independent units, got {self.num_examples} examples in "
+                "one: one unit shows no spread."
+            )
         return np.sqrt(self.num_units / (self.num_units - 1) * self.squares) / self.num_examples
 
     def _about(self, centre: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,8 @@ from importlib import resources
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
+from thalweg.core.arguments import check_one_of
+
 PRESETS = ("paper", "smoke")
 
 
@@ -88,7 +90,6 @@ class PaperSettings(_Section):
 
 def load_preset(name: str) -> PaperSettings:
     """Settings of the preset `name`."""
-    if name not in PRESETS:
-        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {name!r}.")
+    check_one_of("preset", name, PRESETS)
     text = resources.files("thalweg.study").joinpath("presets", f"{name}.toml").read_text()
     return PaperSettings.model_validate(tomllib.loads(text))

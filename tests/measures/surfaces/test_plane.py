@@ -264,3 +264,13 @@ def test_the_pass_is_compiled_once_for_all_chunks(toys, monkeypatch) -> None:
 def test_bad_arguments_are_named(objective: Objective, arguments, message) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         plane_slice(objective, seed=0, **arguments)
+
+
+def test_a_single_batch_is_enough_where_no_spread_is_asked_for(toys) -> None:
+    data = toys.images()
+    one = Objective(toys.convnet(), data, batch_norm="batch", batch_size=len(data[0]))
+    found = plane_slice(one, num_points=3, agreement=False, seed=0)
+    assert found.value == pytest.approx(float(one.value()), rel=1e-12)
+    assert not found.loss_standard_errors.any()
+    with pytest.raises(ValueError, match="at least two independent units"):
+        plane_slice(one, num_points=3, agreement=False, population=True, seed=0)

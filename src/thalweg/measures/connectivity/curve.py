@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_one_of
 from thalweg.measures.connectivity.path import between
 
 Kind = Literal["bezier", "polygon"]
@@ -100,5 +101,4 @@ def _bernstein(degree: int, t: float) -> list[float]:
 
 def check_kind(kind: str) -> None:
     """Raise unless it is a known one."""
-    if kind not in get_args(Kind):
-        raise ValueError(f"`kind` must be one of {', '.join(get_args(Kind))}, got {kind!r}.")
+    check_one_of("kind", kind, get_args(Kind))

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from thalweg.core.arguments import check_count, check_flag
+from thalweg.core.arguments import check_count, check_flag, check_one_of
 from thalweg.core.errors import NonFiniteLossError, ThalwegError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import STEPS, Progress, part_of
@@ -174,8 +174,7 @@ def align_permutation(
     Permutation Invariance in Linear Mode Connectivity of Neural Networks, ICLR.
     """
     check_comparable(a, b)
-    if method not in get_args(Method):
-        raise ValueError(f"`method` must be one of {', '.join(get_args(Method))}, got {method!r}.")
+    check_one_of("method", method, get_args(Method))
     check_count("num_restarts", num_restarts)
     check_flag("partial", partial)
     check_count("num_checked", num_checked)

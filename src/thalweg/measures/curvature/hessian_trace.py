@@ -118,7 +118,8 @@ def hessian_trace(
     objective
         Mean loss over N examples at one point. In ``"recalibrated"`` mode the statistics are held constant.
     rtol
-        Target standard error of the probes over the value, in (0, 1).
+        Target standard error of the probes over the value, in (0, 1): half of a 95 % interval is about twice
+        that.
     of
         The matrix: ``"hessian"``, ``"ggn"`` or another of `thalweg.operators.registry`.
     params

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from thalweg.core.arguments import check_positive
+from thalweg.core.arguments import check_one_of, check_positive
 from thalweg.core.rng import normal
 from thalweg.measures.sharpness.scaling import Scaling, check_scaling, relative_scale
 from thalweg.objective.objective import Objective
@@ -49,8 +49,7 @@ class Ball:
             For an unknown name, a radius that is not positive and finite, or nothing left to move.
         """
         check_positive("radius", radius, "0.05 is customary")
-        if norm not in get_args(Norm):
-            raise ValueError(f"`norm` must be one of {', '.join(get_args(Norm))}, got {norm!r}.")
+        check_one_of("norm", norm, get_args(Norm))
         return cls(norm, radius, scale_vector(objective, scaling))
 
     def dual_norm(self, gradient: Tensor) -> float:

@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_one_of
 from thalweg.core.param_space import ParamSpace
 from thalweg.linalg.congruence import Columns, Diagonal, LinearMap, Projection
 from thalweg.measures.sharpness.scaling import Scaling, at_rest, check_scaling, relative_scale
@@ -47,8 +48,7 @@ class Coordinates(NamedTuple):
 def check_coordinates(scaling: str, norms: str, objective: Objective) -> None:
     """Refuse names that are none, and folding where there is nothing constant to fold."""
     check_scaling(scaling)
-    if norms not in get_args(Norms):
-        raise ValueError(f"`norms` must be one of {', '.join(get_args(Norms))}, got {norms!r}.")
+    check_one_of("norms", norms, get_args(Norms))
     if norms == "folded" and objective.batch_norm == "batch" and objective.has_batch_norm:
         raise ValueError(
             "`norms='folded'` needs constant statistics, which batch_norm='batch' has not: each batch would "

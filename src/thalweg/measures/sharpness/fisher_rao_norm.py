@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from thalweg.core.arguments import check_one_of
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress, Work
 from thalweg.objective.check_objective import check_objective
@@ -78,8 +79,7 @@ def fisher_rao_norm(
     AISTATS: definition 2, whose root the norm is.
     """
     check_objective("objective", objective)
-    if of not in INFORMATIONS:
-        raise ValueError(f"`of` must be one of {', '.join(INFORMATIONS)}, got {of!r}.")
+    check_one_of("of", of, INFORMATIONS)
     # Nothing is drawn for either matrix: the seed is for others of the registry.
     operator = operator_named(of, objective.frozen().without_decay(), seed=0)
     check = operator.check

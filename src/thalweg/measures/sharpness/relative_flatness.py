@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from thalweg.core.arguments import check_count, check_flag, check_fraction
+from thalweg.core.arguments import check_count, check_flag, check_fraction, check_one_of
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement
 from thalweg.core.progress import Progress, Work
@@ -133,8 +133,7 @@ def relative_flatness(
     definition 3; the eigenvalues as in the code they published with it.
     """
     check_objective("objective", objective)
-    if variant not in get_args(Variant):
-        raise ValueError(f"`variant` must be one of {', '.join(get_args(Variant))}, got {variant!r}.")
+    check_one_of("variant", variant, get_args(Variant))
     check_flag("normalize_features", normalize_features)
     check_fraction("rtol", rtol, "0.05 asks for 5 %")
     check_count("max_matvecs", max_matvecs)

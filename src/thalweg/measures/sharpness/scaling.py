@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from thalweg.core.arguments import check_one_of
 from thalweg.core.param_space import ParamSpace
 
 Scaling = Literal["none", "element", "filter"]
@@ -14,8 +15,7 @@ Scaling = Literal["none", "element", "filter"]
 
 def check_scaling(scaling: str) -> None:
     """Refuse a name that is none."""
-    if scaling not in get_args(Scaling):
-        raise ValueError(f"`scaling` must be one of {', '.join(get_args(Scaling))}, got {scaling!r}.")
+    check_one_of("scaling", scaling, get_args(Scaling))
 
 
 def relative_scale(space: ParamSpace, params: Tensor, scaling: Scaling) -> Tensor:
