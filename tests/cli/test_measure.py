@@ -7,6 +7,7 @@ import io
 import json
 import re
 import subprocess
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,9 +104,11 @@ def thalweg(folder: Path, *arguments: str) -> SimpleNamespace:
         contextlib.chdir(folder),
         mock.patch.object(sys, "argv", ["thalweg", *arguments]),
         mock.patch.object(sys, "path", [*sys.path]),
+        mock.patch.dict(os.environ),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
+        os.environ.pop("COLUMNS", None)  # tests in parallel have it
         try:
             run()
         except SystemExit as stop:

@@ -127,7 +127,9 @@ def audit(
 
 def _print(result: InvarianceAudit) -> None:
     out = output()
-    table = Table("measure", "value", *result.transformations, box=box.SIMPLE)
+    table = Table(box=box.SIMPLE)
+    for name in ("measure", "value", *result.transformations):
+        table.add_column(name, overflow="fold")
     for row in audit_rows(result):
         value = format_number(row.before) if not math.isnan(row.before) else SIGNS[FAILED]
         table.add_row(row.member, value, *row.cells)
