@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path

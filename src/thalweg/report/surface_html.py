@@ -98,8 +98,8 @@ def _plane(result: Any) -> Figure:
     log = low > 0 and high > LOG_RATIO * low
     # The axis is logarithmic, but colours are not by themselves.
     colours = np.log10(losses) if log else losses
-    ticks = np.linspace(np.nanmin(colours), np.nanmax(colours), 6)
-    words = [f"{10**t if log else t:.3g}" for t in ticks]
+    ticks = _ticks(low, high) if log else np.linspace(low, high, 6)
+    words = [f"{t:.3g}" for t in ticks]
     errors = numbers(result.loss_standard_errors)
     figure = go.Figure(
         go.Surface(
@@ -109,7 +109,12 @@ def _plane(result: Any) -> Figure:
             surfacecolor=colours.T,
             customdata=np.stack([errors.T, numbers(result.accuracies).T], axis=-1),
             colorscale=COLOURS["loss"],
-            colorbar={"title": LABELS["loss"], "tickvals": ticks, "ticktext": words, "len": 0.7},
+            colorbar={
+                "title": LABELS["loss"],
+                "tickvals": np.log10(ticks) if log else ticks,
+                "ticktext": words,
+                "len": 0.7,
+            },
             hovertemplate="step %{x:.3g}, %{y:.3g}<br>loss %{z:.5g}, s.e. %{customdata[0]:.2g}<br>"
             "accuracy %{customdata[1]:.4g}<extra></extra>",
         )
@@ -133,10 +138,21 @@ def _plane(result: Any) -> Figure:
     figure.update_scenes(
         xaxis_title=axis_label(result, 0, "<br>"),
         yaxis_title=axis_label(result, 1, "<br>"),
-        zaxis={"title": LABELS["loss"], "type": "log" if log else "linear"},
+        # By itself a logarithmic axis shows single digits between the powers of ten.
+        zaxis={"title": LABELS["loss"]}
+        | ({"type": "log", "tickvals": ticks, "ticktext": words} if log else {"type": "linear"}),
         aspectmode="cube",
     )
     return figure
+
+
+def _ticks(low: float, high: float) -> np.ndarray:
+    """Round numbers between two of another order of magnitude."""
+    from matplotlib.ticker import LogLocator
+
+    subs = (1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)
+    found = np.asarray(LogLocator(subs=subs, numticks=12).tick_values(low, high))
+    return found[(low <= found) & (found <= high)]
 
 
 def _volume(result: Any) -> Figure:

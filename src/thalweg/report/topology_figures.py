@@ -126,7 +126,7 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
     low, high = float(births[:count].min()), float(max([*ends, births[:count].max()]))
     scale_loss_axis(axes, births[:count], ends)
     is_log = axes.get_yscale() == "log"
-    top = high * (high / low) ** 0.08 if is_log else high + 0.08 * ((high - low) or 1.0)
+    top = high * (high / low) ** 0.08 if is_log else high + 0.08 * ((high - low) or abs(high) or 1.0)
     points = numbers(tree.minimum_points)
     points = np.where(np.abs(points) > 1e-9 * np.abs(points).max(), points, 0.0)  # nought, but for rounding
     places = _places(parents[:count], deaths[:count])
@@ -154,6 +154,9 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
         axes.plot([places[i]], [births[i]], "o", color=colour, markerfacecolor=fill, markersize=5)
         if significant[i] or count <= 6:
             names.append((places[i], ", ".join(f"{x:.2g}" for x in points[i])))
+    if not is_log:
+        axes.autoscale(axis="y")
+        axes.set_ylim(bottom=0 if low >= 0 else None)
     axes.plot([], [], "o-", color=BLUE, label="significant")
     if not significant[:count].all():
         axes.plot(
