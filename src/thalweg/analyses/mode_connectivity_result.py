@@ -240,6 +240,10 @@ class ModeConnectivity(Measurement):
             found.append(
                 f"The plane goes through {'; '.join(self.plane_names)}. That it parts them proves nothing."
             )
+        if self.curve is not None:
+            found.append(
+                "The curve was trained on the very examples it is measured on: on others its loss is higher."
+            )
         off = float(self.curve_residuals.max()) if len(self.curve_residuals) else 0.0
         if off > 1e-3 * float(self.distances[0]):
             found.append(
