@@ -154,7 +154,8 @@ def _curve(result: Any) -> Figure:
     draw.scale_loss_axis(axes[0, 0], result.losses)
     bends = f"{result.num_bends} bend{'s' if result.num_bends > 1 else ''}"
     axes[0, 0].set_title(f"Loss ({result.kind}, {bends})")
-    axes[0, 1].set_title(f"Accuracy (length {result.arc_length / result.distance:.3g} × straight)")
+    times = f"{result.arc_length / result.distance:.3g} × straight" if result.distance else "0"
+    axes[0, 1].set_title(f"Accuracy (length {times})")
     if was_trained:
         paths.draw_curve_training(axes[0, 2], result, draw.BLUE)
         axes[0, 2].set_title("Training of the curve")
