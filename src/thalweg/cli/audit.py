@@ -116,13 +116,14 @@ def audit(
         result = invariance_audit(
             objective, members=chosen, strength=strength, resolution=resolution, seed=seed, progress=progress
         )
+    # The file first: who reads the text may stop reading it, and the program with it.
+    if plot:
+        plot_result(result, plot)
+        errors.print(f"figure: {plot}", markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     else:
         _print(result)
-    if plot:
-        plot_result(result, plot)
-        errors.print(f"figure: {plot}", markup=False, soft_wrap=True)
 
 
 def _print(result: InvarianceAudit) -> None:

@@ -177,13 +177,14 @@ def measure(
     objectives = networks(checkpoints or [None])
     with progress_bar(name) as progress:
         result = function(*objectives, **arguments, progress=progress)
+    # Files first: who reads the text may stop reading it, and the program with it.
+    if plot:
+        plot_result(result, plot)
+        errors.print(f"figure: {plot}", markup=False, soft_wrap=True)
     if isinstance(result, ModeConnectivity) and not as_json:
         print_connectivity(result)
     else:
         print(json.dumps(_json(result), allow_nan=False) if as_json else _text(result))
-    if plot:
-        plot_result(result, plot)
-        errors.print(f"figure: {plot}", markup=False, soft_wrap=True)
 
 
 def _measure_named(name: str) -> Any:
@@ -206,7 +207,8 @@ def _arguments(function: Any, name: str, settings: list[str], seed: int) -> dict
 
 def _text(result: Measurement) -> str:
     low, high = result.interval(0.95)
-    lines = [repr(result), f"interval at 95 % or more: {at_least(low)} to {at_most(high)}"]
+    ends = "exact" if low == high else f"{at_least(low)} to {at_most(high)}"
+    lines = [repr(result), f"interval at 95 % or more: {ends}"]
     fields = [key for key in result.to_dict() if key not in ("measure", "value", "error", "provenance")]
     entries = {key: getattr(result, key, None) for key in fields} | _derived(result)
     table = _table(result)
@@ -261,7 +263,9 @@ def _rows(table: dict[str, list[str]]) -> list[str]:
 def _derived(result: Measurement) -> dict[str, Any]:
     """Numbers that the result computes from what it holds, by name: single ones, and one for each part."""
     names = [k for c in type(result).__mro__ for k, p in vars(c).items() if isinstance(p, property)]
-    found = {name: getattr(result, name) for name in dict.fromkeys(names) if name != "num_top"}
+    found = {
+        name: getattr(result, name) for name in dict.fromkeys(names) if name[0] != "_" and name != "num_top"
+    }
     kinds = (float, int, Estimate, Tensor)
     return {k: v for k, v in found.items() if isinstance(v, kinds) and not isinstance(v, bool)}
 
