@@ -241,6 +241,11 @@ def test_a_line_without_a_finite_loss_costs_no_other(found, monkeypatch) -> None
     assert result.failures == {}
 
 
+def test_steps_must_be_several() -> None:
+    with pytest.raises(TypeError, match="`branch_steps` must be a list of steps, got 0"):
+        instability(build, TRAIN, TEST, CONFIG, 0, seed=0)  # type: ignore[arg-type]
+
+
 def test_without_batch_norm_there_is_one_mode_and_training_data_will_do() -> None:
     result = instability(
         lambda: build(batch_norm=False),

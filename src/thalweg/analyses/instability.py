@@ -192,6 +192,8 @@ def instability(
     examples = read_examples(train_data)[0]
     measured_on = examples if split == "train" else read_examples(test_data)[0]
     num_steps = config.epochs * -(-examples.num_examples // config.batch_size)
+    if not isinstance(branch_steps, Sequence):
+        raise TypeError(f"`branch_steps` must be a list of steps, got {branch_steps!r}.")
     check_steps("branch_steps", branch_steps, num_steps)
     steps = tuple(sorted({int(step) for step in branch_steps}))
     if not steps or len(steps) < len(branch_steps):

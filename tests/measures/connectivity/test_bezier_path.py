@@ -373,9 +373,7 @@ def test_training_that_ended_above_where_it_began_is_said(rings) -> None:
 
 def test_an_end_that_is_broken_is_told_before_training(rings) -> None:
     a, b = rings()
-    with pytest.raises(
-        NonFiniteLossError, match="the loss of `b` itself is not finite: it is no end"
-    ):
+    with pytest.raises(NonFiniteLossError, match="the loss of `b` itself is not finite: it is no end"):
         bezier_path(a, b.at(torch.full_like(b.params, math.nan)), num_steps=10, seed=0)
 
 
