@@ -307,7 +307,8 @@ def _entries(kinds: Any, num_directions: int | None) -> list[Any]:
         raise ValueError("`directions` must hold at least one direction, got none.")
     if num_directions not in (None, len(kinds)):
         raise ValueError(
-            f"`num_directions` goes with a single kind; `directions` holds {len(kinds)}, got {num_directions!r}."
+            f"`num_directions` goes with a single kind; `directions` holds {len(kinds)}, got "
+            f"{num_directions!r}."
         )
     return list(kinds)
 
