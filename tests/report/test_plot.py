@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -94,6 +95,18 @@ def test_curves_of_training_go_with_their_own_epochs(results):
             assert curve[:, 1].tolist() == getattr(history, f"{split}_{quantity}").tolist()
     assert loss_axes.get_yscale() == "log", "2.31 to 0.17 is more than a decade"
     assert accuracy_axes.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize("kind", ["line_slice", "linear_path"])
+def test_without_classes_there_is_no_accuracy_and_the_loss_has_its_name(results, kind):
+    result = results[kind]
+    changes = {"accuracies": torch.full_like(result.accuracies, torch.nan)}
+    if kind == "line_slice":
+        changes["accuracies_by_direction"] = torch.full_like(result.accuracies_by_direction, torch.nan)
+    described = {**result.provenance["objective"], "loss": "mse"}
+    result = dataclasses.replace(result, **changes, provenance={"objective": described})
+    (axes,) = plot(result).axes
+    assert axes.get_ylabel() == "loss (mean squared error)"
 
 
 def test_points_that_are_not_finite_leave_gaps(study, tmp_path):

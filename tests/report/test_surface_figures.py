@@ -239,6 +239,17 @@ def test_a_page_to_turn_shows_the_trajectory_and_the_networks(measure, tmp_path)
     assert "the larger the farther off they lie" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
+def test_a_page_to_turn_calls_the_loss_by_its_name(plane):
+    pytest.importorskip("plotly")
+    nowhere = torch.full_like(plane.accuracies, torch.nan)
+    result = changed(plane, accuracies=nowhere, provenance={"objective": {"loss": "mse"}})
+    figure = surface_html.figure_of(result)
+    surface = figure.data[0]
+    assert surface.colorbar.title.text == figure.layout.scene.zaxis.title.text == "loss (mean squared error)"
+    assert "accuracy" not in surface.hovertemplate
+    assert "accuracy" in surface_html.figure_of(plane).data[0].hovertemplate
+
+
 def test_arrays_are_exported_for_numpy(plane, tmp_path):
     tw.export_arrays(plane, tmp_path / "plane.npz")
     with np.load(tmp_path / "plane.npz", allow_pickle=False) as file:

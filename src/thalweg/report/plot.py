@@ -123,8 +123,9 @@ def _history(result: Any) -> Figure:
 
 
 def _slice(result: Any) -> Figure:
-    figure, axes = draw.new_figure(1, 2, width=7.2, height=3)
-    for ax, quantity in zip(axes.flat, ("loss", "accuracy"), strict=True):
+    quantities = draw.quantities_of(result)
+    figure, axes = draw.new_figure(1, len(quantities), width=7.2 if len(quantities) > 1 else 4.6, height=3)
+    for ax, quantity in zip(axes.flat, quantities, strict=True):
         draw.draw_slice(ax, result, quantity, draw.BLUE)
         ax.set_xlabel(surfaces.line_label(result))
         ax.set_title(quantity.capitalize())
@@ -137,8 +138,9 @@ def _slice(result: Any) -> Figure:
 
 
 def _path(result: Any) -> Figure:
-    figure, axes = draw.new_figure(1, 2, width=7.2, height=3)
-    for ax, quantity in zip(axes.flat, ("loss", "accuracy"), strict=True):
+    quantities = draw.quantities_of(result)
+    figure, axes = draw.new_figure(1, len(quantities), width=7.2 if len(quantities) > 1 else 4.6, height=3)
+    for ax, quantity in zip(axes.flat, quantities, strict=True):
         draw.draw_path(ax, result, quantity, draw.BLUE)
         ax.set_title(quantity.capitalize())
     draw.scale_loss_axis(axes[0, 0], result.losses)
@@ -146,19 +148,23 @@ def _path(result: Any) -> Figure:
 
 
 def _curve(result: Any) -> Figure:
-    was_trained = len(result.training_losses) > 0
-    figure, axes = draw.new_figure(1, 2 + was_trained, width=10.4 if was_trained else 7.2, height=3)
-    for ax, quantity in zip(axes.flat, ("loss", "accuracy"), strict=False):
+    was_trained, quantities = len(result.training_losses) > 0, draw.quantities_of(result)
+    columns = len(quantities) + was_trained
+    figure, axes = draw.new_figure(1, columns, width=3.5 * columns, height=3)
+    for ax, quantity in zip(axes.flat, quantities, strict=False):
         draw.draw_path(ax, result, quantity, draw.BLUE)
         ax.set_xlabel("position t on the curve")
     draw.scale_loss_axis(axes[0, 0], result.losses)
     bends = f"{result.num_bends} bend{'s' if result.num_bends > 1 else ''}"
-    axes[0, 0].set_title(f"Loss ({result.kind}, {bends})")
     times = f"{result.arc_length / result.distance:.3g} × straight" if result.distance else "0"
-    axes[0, 1].set_title(f"Accuracy (length {times})")
+    facts = {"loss": f"{result.kind}, {bends}", "accuracy": f"length {times}"}
+    for ax, quantity in zip(axes.flat, quantities, strict=False):
+        ax.set_title(f"{quantity.capitalize()} ({facts[quantity]})")
+    if len(quantities) == 1:
+        axes[0, 0].set_title(f"Loss ({result.kind}, {bends},\nlength {times})")
     if was_trained:
-        paths.draw_curve_training(axes[0, 2], result, draw.BLUE)
-        axes[0, 2].set_title("Training of the curve")
+        paths.draw_curve_training(axes[0, -1], result, draw.BLUE)
+        axes[0, -1].set_title("Training of the curve")
     return figure
 
 
@@ -186,7 +192,8 @@ def _spread(result: Any) -> Figure:
     ax = axes[0, 0]
     draw.draw_samples(ax, result.samples, 0.0, draw.BLUE)
     ax.axvline(result.value, color=draw.INK, linewidth=0.9, linestyle=":", label=f"mean {result.value:.4g}")
-    ax.set_xlabel(f"rise in loss within {result.radius:g} (nats), one dot a batch of {result.batch_size}")
+    unit = draw.unit_of_loss(result)
+    ax.set_xlabel(f"rise in loss within {result.radius:g}{unit}, one dot a batch of {result.batch_size}")
     ax.set_yticks([])
     ax.set_ylim(-0.6, 0.6)
     ax.legend()

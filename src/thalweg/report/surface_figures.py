@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thalweg.core.rounding import at_most
-from thalweg.report.figures import FAINT, GREY, INK, LABELS, LOG_RATIO, VERMILLION, new_figure, numbers
+from thalweg.report.figures import (
+    FAINT,
+    GREY,
+    INK,
+    LOG_RATIO,
+    VERMILLION,
+    new_figure,
+    numbers,
+    quantities_of,
+    quantity_label,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,15 +40,14 @@ UNITS = {"filter": "each filter's own norm", "layer": "each layer's own norm", "
 
 def plane_figure(result: Any) -> Figure:
     """Contours of loss and, where there are classes, of accuracy."""
-    has_classes = bool(np.isfinite(numbers(result.accuracies)).any())
-    quantities = ("loss", "accuracy") if has_classes else ("loss",)
+    quantities = quantities_of(result)
     figure, axes = new_figure(1, len(quantities), width=4.3 * len(quantities), height=3.7)
     x, y = numbers(result.alphas), numbers(result.betas)
     for ax, quantity in zip(axes.flat, quantities, strict=True):
         heights = numbers(result.losses if quantity == "loss" else result.accuracies)
         drawn = draw_contours(ax, x, y, heights, quantity)
         if drawn is not None:
-            colour_bar(figure, ax, drawn, LABELS[quantity])
+            colour_bar(figure, ax, drawn, quantity_label(result, quantity))
         draw_evaluated(ax, x, y, numbers(result.evaluated).astype(bool))
         if result.trajectory is not None:
             draw_trajectory(ax, *seen_from(result, 0, 1))
@@ -67,7 +76,7 @@ def volume_figure(result: Any) -> Figure:
         name_axes(ax, result, i, j)
         ax.set_title(f"Directions {i} and {j}")
     if drawn is not None:
-        colour_bar(figure, axes[0, -1], drawn, LABELS["loss"])
+        colour_bar(figure, axes[0, -1], drawn, quantity_label(result, "loss"))
     return figure
 
 

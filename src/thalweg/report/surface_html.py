@@ -9,7 +9,7 @@ import numpy as np
 from scipy.interpolate import interpn
 
 from thalweg.core.atomic import replacing
-from thalweg.report.figures import INK, LABELS, LOG_RATIO, PURPLE, VERMILLION, numbers
+from thalweg.report.figures import INK, LOG_RATIO, PURPLE, VERMILLION, numbers, quantities_of, quantity_label
 from thalweg.report.surface_figures import COLOURS, axis_label, leads_to_network
 
 if TYPE_CHECKING:
@@ -110,13 +110,14 @@ def _plane(result: Any) -> Figure:
             customdata=np.stack([errors.T, numbers(result.accuracies).T], axis=-1),
             colorscale=COLOURS["loss"],
             colorbar={
-                "title": LABELS["loss"],
+                "title": quantity_label(result, "loss"),
                 "tickvals": np.log10(ticks) if log else ticks,
                 "ticktext": words,
                 "len": 0.7,
             },
             hovertemplate="step %{x:.3g}, %{y:.3g}<br>loss %{z:.5g}, s.e. %{customdata[0]:.2g}<br>"
-            "accuracy %{customdata[1]:.4g}<extra></extra>",
+            + ("accuracy %{customdata[1]:.4g}" if "accuracy" in quantities_of(result) else "")
+            + "<extra></extra>",
         )
     )
 
@@ -139,7 +140,7 @@ def _plane(result: Any) -> Figure:
         xaxis_title=axis_label(result, 0, "<br>"),
         yaxis_title=axis_label(result, 1, "<br>"),
         # By itself a logarithmic axis shows single digits between the powers of ten.
-        zaxis={"title": LABELS["loss"]}
+        zaxis={"title": quantity_label(result, "loss")}
         | ({"type": "log", "tickvals": ticks, "ticktext": words} if log else {"type": "linear"}),
         aspectmode="cube",
     )
@@ -170,7 +171,7 @@ def _volume(result: Any) -> Figure:
             opacity=0.35,
             caps={"x_show": False, "y_show": False, "z_show": False},
             colorscale=COLOURS["loss"],
-            colorbar={"title": LABELS["loss"], "len": 0.7},
+            colorbar={"title": quantity_label(result, "loss"), "len": 0.7},
         )
     )
     names, places = _landmarks(result)
