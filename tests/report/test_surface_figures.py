@@ -83,6 +83,27 @@ def test_levels_are_in_ratios_where_the_loss_spans_decades():
     assert contour_levels(np.array([-1.0, 100.0]))[0] <= -1
 
 
+@pytest.mark.parametrize("accuracies", [[0.01, 0.5, 0.97], [0.93, 1.0], [0.0, 1.0], [0.2, 0.99]])
+def test_levels_of_accuracies_are_even_and_within_one(accuracies):
+    values = np.array(accuracies)
+    levels = contour_levels(values, "accuracy")
+    steps = np.diff(levels)
+    assert 0 <= levels[0] <= values.min()
+    assert values.max() <= levels[-1] <= 1
+    assert np.allclose(steps[:-1], steps[0])
+    assert len(levels) >= 5
+
+
+def test_a_plane_of_accuracies_over_a_decade_has_even_colours(plane):
+    accuracies = torch.linspace(0.02, 0.97, plane.losses.numel(), dtype=torch.float64).reshape(
+        plane.losses.shape
+    )
+    bar = plot(changed(plane, accuracies=accuracies)).axes[3]
+    ticks = bar.get_yticks()
+    assert np.allclose(np.diff(ticks)[:-1], ticks[1] - ticks[0]), "the last ends at 1"
+    assert max(bar.get_ylim()) <= 1
+
+
 def test_holes_are_hatched_and_flat_or_empty_surfaces_said_to_be(plane, tmp_path):
     losses = plane.losses.clone()
     losses[:5, :3] = torch.nan

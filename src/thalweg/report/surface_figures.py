@@ -96,7 +96,7 @@ def draw_contours(
         return None
     from matplotlib.colors import BoundaryNorm
 
-    levels = contour_levels(finite) if levels is None else levels
+    levels = contour_levels(finite, quantity) if levels is None else levels
     norm = BoundaryNorm(levels, 256)
     data = np.ma.masked_invalid(heights.T)
     filled = axes.contourf(x, y, data, levels=levels, cmap=COLOURS[quantity], norm=norm)
@@ -104,12 +104,18 @@ def draw_contours(
     return filled
 
 
-def contour_levels(values: np.ndarray) -> np.ndarray:
-    """Ascending levels that hold all finite values: even, or in equal ratios where they span a decade."""
+def contour_levels(values: np.ndarray, quantity: str = "loss") -> np.ndarray:
+    """Ascending levels that hold all finite values: even, or in equal ratios where losses span a decade.
+
+    Those of accuracies are even and stay within 0 and 1.
+    """
     from matplotlib.ticker import MaxNLocator
 
     finite = values[np.isfinite(values)]
     low, high = float(finite.min()), float(finite.max())
+    if quantity == "accuracy":
+        levels = MaxNLocator(NUM_LEVELS, min_n_ticks=5).tick_values(low, high)
+        return np.unique(np.round(np.clip(levels, 0, 1), 12))
     if low > 0 and high > LOG_RATIO * low:
         steps = _round_ratios(low, high)
         return np.unique(np.concatenate([steps[steps < low][-1:], steps[(steps >= low)]]))
