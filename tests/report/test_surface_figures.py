@@ -14,7 +14,7 @@ from tests.networks import images, residual
 import thalweg as tw
 from thalweg.report import surface_html
 from thalweg.report.plot import plot
-from thalweg.report.surface_figures import contour_levels, seen_from
+from thalweg.report.surface_figures import contour_levels, seen_from, ticks_apart
 from thalweg.solvers.projection import project
 
 
@@ -102,6 +102,29 @@ def test_a_plane_of_accuracies_over_a_decade_has_even_colours(plane):
     ticks = bar.get_yticks()
     assert np.allclose(np.diff(ticks)[:-1], ticks[1] - ticks[0]), "the last ends at 1"
     assert max(bar.get_ylim()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.5, 1.0, 1.5], ["0.5", "1", "1.5"]),
+        ([0.8861, 0.8862, 0.8863], ["0.8861", "0.8862", "0.8863"]),
+        ([1.0, 1.025, 1.05], ["1", "1.025", "1.05"]),
+        ([0.1, 1.25, 1e5], ["0.1", "1.25", "1e+05"]),
+        (1 + 1e-12 * np.arange(5), ["1"]),
+    ],
+)
+def test_numbers_beside_colours_have_the_digits_that_tell_them_apart(values, words):
+    ticks, found = ticks_apart(np.array(values))
+    assert found == words
+    assert len(ticks) == len(words)
+
+
+def test_a_nearly_flat_plane_has_no_number_twice_beside_its_colours(plane):
+    losses = 0.886 + 1e-5 * plane.losses
+    bar = plot(changed(plane, losses=losses)).axes[2]
+    words = [text.get_text() for text in bar.get_yticklabels()]
+    assert len(set(words)) == len(words) > 4
 
 
 def test_holes_are_hatched_and_flat_or_empty_surfaces_said_to_be(plane, tmp_path):

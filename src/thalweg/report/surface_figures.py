@@ -31,6 +31,9 @@ NUM_LEVELS = 14
 # Cosine from which the picture, whose axes are at right angles, says that the directions are not.
 OBLIQUE = 1e-3
 
+# Digits of a number beside a colour that have room.
+MOST_DIGITS = 9
+
 # Areas of a trajectory's markers, in square points: on the plane, and farthest off it.
 MARKER_AREAS = (9, 70)
 
@@ -124,14 +127,28 @@ def contour_levels(values: np.ndarray, quantity: str = "loss") -> np.ndarray:
 
 def colour_bar(figure: Figure, axes: Axes, drawn: ContourSet, label: str) -> None:
     """The scale of the contours, with every level that can be read."""
-    from matplotlib.ticker import FuncFormatter
-
-    levels = np.asarray(drawn.levels)
-    bar = figure.colorbar(drawn, ax=axes, ticks=levels[:: max(1, len(levels) // 8)], spacing="uniform")
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
+    ticks, words = ticks_apart(np.asarray(drawn.levels))
+    bar = figure.colorbar(drawn, ax=axes, ticks=ticks, spacing="uniform")
+    bar.ax.set_yticklabels(words)
     bar.ax.minorticks_off()
     bar.set_label(label)
     bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+
+
+def ticks_apart(values: np.ndarray, most: int = 14) -> tuple[np.ndarray, list[str]]:
+    """At most so many of ascending values, each with as many digits as tell it from its neighbours."""
+    ticks = values[:: max(1, -(-len(values) // most))]
+    while True:
+        words = [f"{v:.{MOST_DIGITS}g}" for v in ticks]
+        for digits in range(3, MOST_DIGITS):
+            shorter = [f"{v:.{digits}g}" for v in ticks]
+            wrong = np.abs(np.array(shorter, dtype=float) - ticks).max(initial=0.0)
+            if wrong <= 0.1 * np.diff(ticks).min(initial=np.inf):
+                words = shorter
+                break
+        if len(set(words)) == len(words):
+            return ticks, words
+        ticks = ticks[::2]  # rounding of the numbers themselves
 
 
 def draw_evaluated(axes: Axes, x: np.ndarray, y: np.ndarray, evaluated: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from scipy.interpolate import interpn
 
 from thalweg.core.atomic import replacing
 from thalweg.report.figures import INK, LOG_RATIO, PURPLE, VERMILLION, numbers, quantities_of, quantity_label
-from thalweg.report.surface_figures import COLOURS, axis_label, leads_to_network
+from thalweg.report.surface_figures import COLOURS, axis_label, leads_to_network, ticks_apart
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure  # type: ignore[import-not-found]
@@ -99,7 +99,7 @@ def _plane(result: Any) -> Figure:
     # The axis is logarithmic, but colours are not by themselves.
     colours = np.log10(losses) if log else losses
     ticks = _ticks(low, high) if log else np.linspace(low, high, 6)
-    words = [f"{t:.3g}" for t in ticks]
+    ticks, words = ticks_apart(ticks)
     errors = numbers(result.loss_standard_errors)
     figure = go.Figure(
         go.Surface(
