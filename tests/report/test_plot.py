@@ -113,7 +113,10 @@ def test_points_that_are_not_finite_leave_gaps(study, tmp_path):
     line = study.line("A1", "running")
     for values in (line.losses, line.losses_by_direction, line.accuracies_by_direction):
         values[..., 0] = torch.nan
-    plot(line, tmp_path / "gap.png")
+    figure = plot(line, tmp_path / "gap.png")
+    assert "1 of 21 points has no finite loss: the line has gaps there" in " ".join(
+        figure.get_suptitle().split()
+    )
     assert (tmp_path / "gap.png").stat().st_size > 0
 
 

@@ -133,6 +133,9 @@ def test_holes_are_hatched_and_flat_or_empty_surfaces_said_to_be(plane, tmp_path
     plot(changed(plane, losses=losses), tmp_path / "hole.svg")
     assert plot(changed(plane, losses=losses)).axes[0].patch.get_hatch() == "////"
     assert not plot(plane).axes[0].patch.get_hatch()
+    said = " ".join(plot(changed(plane, losses=losses)).get_suptitle().split())
+    assert "15 of 153 points have no finite loss: hatched around them" in said
+    assert "no finite loss" not in " ".join(plot(plane).get_suptitle().split())
     flat = plot(changed(plane, losses=torch.ones_like(losses)))
     assert [t.get_text() for t in flat.axes[0].texts] == ["1 everywhere"]
 
@@ -243,6 +246,17 @@ def test_only_surfaces_can_be_turned(tmp_path):
     line = tw.line_slice(tw.Objective(residual(0), images(21)), num_points=3, seed=0)
     with pytest.raises(ValueError, match=r"`path` may end in \.html for results of plane_slice"):
         plot(line, tmp_path / "line.html")
+
+
+def test_a_page_to_turn_says_where_it_has_holes(plane, tmp_path):
+    pytest.importorskip("plotly")
+    losses = plane.losses.clone()
+    losses[0, 0] = torch.inf
+    plot(changed(plane, losses=losses), tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "1 of 153 points has no finite loss: holes there" in text
+    with pytest.raises(ValueError, match=r"`path` may end in \.html where some loss is finite"):
+        plot(changed(plane, losses=torch.full_like(losses, torch.nan)), tmp_path / "b.html")
 
 
 @pytest.mark.parametrize("kind", ["plane", "volume"])

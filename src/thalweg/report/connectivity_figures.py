@@ -107,7 +107,10 @@ def draw_plane(axes: Axes, result: Any) -> None:
     finite = losses[np.isfinite(losses)]
     axes.grid(False)
     axes.set_aspect("equal")
-    if finite.min() < finite.max():
+    if finite.size < losses.size:
+        edge = to_distance(steps)[[0, 0, -1, -1], [0, -1, -1, 0]]
+        axes.fill(*edge.T, facecolor="white", edgecolor=draw.FAINT, hatch="////", linewidth=0)
+    if finite.size and finite.min() < finite.max():
         levels = contour_levels(finite)
         norm = BoundaryNorm(levels, 256)
         data = np.ma.masked_invalid(losses)

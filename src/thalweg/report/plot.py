@@ -65,7 +65,8 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
         )
     suffix = "" if path is None else Path(path).suffix.lower()
     if suffix == HTML:
-        lines = [line for entry in _caption(result) for line in textwrap.wrap(entry, PAGE_LETTERS)]
+        entries = _caption(result, "holes there")
+        lines = [line for entry in entries for line in textwrap.wrap(entry, PAGE_LETTERS)]
         write_surface_html(result, str(path), "<br>".join(lines))
     elif path is not None and suffix not in draw.FORMATS:
         raise ValueError(
@@ -87,11 +88,16 @@ def pictured() -> list[str]:
     return sorted(_DRAWERS)
 
 
-def _caption(result: Measurement) -> list[str]:
-    """What it is a picture of, and what else such a picture must say."""
+def _caption(result: Any, holes: str = "hatched around them") -> list[str]:
+    """What it is a picture of, and what else such a picture must say; `holes` is what they look like."""
     notes: list[str] = list(getattr(result, "notes", ()))
     if getattr(result, "trajectory", None) is not None:
         notes.append(surfaces.trajectory_key(result))
+    surface = result.plane if result.measure == "mode_connectivity" else result
+    if surface is not None and surface.measure in ("line_slice", "plane_slice", "volume_slice"):
+        shown = "the line has gaps there" if surface.measure == "line_slice" else holes
+        note = surfaces.holes_note(surface.losses, shown) if surface.losses is not None else ""
+        notes += [note] if note else []
     return [_subject(result), *notes]
 
 

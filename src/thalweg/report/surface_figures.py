@@ -107,6 +107,16 @@ def draw_contours(
     return filled
 
 
+def holes_note(losses: Any, shown: str = "hatched around them") -> str:
+    """How many points of a surface or a line have no finite loss, and how that is shown; nothing if none."""
+    values = numbers(losses)
+    missing = values.size - int(np.isfinite(values).sum())
+    if not missing:
+        return ""
+    have = "has" if missing == 1 else "have"
+    return f"{missing:,} of {values.size:,} points {have} no finite loss: {shown}"
+
+
 def contour_levels(values: np.ndarray, quantity: str = "loss") -> np.ndarray:
     """Ascending levels that hold all finite values: even, or in equal ratios where losses span a decade.
 
@@ -248,7 +258,8 @@ def name_axes(axes: Axes, result: Any, i: int, j: int) -> None:
 
     axes.set_xlabel(axis_label(result, i, "\n"))
     axes.set_ylabel(axis_label(result, j, "\n"))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    # Long numbers have room for few.
+    axes.xaxis.set_major_locator(MaxNLocator(5 if axes.get_xlim()[1] > 0.05 else 3))
 
 
 def axis_label(result: Any, direction: int, gap: str = " ") -> str:

@@ -40,7 +40,7 @@ def write_surface_html(result: Any, path: str | Path, caption: str) -> None:
     Raises
     ------
     ValueError
-        If the result is no surface over a plane or a volume.
+        If the result is no surface over a plane or a volume, or no loss of it is finite.
     ImportError
         If Plotly is missing, naming the extra.
     """
@@ -49,6 +49,8 @@ def write_surface_html(result: Any, path: str | Path, caption: str) -> None:
             f"`path` may end in .html for results of {', '.join(MEASURES)} only, got one of "
             f"{getattr(result, 'measure', type(result).__name__)}; use .png."
         )
+    if not np.isfinite(numbers(result.losses)).any():
+        raise ValueError("`path` may end in .html where some loss is finite, got none; use .png.")
     figure = figure_of(result)
     lines = caption.count("<br>") + 1
     figure.update_layout(
