@@ -19,6 +19,7 @@ from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
 from thalweg.report import surface_figures as surfaces
 from thalweg.report import topology_figures as topology
+from thalweg.report.line_figures import line_figure
 from thalweg.report.surface_html import HTML, write_surface_html
 
 if TYPE_CHECKING:
@@ -125,21 +126,6 @@ def _history(result: Any) -> Figure:
         ax.set_title(quantity.capitalize())
     draw.scale_loss_axis(axes[0, 0], result.train_loss, result.test_loss)
     axes[0, 0].legend()
-    return figure
-
-
-def _slice(result: Any) -> Figure:
-    quantities = draw.quantities_of(result)
-    figure, axes = draw.new_figure(1, len(quantities), width=7.2 if len(quantities) > 1 else 4.6, height=3)
-    for ax, quantity in zip(axes.flat, quantities, strict=True):
-        draw.draw_slice(ax, result, quantity, draw.BLUE)
-        ax.set_xlabel(surfaces.line_label(result))
-        ax.set_title(quantity.capitalize())
-        ax.locator_params(axis="x", nbins=6)
-        surfaces.note_errors(ax, result, quantity)
-    draw.scale_loss_axis(axes[0, 0], result.losses_by_direction)
-    if result.num_directions > 1:
-        axes[0, 0].legend(loc="upper center")
     return figure
 
 
@@ -263,7 +249,7 @@ def _single(drawer: Callable[..., None]) -> Callable[[Any], Figure]:
 
 _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "train": _history,
-    "line_slice": _slice,
+    "line_slice": line_figure,
     "plane_slice": surfaces.plane_figure,
     "volume_slice": surfaces.volume_figure,
     "linear_path": _path,

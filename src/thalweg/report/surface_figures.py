@@ -277,22 +277,12 @@ def axis_label(result: Any, direction: int, gap: str = " ") -> str:
     return f"step {'' if name.startswith('to ') else 'along '}{name}{gap}({meaning}){slant}"
 
 
-def line_label(result: Any) -> str:
-    """The directions of a line slice, and what one unit along them is."""
-    if result.num_directions == 1:
-        return axis_label(result, 0, "\n")
-    names = [name for name in result.direction_names if not name.startswith("random")]
-    along = ", ".join(names if len(names) == result.num_directions else ["random directions", *names])
-    unit = UNITS.get(result.normalisation, "each direction's own length") if not names else "its own length"
-    return f"step along {along}\n(1 = {unit})"
-
-
-def note_errors(axes: Axes, result: Any, quantity: str) -> None:
-    """Say the largest standard error, if there is any."""
+def note_errors(axes: Axes, result: Any, quantity: str, of: str = "") -> None:
+    """Say the largest standard error, if there is any, and of what if not of all that is drawn."""
     errors = result.loss_standard_errors if quantity == "loss" else result.accuracy_standard_errors
     largest = 0.0 if errors is None else np.nanmax(numbers(errors), initial=0.0)
     if largest:
-        text = f"s.e. at most {largest:.2g}"
+        text = f"s.e.{of} at most {largest:.2g}"
         axes.set_title(text, loc="right", fontsize=7.5, weight="normal", color=GREY)
 
 
