@@ -60,7 +60,7 @@ def draw_directions(axes: Axes, result: Any, quantity: str) -> None:
     )
     lengths = draw.numbers(result.direction_norms)
     for j, name in enumerate(shortened(result.direction_names, MOST_LETTERS)):
-        style = {
+        style: dict[str, Any] = {
             "color": COLOURS[j % len(COLOURS)],
             # As many dashes again, once the colours are used up.
             "linestyle": DASHES[(j + j // len(COLOURS)) % len(DASHES)],
