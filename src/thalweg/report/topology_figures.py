@@ -18,6 +18,7 @@ from thalweg.report.figures import (
     new_figure,
     numbers,
     scale_loss_axis,
+    unit_of_loss,
 )
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def draw_persistence_diagram(axes: Axes, result: Any) -> None:
         axes.xaxis.set_minor_formatter(axes.yaxis.get_minor_formatter())
     axes.set_xlim(start, end)
     axes.set_ylim(start, end)
-    axes.set_xlabel(f"birth: loss at a minimum, or where a loop closes{_unit(result)}")
-    axes.set_ylabel(f"death on the slice{_unit(result)}:\nan upper bound in the full space")
+    axes.set_xlabel(f"birth: loss at a minimum, or where a loop closes{unit_of_loss(result)}")
+    axes.set_ylabel(f"death on the slice{unit_of_loss(result)}:\nan upper bound in the full space")
     axes.legend(loc="lower right")
 
 
@@ -168,7 +169,7 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
     axes.set_xlim(-0.6, count - 0.4)
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("minimum, at these coordinates")
-    axes.set_ylabel(f"loss{_unit(result)}; each saddle an upper bound")
+    axes.set_ylabel(f"loss{unit_of_loss(result)}; each saddle an upper bound")
     axes.legend(loc="best")
 
 
@@ -190,8 +191,3 @@ def _places(parents: list[int], deaths: np.ndarray) -> list[int]:
         if parent < 0:
             place(i)
     return np.argsort(order).tolist()
-
-
-def _unit(result: Any) -> str:
-    is_entropy = result.provenance.get("objective", {}).get("loss") == "cross_entropy"
-    return " (nats)" if is_entropy else ""
