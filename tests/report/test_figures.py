@@ -89,3 +89,12 @@ def test_a_loss_is_called_by_its_name(loss, label, unit):
     assert draw.quantity_label(result, "loss") == label
     assert draw.unit_of_loss(result) == unit
     assert draw.quantity_label(result, "accuracy") == "accuracy (share correct)"
+
+
+def test_a_high_flat_curve_has_room_above(axes) -> None:
+    losses = torch.tensor([1.0, 1.05, 1.02])
+    axes.plot(losses)
+    draw.scale_loss_axis(axes, losses)
+    bottom, top = axes.get_ylim()
+    assert bottom == 0
+    assert top >= 1.05 * 1.05

@@ -130,6 +130,10 @@ def numbers(x: Any) -> np.ndarray:
     return torch.as_tensor(x).detach().cpu().double().numpy()
 
 
+# What an axis from nought leaves above the highest.
+HEADROOM = 1.06
+
+
 def scale_loss_axis(axes: Axes, *losses: Any) -> None:
     """Logarithmic where positive losses span more than a decade, else linear from zero."""
     flat = np.concatenate([numbers(loss).reshape(-1) for loss in losses])
@@ -142,7 +146,9 @@ def scale_loss_axis(axes: Axes, *losses: Any) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif flat.size and flat.min() >= 0:
-        axes.set_ylim(bottom=0)
+        # A margin of the data's range alone would leave a high, flat curve at the very top.
+        highest = max(float(flat.max()), float(axes.dataLim.y1))
+        axes.set_ylim(bottom=0, top=HEADROOM * highest if 0 < highest < np.inf else None)
 
 
 def draw_history(axes: Axes, history: Any, quantity: str, colour: str, name: str = "") -> None:

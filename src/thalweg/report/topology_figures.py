@@ -11,6 +11,7 @@ from thalweg.report.figures import (
     BLUE,
     FAINT,
     GREY,
+    HEADROOM,
     INK,
     LOG_RATIO,
     PURPLE,
@@ -157,7 +158,8 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
             names.append((places[i], ", ".join(f"{x:.2g}" for x in points[i])))
     if not is_log:
         axes.autoscale(axis="y")
-        axes.set_ylim(bottom=0 if low >= 0 else None)
+        if low >= 0 and top > 0:
+            axes.set_ylim(0, HEADROOM * top)
     axes.plot([], [], "o-", color=BLUE, label="significant")
     if not significant[:count].all():
         axes.plot(
