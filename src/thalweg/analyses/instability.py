@@ -245,7 +245,7 @@ def instability(
                     pairs[0][1].params.cpu().double() - pairs[0][0].params.cpu().double()
                 )
                 lines[i].append([])
-                for mode, (a, b) in zip(wanted, pairs, strict=False):
+                for mode, (a, b) in zip(wanted, pairs, strict=True):
                     line = None
                     try:
                         line = linear_path(a, b, num_points=num_points, progress=next_part())

@@ -38,6 +38,7 @@ from thalweg.cli.slice_options import Directions, SlicePlot, StoreFolder, Trajec
 from thalweg.core.arguments import check_one_of
 from thalweg.core.measurement import Measurement, jsonable
 from thalweg.core.rounding import at_least, at_most
+from thalweg.core.text_table import in_columns
 from thalweg.linalg.estimate import Estimate
 from thalweg.measures import MEASURES as SINGLE_MEASURES
 from thalweg.measures.curvature.spectral_density import SpectralDensity
@@ -224,7 +225,8 @@ def _text(result: Measurement) -> str:
         elif isinstance(entry, int | str | Estimate):
             lines.append(f"{key}: {entry}")
     lines += [f"log_det, damping {damping:g}: {estimate}" for damping, estimate in _log_dets(result)]
-    return "\n".join([*lines, *_rows(table)])
+    columns = [[key, *column] for key, column in table.items()]
+    return "\n".join([*lines, *([in_columns([*zip(*columns, strict=True)])] if columns else [])])
 
 
 def _table(result: Measurement) -> dict[str, list[str]]:
@@ -250,14 +252,6 @@ def _number(key: str, x: float) -> str:
     if key.endswith(LOWER_BOUNDS):
         return at_least(x)
     return at_most(x) if key.endswith(UPPER_BOUNDS) else f"{x:.6g}"
-
-
-def _rows(table: dict[str, list[str]]) -> list[str]:
-    """A table in lines."""
-    columns = [[key, *column] for key, column in table.items()]
-    widths = [max(map(len, column)) for column in columns]
-    rows = zip(*columns, strict=True)
-    return ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _derived(result: Measurement) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from thalweg.report.figures import (
     BLUE,
     FAINT,
     GREY,
-    HEADROOM,
     INK,
     LOG_RATIO,
     PURPLE,
@@ -156,10 +155,7 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
         axes.plot([places[i]], [births[i]], "o", color=colour, markerfacecolor=fill, markersize=5)
         if significant[i] or count <= 6:
             names.append((places[i], ", ".join(f"{x:.2g}" for x in points[i])))
-    if not is_log:
-        axes.autoscale(axis="y")
-        if low >= 0 and top > 0:
-            axes.set_ylim(0, HEADROOM * top)
+    scale_loss_axis(axes, births[:count], ends)  # again, now that all is drawn
     axes.plot([], [], "o-", color=BLUE, label="significant")
     if not significant[:count].all():
         axes.plot(
