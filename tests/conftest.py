@@ -58,6 +58,20 @@ def _rng_state() -> dict[str, Any]:
     return state
 
 
+def _precisions() -> list[Any]:
+    """The switches of torch's older interface, or that it refuses to read them, and of its newer one."""
+    older = (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32)
+    found: list[Any] = []
+    for read in older:
+        try:
+            found.append(read())
+        except RuntimeError:
+            found.append("mixed")
+    b = torch.backends
+    operations = (b.cuda.matmul, *(getattr(x, k, None) for x in (b.cudnn, b.mkldnn) for k in ("conv", "rnn")))
+    return [*found, *(getattr(operation, "fp32_precision", None) for operation in operations)]
+
+
 def _state_of(*things: Any) -> dict[str, Any]:
     state: dict[str, Any] = {
         "rng": _rng_state(),
@@ -66,8 +80,8 @@ def _state_of(*things: Any) -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "threads": torch.get_num_threads(),
         "autocast": torch.is_autocast_enabled("cpu"),
-        "cudnn": (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark),
-        "tf32": torch.get_float32_matmul_precision(),
+        "cudnn": [getattr(torch.backends.cudnn, k) for k in ("enabled", "benchmark", "deterministic")],
+        "tf32": _precisions(),
     }
     for i, thing in enumerate(things):
         if isinstance(thing, nn.Module):

@@ -186,3 +186,12 @@ def test_averaged_models_are_measured_as_they_are():
     model, data = mlp(), vectors(21)
     averaged = torch.optim.swa_utils.AveragedModel(model)
     assert Objective(averaged, data).value() == Objective(model, data).value()
+
+
+def test_another_default_device_is_refused_with_the_remedy():
+    model, data = mlp(), vectors(21)
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match=r"`torch.set_default_device` .*model.to\('meta'\)"),
+    ):
+        Objective(model, data)

@@ -7,7 +7,12 @@ import pytest
 import torch
 from tests.networks import DrawsAndDiscards, cnn, images, mlp, tokens, vectors
 
-from thalweg.objective.micro_batch import MICRO_BATCH_ACCELERATOR, resolve_micro_batch
+from thalweg.objective.micro_batch import (
+    MOST_EXAMPLES,
+    PASS_BYTES,
+    accelerator_micro_batch,
+    resolve_micro_batch,
+)
 from thalweg.objective.objective import Objective
 
 
@@ -179,21 +184,35 @@ def test_integer_inputs_stay_integers():
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "partition", "expected"),
-    [
-        ("auto", "cpu", None, 128),
-        ("auto", "cuda", None, MICRO_BATCH_ACCELERATOR),
-        ("auto", "mps", None, MICRO_BATCH_ACCELERATOR),
-        ("auto", "cpu", 32, 32),
-        (7, "cpu", None, 7),
-        (7, "cuda", 32, 32),
-        (np.int64(7), "cpu", None, 7),
-    ],
+    ("asked", "partition", "expected"),
+    [("auto", None, 128), ("auto", 32, 32), (7, None, 7), (7, 32, 32), (np.int64(7), None, 7)],
 )
-def test_the_rule_for_micro_batches(asked, device, partition, expected):
-    resolved = resolve_micro_batch(asked, device, partition)
+def test_the_rule_for_micro_batches(asked, partition, expected):
+    resolved = resolve_micro_batch(asked, partition)
     assert resolved == expected
     assert type(resolved) is int
+
+
+@pytest.mark.parametrize("size", [1.0, 3e5, 7e6, PASS_BYTES / 3, PASS_BYTES, 1.5 * PASS_BYTES, 1e15])
+def test_an_accelerators_pass_writes_no_more_than_it_may(size):
+    number = accelerator_micro_batch(size)
+    assert number & (number - 1) == 0
+    assert number == 1 or number * size <= PASS_BYTES
+    assert number == MOST_EXAMPLES or 2 * number * size > PASS_BYTES
+
+
+def test_what_a_pass_writes_is_counted():
+    """What two dense layers put out, 8 bytes a number: views, and what is changed in place, take no more."""
+    model = torch.nn.Sequential(
+        torch.nn.Unflatten(1, (5, 1)),
+        torch.nn.Flatten(),
+        torch.nn.Linear(5, 40, bias=False),
+        torch.nn.ReLU(inplace=True),
+        torch.nn.Linear(40, 3, bias=False),
+    ).double()
+    objective = Objective(model, vectors(21), loss=lambda outputs, targets: outputs[:, 0])
+    micro = next(objective._micro_batches())
+    assert objective._network.bytes_of_example(micro, objective.named_tensors) == 8 * (40 + 3)
 
 
 @pytest.mark.parametrize("value", [0, -3, 2.5, "big", None, True])

@@ -75,7 +75,7 @@ def leave_one_out(
     known = known - (((Q @ T) * Q).sum(1, keepdim=True) - 2 * QS * (Q @ TS) + STS * QS.square())
     diagonals = known + O * rest * scale.to(O)
     norm_W = column_products(W, W).sum() - column_products(WS, WS)
-    norm_T = (T.double().square().sum() - 2 * column_products(TS, TS)) + STS.double().cpu().square()
+    norm_T = (T.double().square().sum().cpu() - 2 * column_products(TS, TS)) + STS.double().cpu().square()
     left_square, left_trace = scale * column_products(rest, rest), scale * column_products(U, AU)
     squares = 2 * norm_W - norm_T + left_square
     traces = torch.trace(T.double()).cpu() - STS.double().cpu() + left_trace

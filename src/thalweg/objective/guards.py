@@ -44,6 +44,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def refuse_default_device() -> None:
+    device = torch.get_default_device()
+    if device.type != "cpu":
+        raise ValueError(
+            f"`torch.set_default_device` must be left at the CPU while anything is measured, got {device}: "
+            "random numbers are drawn there, so that every device sees the same. Move the model instead, by "
+            f"model.to({str(device)!r}); an Objective follows it."
+        )
+
+
 def refuse_active_dropout(model: nn.Module) -> None:
     for name, module in model.named_modules():
         rate = module.p if isinstance(module, _DropoutNd) else 0.0

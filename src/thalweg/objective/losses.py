@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thalweg.core.alignment import aligned
 from thalweg.core.identity import code_identity
 from thalweg.core.imports import naming
 
@@ -214,7 +215,7 @@ def cast_floating(batch: Batch, dtype: torch.dtype, device: torch.device) -> Bat
     """Move a batch to `device` and its floating tensors to `dtype`."""
 
     def cast(t: Tensor) -> Tensor:
-        return t.to(device, dtype) if t.is_floating_point() else t.to(device)
+        return aligned(t.to(device, dtype) if t.is_floating_point() else t.to(device))
 
     if isinstance(batch, dict):
         return {k: cast(v) for k, v in batch.items()}

@@ -14,19 +14,33 @@ if TYPE_CHECKING:
     from thalweg.objective.examples import Examples
     from thalweg.objective.objective import Objective
 
-# Micro-batches that keep activations in a CPU's cache; an accelerator wants larger ones. Fixed numbers, so
-# that two runs of one configuration add up in the same order.
-MICRO_BATCH = {"cpu": 128}
-MICRO_BATCH_ACCELERATOR = 1024
+# Keeps activations in a CPU's cache. A fixed number, so that two runs of one configuration add up in the same
+# order.
+MICRO_BATCH = 128
+
+# An accelerator gains by no cache, and waits for the program between small passes. A forward pass writes no
+# more than so many bytes there, which a second derivative takes a few times over; more examples gain little.
+PASS_BYTES = 2 << 30
+MOST_EXAMPLES = 4096
 
 
-def resolve_micro_batch(asked: int | str, device: str, partition: int | None) -> int:
-    """Examples a pass: what was asked, but the whole batch where the loss depends on the partition."""
+def resolve_micro_batch(asked: int | str, partition: int | None) -> int:
+    """Examples a pass: what was asked, or a CPU's; the batch where the loss depends on the partition."""
     if asked != "auto":
         check_count("micro_batch", asked)
     if partition is not None:
         return partition
-    return MICRO_BATCH.get(device, MICRO_BATCH_ACCELERATOR) if asked == "auto" else int(asked)
+    return MICRO_BATCH if asked == "auto" else int(asked)
+
+
+def accelerator_micro_batch(bytes_of_example: float) -> int:
+    """Examples a pass on an accelerator, by what a forward pass writes for one: a power of two.
+
+    >>> [accelerator_micro_batch(size) for size in (1e3, 1e6, 1e8, 1e10)]
+    [4096, 2048, 16, 1]
+    """
+    fitting = min(MOST_EXAMPLES, int(PASS_BYTES / max(1.0, bytes_of_example)))
+    return 1 << max(0, fitting.bit_length() - 1)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.core.alignment import aligned
 from thalweg.core.allocator import keep_freed_memory
 from thalweg.core.arguments import check_count, check_one_of
 from thalweg.core.errors import NonFiniteLossError
@@ -34,7 +35,7 @@ from thalweg.objective.guards import (
 )
 from thalweg.objective.isolation import isolated
 from thalweg.objective.losses import Batch, Loss, LossModule
-from thalweg.objective.micro_batch import MicroBatch, cut, resolve_micro_batch
+from thalweg.objective.micro_batch import MicroBatch, accelerator_micro_batch, cut, resolve_micro_batch
 from thalweg.objective.network import PureNetwork
 from thalweg.objective.reduction import summed
 from thalweg.objective.sampling import draw_subset
@@ -57,7 +58,7 @@ class Objective:
         batch norm run as in ``eval()``; dropout that is on is refused.
     data
         Tensors ``(x, y)``, a tuple ``(x1, ..., y)``, a dictionary of tensors, a `Dataset`, or a `DataLoader`
-        that keeps its order. Read once into memory.
+        that keeps its order. Read once into memory, that of the model's device up to 2 GiB.
     loss
         ``"cross_entropy"``, ``"mse"`` (mean over the outputs of an example), a callable
         ``(outputs, targets) -> (B,)``, or ``(model, batch) -> (B,)``, told apart by the name of the first
@@ -67,8 +68,8 @@ class Objective:
     batch_size
         The partition into batches, which matters in ``"batch"`` mode only. Default: the loader's, else 128.
     micro_batch
-        Examples a pass; memory and speed only. ``"auto"`` is 128 on a CPU and 1,024 elsewhere, and the batch
-        itself in ``"batch"`` mode.
+        Examples a pass; memory and speed only. ``"auto"`` is 128 on a CPU, elsewhere as many as a
+        forward pass writes 2 GiB for, and the batch itself in ``"batch"`` mode.
     weight_decay
         The factor of the explicit L2 term ``weight_decay / 2 * ||params||^2``, torch's own convention.
     calibration_data
@@ -125,7 +126,7 @@ class Objective:
         self.buffers: Named = {k: b.clone() for k, b in self._network.buffers.items()}
         self.device, self.dtype = self.params.device, self.params.dtype
         partition = self.batch_size if self._partitioned else None
-        self.micro_batch = resolve_micro_batch(micro_batch, self.device.type, partition)
+        self.micro_batch = resolve_micro_batch(micro_batch, partition)
         keep_freed_memory()
         self.passes_open = micro_batch == "auto" and not self._partitioned  # whether passes may be shorter
         ends = (0, (self.num_examples - 1) // self.micro_batch * self.micro_batch)
@@ -133,6 +134,8 @@ class Objective:
         tensors = {**self._constants, **self.named_params, **self.buffers}
         outputs = self._network.probe(first, last, tensors)
         self.loss.check_classes(outputs, self._examples.batch)
+        if self.passes_open and self.device.type != "cpu":
+            self.micro_batch = accelerator_micro_batch(self._network.bytes_of_example(first, tensors))
         self._sealed = True
 
     _sealed = False
@@ -249,8 +252,8 @@ class Objective:
 
     @property
     def named_params(self) -> Named:
-        """The parameters by name: views of `params`."""
-        return self.space.unflatten(self.params)
+        """The parameters by name: views of `params`, or copies where kernels cannot read these."""
+        return {k: aligned(p) for k, p in self.space.unflatten(self.params).items()}
 
     @property
     def named_tensors(self) -> Named:
@@ -368,13 +371,11 @@ class Objective:
         return other
 
     def _laid_out(self, examples: Examples) -> Examples:
-        convolves = any(isinstance(m, nn.Conv2d) for m in self._network.model.modules())
-        return examples.in_channels_last() if convolves else examples
+        laid_out = examples.in_channels_last() if self._network.wants_channels_last else examples
+        return laid_out.beside(self._network.device)
 
-    def _micro_batches(
-        self, examples: Examples | None = None, size: int | None = None
-    ) -> Iterator[MicroBatch]:
-        examples, size = examples or self._examples, size or self.micro_batch
+    def _micro_batches(self, data: Examples | None = None, size: int | None = None) -> Iterator[MicroBatch]:
+        examples, size = data or self._examples, size or self.micro_batch
         for start in range(0, examples.num_examples, size):
             yield cut(self, examples, start, size)
 

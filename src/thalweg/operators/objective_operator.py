@@ -39,6 +39,9 @@ BLOCK_SIZE = 8
 # Where batches are not ours to cut, columns are.
 CPU_PASS = 1024
 
+# Columns up to which an accelerator's pass is not cut shorter; more would take several times its memory.
+WHOLE_PASS_COLUMNS = 2
+
 # Entries of a layer's activations, in a pass with a whole block, up to which torch's own derivative rules are
 # faster than ours: there calls cost more than copies and layouts do.
 LITTLE = 1 << 17
@@ -189,7 +192,8 @@ class ObjectiveOperator(LinearOperator):
                 on_examples(micro.size * V.shape[1])
             return result
 
-        at_most = max(1, CPU_PASS // V.shape[1]) if self.device.type == "cpu" else None
+        pass_ = CPU_PASS if self.device.type == "cpu" else WHOLE_PASS_COLUMNS * objective.micro_batch
+        at_most = max(1, pass_ // V.shape[1])
         with differentiable_kernels():
             total = objective.reduce(product, at_most)
         flat = torch.cat([total[s.name].reshape(V.shape[1], -1) for s in space], dim=1)
