@@ -76,8 +76,8 @@ class Examples:
     def beside(self, device: torch.device) -> Examples:
         """The same numbers in the memory of an accelerator, up to `RESIDENT_BYTES`.
 
-        On an H100, copies from the host took a third of an evaluation of the paper's network, and of a product
-        of its Hessian with one column.
+        On an H100, copies from the host took a third of an evaluation of the paper's network, and of its
+        Hessian's product with one column.
         """
         num_bytes = sum(t.numel() * t.element_size() for t in self._tensors)
         if device.type == "cpu" or num_bytes > RESIDENT_BYTES:
