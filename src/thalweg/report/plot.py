@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 # Letters of the caption that fit an inch, and the height of a line of it, in inches.
 CAPTION_LETTERS, CAPTION_LINE = 16, 0.15
 
+# A page shows a plane as a square; sides that differ by no more than this part are one.
+CUBE = 0.02
+
 
 def plot(result: Measurement, path: str | Path | None = None) -> Figure:
     """Draw whatever a result has to see.
@@ -65,7 +68,7 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
     drawn, full_names = with_short_names(result)
     suffix = "" if path is None else Path(path).suffix.lower()
     if suffix == HTML:
-        write_surface_html(drawn, str(path), _caption(drawn, full_names, "holes there"), full_names)
+        write_surface_html(drawn, str(path), _caption(drawn, full_names, on_page=True), full_names)
     elif path is not None and suffix not in draw.FORMATS:
         raise ValueError(
             f"`path` must end in one of {', '.join(draw.FORMATS)}, got {str(path)!r}; .png suits most uses."
@@ -87,23 +90,27 @@ def pictured() -> list[str]:
     return sorted(_DRAWERS)
 
 
-def _caption(result: Any, full_names: Mapping[str, str], holes: str = "hatched around them") -> list[str]:
-    """What it is a picture of, and what else such a picture must say; `holes` is what they look like."""
+def _caption(result: Any, full_names: Mapping[str, str], on_page: bool = False) -> list[str]:
+    """What it is a picture of, and what else such a picture, or a surface on a page, must say."""
     notes: list[str] = [f"{name}: {full}" for name, full in full_names.items()]
     notes += getattr(result, "notes", ())
     if getattr(result, "trajectory", None) is not None:
         notes.append(surfaces.trajectory_key(result))
     surface = result.plane if result.measure == "mode_connectivity" else result
     if surface is not None and surface.measure in ("line_slice", *MEASURES):
-        if surface is result and surface.num_points_saved:
-            notes.append("dots: points that were evaluated")
-        shown = "the line has gaps there, with crosses below" if surface.measure == "line_slice" else holes
-        notes.append(surfaces.holes_note(surface.losses, shown) if surface.losses is not None else "")
-    if result.measure == "plane_slice" and surfaces.shape_of(result) is None:
-        notes.append("the two axes are not to one scale")
-    shape = getattr(result, "topology", None) if result.measure == "mode_connectivity" else result
-    if shape is not None and shape.measure == "persistence":
-        notes += [topology.ceiling_note(shape), topology.walls_note(shape) if shape is result else ""]
+        if surface is result and surface.num_points_saved and not on_page:
+            notes.append("small dots: points that were evaluated")
+        is_line = surface.measure == "line_slice"
+        shown = "the line has gaps there, with crosses below" if is_line else "hatched around them"
+        holes = "holes there" if on_page else shown
+        notes.append(surfaces.holes_note(surface.losses, holes) if surface.losses is not None else "")
+    if result.measure == "plane_slice":
+        shape = surfaces.shape_of(result)
+        if shape is None or (on_page and abs(shape - 1) > CUBE):
+            notes.append("the two axes are not to one scale")
+    tree = getattr(result, "topology", None) if result.measure == "mode_connectivity" else result
+    if tree is not None and tree.measure == "persistence":
+        notes += [topology.ceiling_note(tree), topology.walls_note(tree) if tree is result else ""]
     return [_subject(result), *filter(None, notes)]
 
 

@@ -233,7 +233,7 @@ def draw_trajectory(axes: Axes, coordinates: np.ndarray, off: np.ndarray) -> Non
 def trajectory_key(result: Any) -> str:
     """How to read the trajectory in the picture, and what the picture leaves out."""
     coordinates, off = numbers(result.trajectory.coordinates), numbers(result.trajectory.residual_norms)
-    text = "dots: its points projected"
+    text = "circles: its points projected"
     if off.max():
         text += f", the larger the farther off they lie, up to {at_most(float(off.max()), 3)}"
     ends = np.array([numbers(axis)[-1] for axis in result.axes])
