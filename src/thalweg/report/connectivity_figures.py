@@ -11,7 +11,7 @@ import numpy as np
 from thalweg.analyses.network_plane import CORNERS
 from thalweg.report import figures as draw
 from thalweg.report.surface_figures import COLOURS, colour_bar, contour_levels
-from thalweg.report.topology_figures import draw_merge_tree
+from thalweg.report.topology_figures import draw_merge_tree, in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,9 +160,8 @@ def draw_topology(axes: Axes, result: Any) -> None:
 
     def called(steps: np.ndarray) -> list[str]:
         words = []
-        for step, (x, y) in zip(steps, to_distance(steps), strict=True):
+        for step, place in zip(steps, in_words(to_distance(steps), digits=3), strict=True):
             near = np.flatnonzero((np.abs(np.array(CORNERS) - step) < half_steps).all(1))
-            place = f"({x + 0.0:.1f}, {y + 0.0:.1f})".replace("-", "−")
             words.append(f"{result.plane_names[near[0]]}\n{place}" if len(near) else place)
         return words
 

@@ -78,7 +78,7 @@ def figure_of(result: Any, full_names: Mapping[str, str] | None = None) -> Figur
     figure.update_scenes(
         **{
             f"{name}axis": {
-                "title": {"text": f" <br>{axis_label(result, i, '<br>')}", "font": {"size": 11}},
+                "title": {"text": axis_label(result, i, "<br>"), "font": {"size": 11}},
                 **_few(*numbers(axis)[[0, -1]]),
             }
             for i, (name, axis) in enumerate(zip("xyz", result.axes, strict=False))
@@ -157,7 +157,7 @@ def _plane(result: Any, full_names: Mapping[str, str]) -> Figure:
     figure.update_scenes(
         camera={"eye": dict(zip("xyz", place, strict=True)), "center": {"x": 0, "y": 0, "z": -0.1}},
         annotations=_words(notes),
-        zaxis={"title": {"text": f"{quantity_label(result, 'loss')}<br> ", "font": {"size": 11}}}
+        zaxis={"title": {"text": quantity_label(result, "loss"), "font": {"size": 11}}}
         # By itself a logarithmic axis shows single digits between the powers of ten.
         | ({"type": "log"} if log else {"type": "linear"})
         | scale,

@@ -137,17 +137,17 @@ def walls_note(result: Any) -> str:
     return f"{result.num_walls:,} point{' has' if one else 's have'} no finite loss: above every level"
 
 
-def steps(points: np.ndarray) -> list[str]:
-    """What each minimum is called by where it lies ``(C, D)``: steps along the directions."""
-    nought = 1e-9 * np.abs(points).max(initial=0.0)  # but for rounding
+def in_words(points: np.ndarray, digits: int = 2) -> list[str]:
+    """Points ``(C, D)`` in brackets."""
+    nought = 10.0 ** (-digits - 2) * np.abs(points).max(initial=0.0)  # but for rounding
     clean = np.where(np.abs(points) > nought, points, 0.0)
-    return [f"({', '.join(f'{x:.2g}' for x in point)})".replace("-", "−") for point in clean]
+    return [f"({', '.join(f'{x:.{digits}g}' for x in point)})".replace("-", "−") for point in clean]
 
 
 def draw_merge_tree(
     axes: Axes,
     result: Any,
-    called: Callable[[np.ndarray], list[str]] = steps,
+    called: Callable[[np.ndarray], list[str]] = in_words,
     where: str = "step along each direction",
 ) -> None:
     """Each minimum a branch, from its loss up to the saddle at which it joins another.
