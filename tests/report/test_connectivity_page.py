@@ -55,7 +55,59 @@ def test_the_picture_shows_every_way_in_every_mode(whole, tmp_path):
         assert any(np.array_equal(path.losses.numpy(), y) for y in drawn)
     assert "recalibrated" in ways.get_title(loc="left")
     assert {t.get_text() for t in plane.texts} == {"first", "second <2>", "second <2>, aligned"}
+    assert [text.get_text().split(",")[0] for text in plane.get_legend().get_texts()] == [
+        "straight",
+        "straight",
+        "curve",
+    ]
     assert "upper bound" in tree.get_ylabel()
+    assert figure.get_suptitle().startswith("N = 40, batch norm: running, recalibrated, batch\nceiling ")
+
+
+def test_minima_are_where_the_plane_has_them_and_named_if_they_are_networks(whole):
+    tree = tw.plot(whole).axes[3]
+    place = in_distances(whole.plane)
+    points = whole.topology.merge_tree.minimum_points.numpy()
+    words = [text.get_text() for text in tree.get_xticklabels()]
+    assert words
+    for word in words:
+        x, y = (float(c.replace("−", "-")) for c in word.split("(")[1].split(")")[0].split(","))
+        distances = np.linalg.norm(place(points) - [x, y], axis=1)
+        nearest = points[distances.argmin()]
+        assert distances.min() < 0.1
+        named = [
+            n for n, c in zip(whole.plane_names, CORNERS, strict=True) if np.allclose(nearest, c, atol=1e-6)
+        ]
+        assert word.split("\n")[0] == named[0] if named else word.startswith("(")
+    assert "as in the plane" in tree.get_xlabel()
+
+
+LONG = tuple(f"experiments/2026-11/batch-norm/seed-00000{i}/checkpoints/epoch-6/model.pt" for i in (1, 2))
+
+
+def test_long_names_run_over_nowhere(whole, tmp_path):
+    corners = (*LONG, f"{LONG[1]}, aligned")
+    result = replace(whole, names=LONG, plane_names=corners)
+    figure = tw.plot(result)
+    figure.canvas.draw()
+    frame = figure.bbox
+    for axes in figure.axes:
+        minima = axes.get_xticklabels() if axes is figure.axes[3] else []
+        for text in (axes.xaxis.label, axes.yaxis.label, *axes.texts, *minima):
+            if text.get_text():
+                box = text.get_window_extent()
+                assert frame.x0 <= box.x0 + 1, text.get_text()
+                assert box.x1 <= frame.x1 + 1, text.get_text()
+    said = figure.get_suptitle().replace("\n", "")
+    assert all(f"…seed-00000{i}…: {name}" in said for i, name in enumerate(LONG, 1))
+    text = text_of(tw.page(result, tmp_path))
+    assert "Between …seed-000001… and …seed-000002…" in text
+    assert all(name in text for name in LONG)
+
+
+def test_the_legend_names_what_is_there_alone(bare):
+    barriers = tw.plot(bare).axes[0]
+    assert [text.get_text() for text in barriers.get_legend().get_texts()] == ["straight"]
 
 
 def test_the_plane_is_drawn_to_scale(whole):

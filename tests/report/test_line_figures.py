@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
@@ -50,7 +51,49 @@ def test_draws_of_one_random_kind_have_their_mean(mixed):
     line = tw.line_slice(objective, num_points=3, num_directions=2, seed=0)
     figure = plot(line)
     assert drawn(figure.axes[0]) == [line.losses.tolist()]
-    assert not figure.legends
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "mean of 2 directions",
+        "from the lowest direction to the highest",
+    ]
+    figure.canvas.draw()
+    assert legend.get_window_extent().y1 < figure.axes[0].xaxis.label.get_window_extent().y0
+
+
+def test_gaps_are_marked_and_all_that_was_asked_for_is_in_view(study):
+    line = study.line("A1", "running")
+    for values in (line.losses, line.losses_by_direction):
+        values[..., :3] = torch.nan
+    figure = plot(line)
+    for axes in figure.axes:
+        left, right = axes.get_xlim()
+        assert left < -1
+        assert right > 1
+        (crosses,) = [mark for mark in axes.get_lines() if mark.get_marker() == "x"]
+        assert crosses.get_xdata().tolist() == line.alphas[:3].tolist()
+    assert not any(mark.get_marker() == "x" for mark in plot(study.line("B", "running")).axes[0].get_lines())
+
+
+def test_few_points_are_marked_and_a_flat_line_fills_its_axis(mixed):
+    def markers(line):
+        return {drawn.get_marker() for drawn in plot(line).axes[0].get_lines()}
+
+    assert markers(mixed) == {"."}
+    flat = 0.3 + 1e-6 * mixed.losses_by_direction
+    errors = torch.full_like(mixed.losses, 1e-7)
+    figure = plot(dataclasses.replace(mixed, losses_by_direction=flat, loss_standard_errors=errors))
+    low, high = figure.axes[0].get_ylim()
+    relief = float(flat.max() - flat.min())
+    assert high - low < 1.5 * relief
+    assert figure.axes[0].get_title(loc="right") == "s.e. (mean) at most 1e-07; axis not from 0"
+
+
+def test_numbers_of_a_tiny_span_are_apart(mixed):
+    figure = plot(dataclasses.replace(mixed, alphas=1e-4 * mixed.alphas))
+    figure.canvas.draw()
+    numbers = [text.get_window_extent() for text in figure.axes[0].get_xticklabels() if text.get_text()]
+    assert len(numbers) >= 3
+    assert all(left.x1 < right.x0 for left, right in pairwise(numbers))
 
 
 def test_the_errors_of_the_mean_are_called_so(mixed):

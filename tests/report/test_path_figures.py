@@ -71,7 +71,7 @@ def test_a_curve_shows_loss_accuracy_and_training(tmp_path) -> None:
     loss, accuracy, training = figure.axes
     assert data(loss.get_lines()[0]) == torch.stack([result.alphas, result.losses], 1).tolist()
     assert accuracy.get_lines()[0].get_ydata().tolist() == result.accuracies.tolist()
-    assert loss.get_xlabel() == accuracy.get_xlabel() == "position t on the curve"
+    assert loss.get_xlabel() == accuracy.get_xlabel() == "position t on the curve\n(a at 0, b at 1)"
     assert loss.get_title("left") == "Loss (bezier, 2 bends)"
     assert accuracy.get_title("left") == "Accuracy (length 1.5 × straight)"
     dots, means = training.get_lines()
@@ -79,6 +79,37 @@ def test_a_curve_shows_loss_accuracy_and_training(tmp_path) -> None:
     # The mean of the last five steps stands at the last one.
     assert data(means)[-1] == pytest.approx([100, float(result.training_losses[-5:].mean())])
     assert figure.get_suptitle() == "N = 4,096, batch norm: recalibrated"
+
+
+@pytest.mark.parametrize(("rise", "top"), [(0.0, 0.5), (-1.0, 0.25), (1.0, 0.75), (-0.01, 1.0)])
+@pytest.mark.parametrize("low", [0.01, 5.0])
+def test_the_height_of_a_barrier_covers_no_curve(rise, top, low) -> None:
+    """Also where the chord is steep, and on logarithmic axes."""
+    t = torch.linspace(0, 1, 21, dtype=torch.float64)
+    hill = torch.minimum(t / max(top, 0.05), (1 - t) / max(1 - top, 0.05)) * (0.0 if top == 1 else 0.4)
+    losses = low + max(0.0, -rise) + rise * t + hill
+    result = replace(
+        curve(num_steps=0),
+        alphas=t,
+        losses=losses,
+        accuracies=torch.full((21,), torch.nan),
+        penalties=torch.zeros(21),
+        loss_standard_errors=torch.zeros(21),
+        barrier=float(hill.max()),
+        barrier_alpha=top,
+        error=ErrorBudget(solver=0.0213),
+    )
+    (axes,) = plot(result).axes
+    axes.figure.canvas.draw()
+    _, label = axes.texts
+    assert label.get_text() == f"barrier {result.barrier:.3g} ± 0.022"
+    box = label.get_window_extent()
+    line = axes.get_lines()[0].get_path().interpolated(50)
+    assert not box.count_contains(axes.transData.transform(line.vertices))
+    frame = axes.figure.bbox
+    assert frame.x0 <= box.x0
+    assert box.x1 <= frame.x1
+    assert box.y1 <= axes.title.get_window_extent().y1, "not above the title"
 
 
 def test_an_untrained_curve_has_no_training_to_show() -> None:
@@ -95,7 +126,7 @@ def test_a_curve_without_classes_says_its_length_beside_the_loss() -> None:
 def test_instability_shows_each_mode_each_seed_and_the_band(num_seeds, tmp_path) -> None:
     result = instability(num_seeds)
     figure = plot(result, tmp_path / "instability.png")
-    assert figure.get_suptitle() == "N = 4,096", "the modes are in the legend"
+    assert figure.get_suptitle() == "N = 4,096, batch norm: running, recalibrated"
     loss, error = figure.axes
     for axes, table in ((loss, result.barriers), (error, result.error_barriers)):
         drawn = [list(map(float, line.get_ydata())) for line in axes.get_lines()]

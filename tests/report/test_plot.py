@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from thalweg.core.measurement import Measurement
+from thalweg.core.rounding import at_most
 from thalweg.report.plot import plot
 
 
@@ -43,6 +44,13 @@ def test_every_kind_is_drawn_with_named_axes_and_its_batch_norm_mode(results, ki
         assert axes.get_ylabel() or not axes.get_yticks().size
 
 
+def test_a_network_without_batch_norm_is_said_to_have_none(results):
+    line = results["line_slice"]
+    described = {**line.provenance["objective"], "has_batch_norm": False}
+    figure = plot(dataclasses.replace(line, provenance={"objective": described}))
+    assert figure.get_suptitle() == "N = 10,000, no batch norm"
+
+
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_the_suffix_chooses_the_format(results, suffix, tmp_path):
     path = tmp_path / "new" / f"slice{suffix}"
@@ -67,13 +75,14 @@ def test_a_path_shows_its_points_its_chord_and_the_barrier(results):
     loss_axes, accuracy_axes = plot(path).axes
     curve, chord = lines(loss_axes)
     assert torch.equal(torch.from_numpy(curve), torch.stack([path.alphas, path.losses], 1))
-    assert chord.tolist() == [[0, float(path.losses[0])], [1, float(path.losses[-1])]]
+    ends = path.losses[0] + path.alphas * (path.losses[-1] - path.losses[0])
+    assert chord.tolist() == torch.stack([path.alphas, ends], 1).tolist(), "which bends on a logarithmic axis"
     arrow, label = loss_axes.texts
     # Drawn from the chord to the curve, where the barrier is attained.
     middle = float(path.losses[0] + path.losses[-1]) / 2
     assert arrow.xy == pytest.approx((0.5, middle))
     assert arrow.xyann == pytest.approx((0.5, middle + path.barrier))
-    assert label.get_text() == f"barrier {path.barrier:.3g}"
+    assert label.get_text() == f"barrier {path.barrier:.3g} ± {at_most(path.error.half_width(), 2)}"
     assert lines(accuracy_axes)[0][:, 1].tolist() == path.accuracies.tolist()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.networks import images, residual
 
 import thalweg as tw
 from thalweg.report import surface_html
+from thalweg.report.names import with_short_names
 from thalweg.report.plot import plot
 from thalweg.report.surface_figures import contour_levels, seen_from, ticks_apart
 from thalweg.solvers.projection import project
@@ -43,7 +45,8 @@ def test_a_plane_shows_loss_accuracy_centre_and_where_it_was_evaluated(plane, tm
     said = " ".join(figure.get_suptitle().split())
     assert all(note in said for note in plane.notes)
     assert plane.agreement.summary in plane.notes
-    loss, accuracy, *bars = figure.axes
+    loss, accuracy = figure.axes
+    bars = [axes.child_axes[0] for axes in figure.axes]
     assert loss.get_title(loc="left") == "Loss"
     assert accuracy.get_title(loc="left") == "Accuracy"
     assert [bar.get_ylabel() for bar in bars] == [
@@ -98,7 +101,7 @@ def test_a_plane_of_accuracies_over_a_decade_has_even_colours(plane):
     accuracies = torch.linspace(0.02, 0.97, plane.losses.numel(), dtype=torch.float64).reshape(
         plane.losses.shape
     )
-    bar = plot(changed(plane, accuracies=accuracies)).axes[3]
+    bar = plot(changed(plane, accuracies=accuracies)).axes[1].child_axes[0]
     ticks = bar.get_yticks()
     assert np.allclose(np.diff(ticks)[:-1], ticks[1] - ticks[0]), "the last ends at 1"
     assert max(bar.get_ylim()) <= 1
@@ -122,7 +125,7 @@ def test_numbers_beside_colours_have_the_digits_that_tell_them_apart(values, wor
 
 def test_a_nearly_flat_plane_has_no_number_twice_beside_its_colours(plane):
     losses = 0.886 + 1e-5 * plane.losses
-    bar = plot(changed(plane, losses=losses)).axes[2]
+    bar = plot(changed(plane, losses=losses)).axes[0].child_axes[0]
     words = [text.get_text() for text in bar.get_yticklabels()]
     assert len(set(words)) == len(words) > 4
 
@@ -205,7 +208,70 @@ def test_networks_that_directions_lead_to_are_marked_where_they_are(tmp_path):
     assert squares == [[[1.0, 0.0]]], "the other is outside"
     assert [text.get_text() for text in axes.texts] == ["network 1"]
     assert axes.get_xlabel() == f"step to network 1\n(1 = there, {float(plane.direction_norms[0]):.3g} away)"
-    assert axes.get_ylabel().endswith(f"\ncosine {float(plane.direction_cosines[0, 1]):.2g} with the first")
+    words = " ".join(axes.get_ylabel().split())
+    assert words.endswith(f" cosine {float(plane.direction_cosines[0, 1]):.2g} with the first")
+
+
+@pytest.mark.parametrize(("spans", "lengths"), [((1.0, 1.0), (4.0, 4.0)), ((1.0, 0.5), (4.0, 5.0))])
+def test_a_plane_is_drawn_to_the_scale_of_parameter_space(plane, spans, lengths):
+    grids = {
+        name: torch.linspace(-s, s, len(getattr(plane, name)), dtype=torch.float64)
+        for name, s in zip(("alphas", "betas"), spans, strict=True)
+    }
+    result = changed(plane, direction_norms=torch.tensor(lengths, dtype=torch.float64), **grids)
+    figure = plot(result)
+    figure.canvas.draw()
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        inches_across = box.width / (2 * spans[0] * lengths[0])
+        assert box.height / (2 * spans[1] * lengths[1]) == pytest.approx(inches_across, rel=1e-3)
+        bar = axes.child_axes[0].get_window_extent()
+        assert (bar.y0, bar.y1) == pytest.approx((box.y0, box.y1), abs=1), "as high as what it explains"
+    assert "scale" not in figure.get_suptitle()
+
+
+def test_a_plane_that_would_be_a_strip_says_that_it_is_not_to_scale(plane):
+    figure = plot(changed(plane, betas=plane.betas / 10))
+    assert "the two axes are not to one scale" in figure.get_suptitle()
+    assert figure.axes[0].get_box_aspect() == 1
+
+
+def test_words_beside_a_plane_are_apart_and_within_it(plane):
+    """Also of a tiny span, whose numbers are long."""
+    figure = plot(changed(plane, alphas=1e-4 * plane.alphas, betas=1e-4 * plane.betas))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        label = axes.yaxis.label.get_window_extent()
+        assert box.y0 - 2 <= label.y0 < label.y1 <= box.y1 + 2
+        numbers = [text.get_window_extent() for text in axes.get_xticklabels() if text.get_text()]
+        assert len(numbers) >= 3
+        assert all(left.x1 < right.x0 for left, right in pairwise(numbers))
+    names = [axes.yaxis.label.get_window_extent() for axes in figure.axes]
+    bar = figure.axes[0].child_axes[0].yaxis.label.get_window_extent()
+    assert bar.x1 < names[1].x0
+
+
+LONG = "experiments/2026-11/sgd-momentum/seed-000001/checkpoints/epoch-0006/model.safetensors"
+
+
+def test_long_names_are_short_in_the_picture_and_whole_above_it(tmp_path):
+    one, two = (tw.Objective(residual(k), images(21)) for k in (0, 1))
+    plane = tw.plane_slice(one, num_points=3, span=1.2, directions=[two, "random"], agreement=False, seed=0)
+    long = changed(plane, direction_names=(f"to {LONG}", "random 0"))
+    figure = plot(long)
+    figure.canvas.draw()
+    (text,) = figure.axes[0].texts
+    assert len(text.get_text()) <= 24
+    assert text.get_text() in figure.axes[0].get_xlabel()
+    assert figure.bbox.x0 <= text.get_window_extent().x0
+    assert f"{text.get_text()}: {LONG}" in figure.get_suptitle().replace("\n", "")
+    pytest.importorskip("plotly")
+    short, full = with_short_names(long)
+    landmarks = surface_html.figure_of(short, full).data[1]
+    assert list(landmarks.text) == ["centre", LONG], "on pointing at it"
+    plot(long, tmp_path / "a.html")
+    assert f"{text.get_text()}: {LONG}" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
 def test_a_line_shows_where_it_was_evaluated():
@@ -297,13 +363,45 @@ def test_a_page_to_turn_shows_the_trajectory_and_the_networks(measure, tmp_path)
     assert "the larger the farther off they lie" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
+def test_a_page_to_turn_has_room_on_a_narrow_window(plane, tmp_path):
+    pytest.importorskip("plotly")
+    tiny = changed(plane, alphas=1e-4 * plane.alphas)
+    figure = surface_html.figure_of(tiny)
+    bar = figure.data[0].colorbar
+    assert bar.orientation == "h", "below the surface, not beside it"
+    assert len(bar.tickvals) <= surface_html.MOST_TICKS
+    words = figure.layout.scene.xaxis.ticktext
+    assert 3 <= len(words) <= 6
+    assert not any("µ" in word for word in words)
+    plot(plane, tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert '<meta name="viewport"' in text
+    # Words of the page, which flow, not of the picture.
+    assert "<p>N = 21, batch norm: recalibrated</p>" in text
+
+
+def test_scales_of_decades_are_read_on_the_surface_and_its_colours(plane):
+    pytest.importorskip("plotly")
+    losses = 10 ** torch.linspace(-3, 3, plane.losses.numel(), dtype=torch.float64).reshape(
+        plane.losses.shape
+    )
+    figure = surface_html.figure_of(changed(plane, losses=losses))
+    axis, bar = figure.layout.scene.zaxis, figure.data[0].colorbar
+    assert axis.type == "log"
+    assert np.allclose(np.log10(axis.tickvals), bar.tickvals)
+    assert axis.ticktext == bar.ticktext
+    (centre,) = figure.layout.scene.annotations
+    assert centre.z == pytest.approx(np.log10(figure.data[1].z[0])), "words are placed by logarithms"
+
+
 def test_a_page_to_turn_calls_the_loss_by_its_name(plane):
     pytest.importorskip("plotly")
     nowhere = torch.full_like(plane.accuracies, torch.nan)
     result = changed(plane, accuracies=nowhere, provenance={"objective": {"loss": "mse"}})
     figure = surface_html.figure_of(result)
     surface = figure.data[0]
-    assert surface.colorbar.title.text == figure.layout.scene.zaxis.title.text == "loss (mean squared error)"
+    assert surface.colorbar.title.text == "loss (mean squared error)"
+    assert figure.layout.scene.zaxis.title.text.startswith("loss (mean squared error)")
     assert "accuracy" not in surface.hovertemplate
     assert "accuracy" in surface_html.figure_of(plane).data[0].hovertemplate
 

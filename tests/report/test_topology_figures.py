@@ -78,6 +78,45 @@ def test_the_shading_is_as_wide_as_the_margins():
     assert len(tw.plot(CASES["exact"]()).axes[0].collections) == 1, "exact losses have no noise to shade"
 
 
+def test_a_ceiling_and_walls_are_told():
+    base = of_function(double_well, 21)
+    losses = base.losses_by_direction.clone() if hasattr(base, "losses_by_direction") else base.losses.clone()
+    ceiling = float(losses.min()) + 0.7 * float(losses.max() - losses.min())
+    result = tw.persistence(base, ceiling=ceiling)
+    figure = tw.plot(result)
+    assert f"ceiling {ceiling:.4g}: lifetimes count up to it" in figure.get_suptitle()
+    diagram = figure.axes[0]
+    words = [text.get_text() for text in diagram.get_legend().get_texts()]
+    assert f"ceiling {ceiling:.4g}" in words
+    level, never = (
+        next(line.get_ydata()[0] for line in diagram.get_lines() if line.get_linestyle() == style)
+        for style in (":", "--")
+    )
+    assert level == ceiling
+    assert diagram.get_ylim()[0] < level < never < diagram.get_ylim()[1]
+    assert "ceiling" not in tw.plot(CASES["line"]()).get_suptitle()
+    walled = dataclasses.replace(result, num_walls=3)
+    assert "3 points have no finite loss: above every level" in tw.plot(walled).get_suptitle()
+
+
+def test_what_never_dies_is_on_no_shade():
+    diagram = tw.plot(CASES["exact"]()).axes[0]
+    (shade,) = diagram.collections
+    never = next(line.get_ydata()[0] for line in diagram.get_lines() if line.get_linestyle() == "--")
+    vertices = shade.get_paths()[0].vertices
+    above = vertices[vertices[:, 1] > vertices[:, 0] + 1e-9]
+    assert above[:, 1].max() < never
+
+
+def test_minima_at_the_edge_are_said_to_be_there():
+    result = CASES["line"]()
+    at_edge = torch.zeros(len(result.parents), dtype=torch.bool)
+    at_edge[0] = True
+    tree = tw.plot(dataclasses.replace(result, at_edge=at_edge)).axes[1]
+    words = [text.get_text() for text in tree.get_xticklabels()]
+    assert sum("at the edge" in word for word in words) == 1
+
+
 def test_decades_are_read_on_logarithmic_axes():
     diagram, tree = tw.plot(CASES["decades"]()).axes
     assert {diagram.get_xscale(), diagram.get_yscale(), tree.get_yscale()} == {"log"}

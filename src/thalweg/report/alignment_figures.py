@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thalweg.report.figures import GREY, INK, new_figure, numbers
+from thalweg.report.names import MOST_LETTERS, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ def draw_runs(axes: Axes, result: Any, colour: str) -> None:
     axes.set_yticks(rows, ["as it is", *(f"random {i}" for i in rows[:-1])])
     axes.set_ylabel("run, by its start")
     axes.invert_yaxis()
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.26), ncols=3)
 
 
 def draw_moved(axes: Axes, result: Any, colour: str) -> None:
@@ -48,7 +49,7 @@ def draw_moved(axes: Axes, result: Any, colour: str) -> None:
     axes.barh(rows, 100 * moved / sizes, color=colour, alpha=0.35, height=0.6)
     for row, (count, size) in enumerate(zip(moved, sizes, strict=True)):
         axes.text(2, row, f"{count:.0f} of {size:.0f}", va="center", color=INK, fontsize=7)
-    axes.set_yticks(rows, result.layers)
+    axes.set_yticks(rows, shortened(result.layers, MOST_LETTERS))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xlabel("units that moved (%)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from thalweg.analyses.network_plane import CORNERS
 from thalweg.report import figures as draw
 from thalweg.report.surface_figures import COLOURS, colour_bar, contour_levels
-from thalweg.report.topology_figures import draw_merge_tree
+from thalweg.report.topology_figures import draw_merge_tree, in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,17 +68,21 @@ def draw_barriers(axes: Axes, result: Any) -> None:
             fontsize=7,
             color=draw.INK,
         )
+    shown = {colour for _, colour, *_ in bars}
     for colour, name in NAMES.items():
+        if colour not in shown:
+            continue
         axes.bar(0, 0, 0, color=colour, alpha=0.8, hatch=HATCHES[colour], edgecolor="white", label=name)
     axes.set_xticks(range(len(result.modes)), [mode or "" for mode in result.modes])
     axes.set_xlim(-0.6, len(result.modes) - 0.4)
     axes.set_ylim(0, 1.12 * highest or 1.0)
     if result.reference_mode:
         axes.set_xlabel("batch norm")
-    axes.set_ylabel(f"barrier, {100 * result.level:.4g} % interval")
+    axes.set_ylabel(f"barrier{draw.unit_of_loss(result)}, {100 * result.level:.4g} % interval")
     axes.grid(visible=False, axis="x")
     axes.set_title("Barriers")
-    axes.legend()
+    if shown:
+        axes.legend()
 
 
 def draw_ways(axes: Axes, result: Any) -> None:
@@ -91,12 +96,15 @@ def draw_ways(axes: Axes, result: Any) -> None:
         draw.scale_loss_axis(axes, *(path.losses for path in shown.values()))
         axes.legend()
     a, b = result.names
-    axes.set_xlabel(f"share of the way from {a} to {b} (of the curve: its parameter)")
+    axes.set_xlabel(f"share of the way, of the curve its parameter\n(0: {a}, 1: {b})")
     axes.set_title(f"Ways{_mode(result)}")
 
 
 def draw_plane(axes: Axes, result: Any) -> None:
-    """Contours of the plane as it lies in parameter space, the networks and the ways between them."""
+    """Contours of the plane as it lies in parameter space, the networks and the ways between them.
+
+    Each way is drawn in the gaps of that beneath it, where two coincide.
+    """
     from matplotlib.colors import BoundaryNorm
 
     plane = result.plane
@@ -118,36 +126,46 @@ def draw_plane(axes: Axes, result: Any) -> None:
         axes.contour(x, y, data, levels=levels, colors=draw.INK, linewidths=0.35, alpha=0.5)
         colour_bar(axes.get_figure(), axes, filled, draw.quantity_label(result, "loss"))  # type: ignore[arg-type]
     corners = to_distance(np.array(CORNERS))
-    _draw_line(axes, corners[[0, 1]], STRAIGHT)
+    lines = {STRAIGHT: corners[[0, 1]]}
     if result.is_plane_of_aligned:
-        _draw_line(axes, corners[[0, 2]], ALIGNED)
+        lines[ALIGNED] = corners[[0, 2]]
     if len(result.curve_coordinates):
-        _draw_line(axes, to_distance(draw.numbers(result.curve_coordinates)), CURVE)
-    for (px, py), name in zip(corners, result.plane_names, strict=True):
-        axes.plot([px], [py], "o", color="white", markersize=7, markeredgecolor=draw.INK)
-        axes.annotate(
-            name,
-            (px, py),
-            (0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=draw.INK,
-            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
-        )
-    axes.set_xlabel("distance in parameter space, along the line")
-    axes.set_ylabel("across it")
+        lines[CURVE] = to_distance(draw.numbers(result.curve_coordinates))
+    for points in lines.values():
+        axes.plot(*points.T, color="white", linewidth=2.8, alpha=0.8)
     off = draw.numbers(result.curve_residuals).max(initial=0.0)
     is_off = off > 1e-3 * float(result.distances[0])
+    beside = {CURVE: f", up to {off:.3g} off the plane"} if is_off else {}
+    for colour, points in lines.items():
+        axes.plot(
+            *points.T,
+            color=colour,
+            linewidth=1.6,
+            linestyle=DASHES[colour],
+            label=NAMES[colour] + beside.get(colour, ""),
+        )
+    _name_corners(axes, corners, result.plane_names)
+    a, b = result.names
+    axes.set_xlabel(f"distance in parameter space, on the line\nfrom {a} to {b}")
+    axes.set_ylabel("distance across it")
     axes.set_title(f"Plane{_mode(result)}")
-    if is_off:
-        axes.set_title(f"curve off it by up to {off:.3g}", loc="right", fontsize=7.5, weight="normal")
+    # Under the axis, where it covers nothing.
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=5.6, borderpad=0)
 
 
 def draw_topology(axes: Axes, result: Any) -> None:
-    """The merge tree of the plane."""
-    draw_merge_tree(axes, result.topology)
-    axes.tick_params(axis="x", labelrotation=30)
+    """The merge tree of the plane; its minima by the networks that lie there, else by distances as in it."""
+    to_distance = in_distances(result.plane)
+    half_steps = 0.5 * np.array([draw.numbers(axis)[1] - draw.numbers(axis)[0] for axis in result.plane.axes])
+
+    def called(steps: np.ndarray) -> list[str]:
+        words = []
+        for step, place in zip(steps, in_words(to_distance(steps), digits=3), strict=True):
+            near = np.flatnonzero((np.abs(np.array(CORNERS) - step) < half_steps).all(1))
+            words.append(f"{result.plane_names[near[0]]}\n{place}" if len(near) else place)
+        return words
+
+    draw_merge_tree(axes, result.topology, called, "distances along\nand across, as in the plane")
     axes.set_title(f"Minima of the plane{_mode(result)}")
 
 
@@ -168,9 +186,22 @@ def in_distances(plane: Any) -> Any:
     return lambda steps: (steps @ basis - corners[0]) @ np.stack([along, across], 1)
 
 
-def _draw_line(axes: Axes, points: np.ndarray, colour: str) -> None:
-    axes.plot(*points.T, color="white", linewidth=2.6, alpha=0.8)
-    axes.plot(*points.T, color=colour, linewidth=1.5, linestyle=DASHES[colour])
+def _name_corners(axes: Axes, corners: np.ndarray, names: Sequence[str]) -> None:
+    """Networks as dots, their names over them within the picture."""
+    left, right = axes.get_xlim()
+    for (x, y), name in zip(corners, names, strict=True):
+        axes.plot([x], [y], "o", color="white", markersize=7, markeredgecolor=draw.INK)
+        share = (x - left) / (right - left)
+        axes.annotate(
+            name,
+            (x, y),
+            (0, 7),
+            textcoords="offset points",
+            ha="left" if share < 0.3 else "right" if share > 0.7 else "center",
+            fontsize=8,
+            color=draw.INK,
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+        )
 
 
 def _mode(result: Any) -> str:

@@ -10,15 +10,18 @@ from thalweg.analyses.mode_connectivity_result import ModeConnectivity
 from thalweg.report import connectivity_figures as pictures
 from thalweg.report.connectivity_table import connectivity_table
 from thalweg.report.figures import figure_bytes, house_style, new_figure
+from thalweg.report.names import with_short_names
 from thalweg.report.page import render_page, svg_uri, write_page
 from thalweg.report.paper_layout import MODE_NAMES
 from thalweg.report.surface_figures import holes_note
 from thalweg.report.tables import flatten
+from thalweg.report.topology_figures import ceiling_note
 
 
 def connectivity_page(result: ModeConnectivity, folder: str | Path) -> Path:
     """Write ``index.html`` under `folder`: one page that stands alone, and nothing beside it."""
-    a, b = result.names
+    short, full = with_short_names(result)
+    a, b = short.names
     objective = result.provenance["objective"]
     text = render_page(
         "connectivity.html",
@@ -29,8 +32,9 @@ def connectivity_page(result: ModeConnectivity, folder: str | Path) -> Path:
             ("Precision", objective["dtype"]),
             ("Network", f"{objective['model']}, P = {objective['num_params']:,}"),
             ("Seed", str(result.provenance["arguments"]["seed"])),
+            *full.items(),
         ],
-        between=section(result),
+        between=section(short),
         provenance=flatten(result.provenance),
     )
     return write_page(text, Path(folder) / "index.html")
@@ -38,7 +42,9 @@ def connectivity_page(result: ModeConnectivity, folder: str | Path) -> Path:
 
 def section(result: ModeConnectivity) -> dict[str, Any]:
     """What the template of the section asks for."""
+    result, full = with_short_names(result)
     return {
+        "full_names": full,
         "names": result.names,
         "table": connectivity_table(result),
         "pictures": _pictures(result),
@@ -81,22 +87,28 @@ def _pictures(result: ModeConnectivity) -> list[dict[str, str]]:
                 (6.4, 5.0),
                 f"Contours of the loss on the plane through {', '.join(result.plane_names)}",
                 f"The plane through {'; '.join(result.plane_names)}, with the ways between them."
-                + (f" {holes[0].upper()}{holes[1:]}." if holes else ""),
+                + (f" {_sentence(holes)}" if holes else ""),
             )
         )
-    if result.topology is not None:
+    tree = result.topology
+    if tree is not None:
         found.append(
             _picture(
                 pictures.draw_topology,
                 result,
                 (6.4, 4.0),
-                f"Merge tree of the plane: {len(result.topology.parents)} minima, at least "
-                f"{result.topology.value:g} of them significant",
+                f"Merge tree of the plane: {len(tree.parents)} minima, at least {tree.value:g} of them "
+                "significant",
                 "Minima of the plane and the saddles at which they join: of the plane, and upper bounds in "
-                "parameter space.",
+                "parameter space."
+                + (f" {_sentence(ceiling_note(tree))}" if tree.ceiling is not None else ""),
             )
         )
     return found
+
+
+def _sentence(note: str) -> str:
+    return f"{note[0].upper()}{note[1:]}."
 
 
 def _picture(

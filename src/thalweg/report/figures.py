@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from thalweg.core.atomic import replacing
+from thalweg.core.rounding import at_most
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,25 +131,39 @@ def numbers(x: Any) -> np.ndarray:
     return torch.as_tensor(x).detach().cpu().double().numpy()
 
 
-# What an axis from nought leaves above the highest.
-HEADROOM = 1.06
+# What an axis from nought leaves above the highest, also with a line of words there.
+HEADROOM, WORDS_ABOVE = 1.06, 1.15
+
+# A relief below this part of the height would be no thicker than the line on an axis from nought.
+FLAT = 0.01
+
+# With so few points their straight connections would pass for the function: each is marked.
+FEW_POINTS = 15
 
 
-def scale_loss_axis(axes: Axes, *losses: Any) -> None:
-    """Logarithmic where positive losses span more than a decade, else linear from zero."""
+def scale_loss_axis(axes: Axes, *losses: Any, headroom: float = HEADROOM) -> None:
+    """Logarithmic where positive losses span more than a decade, else linear from zero.
+
+    Only a relief too flat to be seen from zero fills the axis, which says so.
+    """
     flat = np.concatenate([numbers(loss).reshape(-1) for loss in losses])
     flat = flat[np.isfinite(flat)]
     if flat.size and flat.min() > 0 and flat.max() > LOG_RATIO * flat.min():
         from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
         axes.set_yscale("log")
+        axes.set_ymargin(max(axes.margins()[1], headroom - 1))
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
+    elif flat.size and 0 < np.ptp(flat) < FLAT * flat.min():
+        axes.ticklabel_format(axis="y", useOffset=False)
+        said = "; ".join(filter(None, (axes.get_title(loc="right"), "axis not from 0")))
+        axes.set_title(said, loc="right", fontsize=7.5, weight="normal", color=GREY)
     elif flat.size and flat.min() >= 0:
         # A margin of the data's range alone would leave a high, flat curve at the very top.
         highest = max(float(flat.max()), float(axes.dataLim.y1))
-        axes.set_ylim(bottom=0, top=HEADROOM * highest if 0 < highest < np.inf else None)
+        axes.set_ylim(bottom=0, top=headroom * highest if 0 < highest < np.inf else None)
 
 
 def draw_history(axes: Axes, history: Any, quantity: str, colour: str, name: str = "") -> None:
@@ -203,22 +218,39 @@ def draw_slice(axes: Axes, result: Any, quantity: str, colour: str, name: str = 
     alphas = numbers(result.alphas)
     mean = numbers(result.losses if quantity == "loss" else result.accuracies)
     each = numbers(getattr(result, f"{'losses' if quantity == 'loss' else 'accuracies'}_by_direction"))
-    axes.fill_between(alphas, each.min(0), each.max(0), color=colour, alpha=0.16, linewidth=0)
+    if len(each) > 1:
+        spread = "" if name else "from the lowest direction to the highest"
+        axes.fill_between(
+            alphas, each.min(0), each.max(0), color=colour, alpha=0.16, linewidth=0, label=spread or None
+        )
     if quantity == "loss":
-        draw_error_band(axes, alphas, mean, numbers(result.loss_standard_errors), colour)
-    axes.plot(alphas, mean, color=colour, label=name or f"mean of {each.shape[0]} directions")
+        words = "" if name else "two standard errors either side"
+        draw_error_band(axes, alphas, mean, numbers(result.loss_standard_errors), colour, words)
+    axes.plot(
+        alphas,
+        mean,
+        color=colour,
+        marker=marker_of_points(len(alphas)),
+        label=name or (f"mean of {len(each)} directions" if len(each) > 1 else result.direction_names[0]),
+    )
     if result.num_points_saved:
         evaluated = numbers(result.evaluated).astype(bool)
         axes.plot(alphas[evaluated], mean[evaluated], ".", color=colour, markersize=4)
     axes.set_ylabel(quantity_label(result, quantity))
 
 
+def marker_of_points(count: int) -> str:
+    """How each point of a curve is marked: not at all, unless they are few."""
+    return "." if count <= FEW_POINTS else ""
+
+
 def draw_error_band(
-    axes: Axes, x: np.ndarray, y: np.ndarray, standard_errors: np.ndarray, colour: str
+    axes: Axes, x: np.ndarray, y: np.ndarray, standard_errors: np.ndarray, colour: str, words: str = ""
 ) -> None:
-    """Fill two standard errors either side of a curve."""
+    """Fill two standard errors either side of a curve, where there are any."""
     band = 2 * np.nan_to_num(standard_errors)
-    axes.fill_between(x, y - band, y + band, color=colour, alpha=0.35, linewidth=0)
+    if band.any():
+        axes.fill_between(x, y - band, y + band, color=colour, alpha=0.35, linewidth=0, label=words or None)
 
 
 def draw_path(
@@ -231,31 +263,39 @@ def draw_path(
     dashes: str = "-",
     barrier: bool = True,
 ) -> None:
-    """Loss or accuracy from one network (0) to another (1); of the loss, the barrier over the chord."""
+    """Loss or accuracy from one network (0) to another (1); of the loss, the barrier over the chord.
+
+    How high the barrier is stands above it, unless the curve has a name: the legend then has room for it.
+    """
     alphas = numbers(result.alphas)
     curve = numbers(result.losses if quantity == "loss" else result.accuracies)
     if quantity == "loss":
         draw_error_band(axes, alphas, curve, numbers(result.loss_standard_errors), colour)
-    axes.plot(alphas, curve, linestyle=dashes, color=colour, label=name or None)
-    axes.set_xlabel("position on the straight line")
+    marker = marker_of_points(len(alphas))
+    axes.plot(alphas, curve, linestyle=dashes, marker=marker, color=colour, label=name or None)
+    axes.set_xlabel("position on the straight line\n(a at 0, b at 1)")
     axes.set_ylabel(quantity_label(result, quantity))
     if quantity == "loss" and barrier:
-        top = float(result.barrier_alpha)
-        chord = float(curve[0] + top * (curve[-1] - curve[0]))
-        axes.plot(alphas[[0, -1]], curve[[0, -1]], linestyle=":", linewidth=1, color=GREY)
+        top, rise = float(result.barrier_alpha), float(curve[-1] - curve[0])
+        chord = float(curve[0] + top * rise)
+        # Point by point: on a logarithmic axis it is no straight line.
+        axes.plot(alphas, curve[0] + alphas * rise, linestyle=":", linewidth=1, color=GREY)
         arrow = {"arrowstyle": "<->", "color": INK, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", xy=(top, chord), xytext=(top, chord + result.barrier), arrowprops=arrow)
-        axes.annotate(
-            f"barrier {result.barrier:.3g}",
-            xy=(top, chord + result.barrier / 2),
-            xytext=(5 if top < 0.6 else -5, 0),  # towards the middle, where there is room
-            ha="left" if top < 0.6 else "right",
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=INK,
-            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-        )
+        if not name:
+            half = result.error.half_width(0.95)
+            # On the side to which the chord falls no point of the curve is as high as the barrier's top: it
+            # would have a higher one above the chord.
+            axes.annotate(
+                f"barrier {result.barrier:.3g}" + (f" ± {at_most(half, 2)}" if half else ""),
+                xy=(top, chord + result.barrier),
+                xytext=(1 if rise <= 0 else -1, 5),
+                ha="left" if rise <= 0 else "right",
+                textcoords="offset points",
+                va="bottom",
+                fontsize=8,
+                color=INK,
+            )
 
 
 def draw_samples(axes: Axes, samples: Any, row: float, colour: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from thalweg.report import figures as draw
-from thalweg.report.names import shortened
-from thalweg.report.surface_figures import UNITS, axis_label, note_errors
+from thalweg.report.surface_figures import UNITS, axis_label, note_errors, step_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,17 +16,13 @@ if TYPE_CHECKING:
 COLOURS = (draw.BLUE, draw.VERMILLION, draw.GREEN, draw.PURPLE)
 DASHES = ("-", "--", "-.", ":")
 
-# Letters of a direction's name that a legend has room for.
-MOST_LETTERS = 36
-
 
 def line_figure(result: Any) -> Figure:
     """Loss and, where there are classes, accuracy along the directions."""
     quantities = draw.quantities_of(result)
     apart = are_told_apart(result)
-    rows = -(-result.num_directions // len(quantities)) if apart else 0
     width = 7.2 if len(quantities) > 1 else 4.6
-    figure, axes = draw.new_figure(1, len(quantities), width=width, height=3 + 0.2 * rows)
+    figure, axes = draw.new_figure(1, len(quantities), width=width, height=3)
     for ax, quantity in zip(axes.flat, quantities, strict=True):
         if apart:
             draw_directions(ax, result, quantity)
@@ -33,14 +30,18 @@ def line_figure(result: Any) -> Figure:
             draw.draw_slice(ax, result, quantity, draw.BLUE)
         ax.set_xlabel(line_label(result))
         ax.set_title(quantity.capitalize())
-        ax.locator_params(axis="x", nbins=6)
+        step_ticks(ax.xaxis)
+        mark_gaps(ax, result)
         note_errors(ax, result, quantity, " (mean)" if apart else "")
     draw.scale_loss_axis(axes[0, 0], result.losses_by_direction)
-    if apart:
-        handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    if not apart:
+        handles, labels = handles[::-1], labels[::-1]  # the curve before its bands
+    if len(handles) > 1:
+        rows = -(-len(handles) // len(quantities))
+        figure.set_figheight(figure.get_figheight() + 0.2 * rows)
+        # Below, where no curve is in its way.
         figure.legend(handles, labels, loc="outside lower center", ncols=len(quantities))
-    elif result.num_directions > 1:
-        axes[0, 0].legend(loc="upper center")
     return figure
 
 
@@ -52,6 +53,17 @@ def are_told_apart(result: Any) -> bool:
     return result.num_directions > 1 and (len(kinds) > 1 or not is_random)
 
 
+def mark_gaps(axes: Axes, result: Any) -> None:
+    """The whole of what was asked for, with a cross at the foot where a direction has no finite loss."""
+    alphas, losses = draw.numbers(result.alphas), draw.numbers(result.losses_by_direction)
+    margin = 0.03 * (alphas[-1] - alphas[0])
+    axes.set_xlim(alphas[0] - margin, alphas[-1] + margin)
+    missing = alphas[~np.isfinite(losses).all(0)]
+    if missing.size:
+        foot = axes.get_xaxis_transform()
+        axes.plot(missing, np.full(len(missing), 0.03), "x", color=draw.INK, markersize=4, transform=foot)
+
+
 def draw_directions(axes: Axes, result: Any, quantity: str) -> None:
     """A line for each direction, with its name and its length."""
     alphas, evaluated = draw.numbers(result.alphas), draw.numbers(result.evaluated).astype(bool)
@@ -59,13 +71,14 @@ def draw_directions(axes: Axes, result: Any, quantity: str) -> None:
         result.losses_by_direction if quantity == "loss" else result.accuracies_by_direction
     )
     lengths = draw.numbers(result.direction_norms)
-    for j, name in enumerate(shortened(result.direction_names, MOST_LETTERS)):
+    for j, name in enumerate(result.direction_names):
         style: dict[str, Any] = {
             "color": COLOURS[j % len(COLOURS)],
             # As many dashes again, once the colours are used up.
             "linestyle": DASHES[(j + j // len(COLOURS)) % len(DASHES)],
         }
-        axes.plot(alphas, heights[j], label=f"{name} (length {lengths[j]:.3g})", **style)
+        marker = draw.marker_of_points(len(alphas))
+        axes.plot(alphas, heights[j], marker=marker, label=f"{name} (length {lengths[j]:.3g})", **style)
         if result.num_points_saved:
             axes.plot(alphas[evaluated], heights[j][evaluated], ".", color=style["color"], markersize=4)
     axes.set_ylabel(draw.quantity_label(result, quantity))

@@ -14,12 +14,25 @@ if TYPE_CHECKING:
 COLOURS = (draw.BLUE, draw.VERMILLION, draw.GREEN)
 MARKERS = ("o", "s", "^")
 
+# So many dots still stand apart.
+FEW_STEPS = 300
+
 
 def draw_curve_training(axes: Axes, result: Any, colour: str) -> None:
     """Mini-batch losses against the step, and their running mean over a twentieth of the steps."""
     losses = draw.numbers(result.training_losses)
     steps = np.arange(1, len(losses) + 1)
-    axes.plot(steps, losses, ".", color=colour, alpha=0.25, markersize=2.5, markeredgewidth=0)
+    few = len(steps) <= FEW_STEPS
+    axes.plot(
+        steps,
+        losses,
+        ".",
+        color=colour,
+        alpha=0.6 if few else 0.25,
+        markersize=4 if few else 2.5,
+        markeredgewidth=0,
+        label="one step",
+    )
     width = max(1, len(losses) // 20)
     means = np.convolve(losses, np.full(width, 1 / width), "valid")
     axes.plot(steps[width - 1 :], means, color=colour, label=f"mean of {width} steps")
@@ -66,4 +79,5 @@ def draw_seeds(axes: Axes, result: Any, colour: str) -> None:
     draw.draw_interval(axes, result.value, low, high, 0, draw.INK, marker="D")
     axes.set_yticks([*rows.tolist(), 0], [*(f"seed {i + 1}" for i in range(len(values))), "mean, 95 %"])
     axes.set_ylim(-0.6, len(values) + 0.6)
-    axes.set_xlabel(f"value of {result.repeated}")
+    what = "barrier" if hasattr(result.results[0], "barrier") else "value"
+    axes.set_xlabel(f"{what} of {result.repeated}")

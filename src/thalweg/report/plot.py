@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from thalweg.report import sharpness_figures as sharpness
 from thalweg.report import surface_figures as surfaces
 from thalweg.report import topology_figures as topology
 from thalweg.report.line_figures import line_figure
-from thalweg.report.surface_html import HTML, write_surface_html
+from thalweg.report.names import with_short_names
+from thalweg.report.surface_html import HTML, MEASURES, write_surface_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 # Letters of the caption that fit an inch, and the height of a line of it, in inches.
 CAPTION_LETTERS, CAPTION_LINE = 16, 0.15
 
-# Letters of it that fit a narrow page.
-PAGE_LETTERS = 120
+# A page shows a plane as a square; sides that differ by no more than this part are one.
+CUBE = 0.02
 
 
 def plot(result: Measurement, path: str | Path | None = None) -> Figure:
@@ -64,19 +65,19 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
             f"`result` must be a result that has something to see, got {type(result).__name__}; results of "
             f"{', '.join(pictured())} have."
         )
+    drawn, full_names = with_short_names(result)
     suffix = "" if path is None else Path(path).suffix.lower()
     if suffix == HTML:
-        entries = _caption(result, "holes there")
-        lines = [line for entry in entries for line in textwrap.wrap(entry, PAGE_LETTERS)]
-        write_surface_html(result, str(path), "<br>".join(lines))
+        write_surface_html(drawn, str(path), _caption(drawn, full_names, on_page=True), full_names)
     elif path is not None and suffix not in draw.FORMATS:
         raise ValueError(
             f"`path` must end in one of {', '.join(draw.FORMATS)}, got {str(path)!r}; .png suits most uses."
         )
     with draw.house_style():
-        figure = drawer(result)
+        figure = drawer(drawn)
         width = int(CAPTION_LETTERS * figure.get_figwidth())
-        lines = [line for entry in _caption(result) for line in textwrap.wrap(entry, width)]
+        entries = _caption(drawn, full_names)
+        lines = [line for entry in entries for line in textwrap.wrap(entry, width)]
         figure.set_figheight(figure.get_figheight() + CAPTION_LINE * (len(lines) - 1))
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=8.5, color=draw.GREY)
     if path is not None and suffix != HTML:
@@ -89,17 +90,28 @@ def pictured() -> list[str]:
     return sorted(_DRAWERS)
 
 
-def _caption(result: Any, holes: str = "hatched around them") -> list[str]:
-    """What it is a picture of, and what else such a picture must say; `holes` is what they look like."""
-    notes: list[str] = list(getattr(result, "notes", ()))
+def _caption(result: Any, full_names: Mapping[str, str], on_page: bool = False) -> list[str]:
+    """What it is a picture of, and what else such a picture, or a surface on a page, must say."""
+    notes: list[str] = [f"{name}: {full}" for name, full in full_names.items()]
+    notes += getattr(result, "notes", ())
     if getattr(result, "trajectory", None) is not None:
         notes.append(surfaces.trajectory_key(result))
     surface = result.plane if result.measure == "mode_connectivity" else result
-    if surface is not None and surface.measure in ("line_slice", "plane_slice", "volume_slice"):
-        shown = "the line has gaps there" if surface.measure == "line_slice" else holes
-        note = surfaces.holes_note(surface.losses, shown) if surface.losses is not None else ""
-        notes += [note] if note else []
-    return [_subject(result), *notes]
+    if surface is not None and surface.measure in ("line_slice", *MEASURES):
+        if surface is result and surface.num_points_saved and not on_page:
+            notes.append("small dots: points that were evaluated")
+        is_line = surface.measure == "line_slice"
+        shown = "the line has gaps there, with crosses below" if is_line else "hatched around them"
+        holes = "holes there" if on_page else shown
+        notes.append(surfaces.holes_note(surface.losses, holes) if surface.losses is not None else "")
+    if result.measure == "plane_slice":
+        shape = surfaces.shape_of(result)
+        if shape is None or (on_page and abs(shape - 1) > CUBE):
+            notes.append("the two axes are not to one scale")
+    tree = getattr(result, "topology", None) if result.measure == "mode_connectivity" else result
+    if tree is not None and tree.measure == "persistence":
+        notes += [topology.ceiling_note(tree), topology.walls_note(tree) if tree is result else ""]
+    return [_subject(result), *filter(None, notes)]
 
 
 def _subject(result: Measurement) -> str:
@@ -113,10 +125,18 @@ def _subject(result: Measurement) -> str:
         "linf ball" if arguments.get("norm") == "linf" else "",
         f"scaled by {arguments['scaling']}" if arguments.get("scaling", "none") != "none" else "",
         f"N = {num_examples:,}" if num_examples else "",
-        # A result of several modes says in its picture which is which.
-        f"batch norm: {result.batch_norm}" if result.batch_norm and not hasattr(result, "modes") else "",
+        _mode(result),
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _mode(result: Any) -> str:
+    """The batch-norm modes, in their order; a result of several says in its picture which is which."""
+    modes = [mode for mode in dict.fromkeys(getattr(result, "modes", (result.batch_norm,))) if mode]
+    if modes:
+        return f"batch norm: {', '.join(modes)}"
+    has_none = result.provenance.get("objective", {}).get("has_batch_norm") is False
+    return "no batch norm" if has_none else ""
 
 
 def _history(result: Any) -> Figure:
@@ -135,7 +155,7 @@ def _path(result: Any) -> Figure:
     for ax, quantity in zip(axes.flat, quantities, strict=True):
         draw.draw_path(ax, result, quantity, draw.BLUE)
         ax.set_title(quantity.capitalize())
-    draw.scale_loss_axis(axes[0, 0], result.losses)
+    draw.scale_loss_axis(axes[0, 0], result.losses, headroom=draw.WORDS_ABOVE)
     return figure
 
 
@@ -145,8 +165,8 @@ def _curve(result: Any) -> Figure:
     figure, axes = draw.new_figure(1, columns, width=3.5 * columns, height=3)
     for ax, quantity in zip(axes.flat, quantities, strict=False):
         draw.draw_path(ax, result, quantity, draw.BLUE)
-        ax.set_xlabel("position t on the curve")
-    draw.scale_loss_axis(axes[0, 0], result.losses)
+        ax.set_xlabel("position t on the curve\n(a at 0, b at 1)")
+    draw.scale_loss_axis(axes[0, 0], result.losses, headroom=draw.WORDS_ABOVE)
     bends = f"{result.num_bends} bend{'s' if result.num_bends > 1 else ''}"
     times = f"{result.arc_length / result.distance:.3g} × straight" if result.distance else "0"
     facts = {"loss": f"{result.kind}, {bends}", "accuracy": f"length {times}"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from thalweg.report.figures import (
     quantities_of,
     quantity_label,
 )
+from thalweg.report.names import TO
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.contour import ContourSet
     from matplotlib.figure import Figure
 
@@ -30,6 +33,12 @@ NUM_LEVELS = 14
 
 # Cosine from which the picture, whose axes are at right angles, says that the directions are not.
 OBLIQUE = 1e-3
+
+# Sides of a plane are drawn to one scale up to this ratio; beyond it, one would be a strip.
+MOST_ELONGATED = 2.5
+
+# Side of a square picture in inches, what stands beside it and below, and letters that fit an inch of side.
+SIDE, BESIDE, BELOW, LETTERS = 2.6, 1.75, 1.1, 13
 
 # Digits of a number beside a colour that have room.
 MOST_DIGITS = 9
@@ -44,7 +53,12 @@ UNITS = {"filter": "each filter's own norm", "layer": "each layer's own norm", "
 def plane_figure(result: Any) -> Figure:
     """Contours of loss and, where there are classes, of accuracy."""
     quantities = quantities_of(result)
-    figure, axes = new_figure(1, len(quantities), width=4.3 * len(quantities), height=3.7)
+    shape = shape_of(result)
+    # Of one area, whatever the shape.
+    width, height = SIDE / (shape or 1) ** 0.5, SIDE * (shape or 1) ** 0.5
+    figure, axes = new_figure(
+        1, len(quantities), width=(width + BESIDE) * len(quantities), height=height + BELOW
+    )
     x, y = numbers(result.alphas), numbers(result.betas)
     for ax, quantity in zip(axes.flat, quantities, strict=True):
         heights = numbers(result.losses if quantity == "loss" else result.accuracies)
@@ -56,10 +70,22 @@ def plane_figure(result: Any) -> Figure:
             draw_trajectory(ax, *seen_from(result, 0, 1))
         mark_networks(ax, result, 0, 1)
         mark_centre(ax)
-        name_axes(ax, result, 0, 1)
+        name_axes(ax, result, 0, 1, width, height)
+        ax.set_box_aspect(height / width)
         ax.set_title(quantity.capitalize())
         note_errors(ax, result, quantity)
     return figure
+
+
+def shape_of(result: Any) -> float | None:
+    """Height over width of a plane as it is in parameter space, None if that would leave a strip.
+
+    The angle between the directions is a right one in the picture, whatever it is.
+    """
+    (_, right), (_, high) = (numbers(axis)[[0, -1]] for axis in (result.alphas, result.betas))
+    along, across = numbers(result.direction_norms)
+    shape = float(high * across / (right * along))
+    return shape if 1 / MOST_ELONGATED <= shape <= MOST_ELONGATED else None
 
 
 def volume_figure(result: Any) -> Figure:
@@ -76,7 +102,8 @@ def volume_figure(result: Any) -> Figure:
             draw_trajectory(ax, *seen_from(result, i, j))
         mark_networks(ax, result, i, j)
         mark_centre(ax)
-        name_axes(ax, result, i, j)
+        name_axes(ax, result, i, j, SIDE, SIDE)
+        ax.set_box_aspect(1)
         ax.set_title(f"Directions {i} and {j}")
     if drawn is not None:
         colour_bar(figure, axes[0, -1], drawn, quantity_label(result, "loss"))
@@ -138,7 +165,9 @@ def contour_levels(values: np.ndarray, quantity: str = "loss") -> np.ndarray:
 def colour_bar(figure: Figure, axes: Axes, drawn: ContourSet, label: str) -> None:
     """The scale of the contours, with every level that can be read."""
     ticks, words = ticks_apart(np.asarray(drawn.levels))
-    bar = figure.colorbar(drawn, ax=axes, ticks=ticks, spacing="uniform")
+    # As high as what it explains, whatever the layout leaves around that.
+    place = axes.inset_axes((1.05, 0.0, 0.05, 1.0))
+    bar = figure.colorbar(drawn, cax=place, ticks=ticks, spacing="uniform")
     bar.ax.set_yticklabels(words)
     bar.ax.minorticks_off()
     bar.set_label(label)
@@ -166,7 +195,7 @@ def draw_evaluated(axes: Axes, x: np.ndarray, y: np.ndarray, evaluated: np.ndarr
     if evaluated.all():
         return
     i, j = np.nonzero(evaluated)
-    axes.plot(x[i], y[j], ".", color="white", markersize=2.2, markeredgewidth=0.25, markeredgecolor=INK)
+    axes.plot(x[i], y[j], ".", color="white", markersize=3.2, markeredgewidth=0.3, markeredgecolor=INK)
 
 
 def seen_from(result: Any, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
@@ -196,13 +225,15 @@ def draw_trajectory(axes: Axes, coordinates: np.ndarray, off: np.ndarray) -> Non
     axes.scatter(x, y, s=areas, color="white", edgecolor=INK, linewidth=0.6, zorder=4)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     if left <= x[0] <= right and bottom <= y[0] <= top:
-        label_point(axes, x[0], y[0], "start")
+        # Away from where it goes, if there is room.
+        onward = next((k for k in range(1, len(x)) if (x[k], y[k]) != (x[0], y[0])), 0)
+        label_point(axes, x[0], y[0], "start", away=(x[onward] - x[0], y[onward] - y[0]))
 
 
 def trajectory_key(result: Any) -> str:
     """How to read the trajectory in the picture, and what the picture leaves out."""
     coordinates, off = numbers(result.trajectory.coordinates), numbers(result.trajectory.residual_norms)
-    text = "dots: its points projected"
+    text = "circles: its points projected"
     if off.max():
         text += f", the larger the farther off they lie, up to {at_most(float(off.max()), 3)}"
     ends = np.array([numbers(axis)[-1] for axis in result.axes])
@@ -217,14 +248,18 @@ def mark_networks(axes: Axes, result: Any, i: int, j: int) -> None:
             axes.plot(
                 [x], [y], "s", color="white", markersize=6, markeredgecolor=INK, zorder=5, clip_on=False
             )
-            label_point(axes, x, y, result.direction_names[direction].removeprefix("to "))
+            label_point(axes, x, y, result.direction_names[direction].removeprefix(TO))
 
 
-def label_point(axes: Axes, x: float, y: float, text: str) -> None:
-    """Words beside a point, on the side that has room for them, legible on any colour."""
+def label_point(axes: Axes, x: float, y: float, text: str, away: tuple[float, float] = (0, 0)) -> None:
+    """Words beside a point, legible on any colour: on the side away from something, where there is room."""
     from matplotlib.patheffects import withStroke
 
-    right, high = x > 0, y > 0
+    def before(place: float, ends: tuple[float, float], away: float) -> bool:
+        share = (place - ends[0]) / (ends[1] - ends[0])
+        return share > 0.75 or (share > 0.25 and (away > 0 or (away == 0 and share > 0.5)))
+
+    right, high = before(x, axes.get_xlim(), away[0]), before(y, axes.get_ylim(), away[1])
     axes.annotate(
         text,
         (x, y),
@@ -252,14 +287,29 @@ def mark_centre(axes: Axes) -> None:
     axes.plot([0], [0], "+", color=VERMILLION, markersize=10, markeredgewidth=1.6)
 
 
-def name_axes(axes: Axes, result: Any, i: int, j: int) -> None:
-    """Say which directions run along them."""
-    from matplotlib.ticker import MaxNLocator
+def name_axes(axes: Axes, result: Any, i: int, j: int, width: float, height: float) -> None:
+    """Say which directions run along sides of so many inches."""
+    for axis, direction, side in ((axes.xaxis, i, width + BESIDE), (axes.yaxis, j, height)):
+        most = int(LETTERS * side)
+        lines = axis_label(result, direction, "\n").split("\n")
+        # A line that is too long is best broken where it makes a pause.
+        parts = [part for line in lines for part in _parts(line, most)]
+        axis.set_label_text("\n".join(textwrap.fill(part, most) for part in parts))
+        step_ticks(axis)
 
-    axes.set_xlabel(axis_label(result, i, "\n"))
-    axes.set_ylabel(axis_label(result, j, "\n"))
-    # Long numbers have room for few.
-    axes.xaxis.set_major_locator(MaxNLocator(5 if axes.get_xlim()[1] > 0.05 else 3))
+
+def _parts(line: str, most: int) -> list[str]:
+    return [line] if len(line) <= most else line.replace(", ", ",\n").split("\n")
+
+
+def step_ticks(axis: Axis) -> None:
+    """A few round steps, small and large ones in powers of ten, so that the numbers stand apart."""
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+    words = ScalarFormatter(useMathText=True)
+    words.set_powerlimits((-3, 4))
+    axis.set_major_locator(MaxNLocator(5))
+    axis.set_major_formatter(words)
 
 
 def axis_label(result: Any, direction: int, gap: str = " ") -> str:
@@ -274,7 +324,7 @@ def axis_label(result: Any, direction: int, gap: str = " ") -> str:
         meaning = f"1 = {unit} {norm:.3g}"
     cosine = float(result.direction_cosines[0, direction]) if direction else 0.0
     slant = f"{gap}cosine {cosine:.2g} with the first" if abs(cosine) > OBLIQUE else ""
-    return f"step {'' if name.startswith('to ') else 'along '}{name}{gap}({meaning}){slant}"
+    return f"step {'' if name.startswith(TO) else 'along '}{name}{gap}({meaning}){slant}"
 
 
 def note_errors(axes: Axes, result: Any, quantity: str, of: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,9 @@ KINDS = (("component", BLUE, "o"), ("loop", VERMILLION, "s"), ("void", PURPLE, "
 # Branches that a tree shows; the shortest-lived beyond are left out, and counted.
 MOST_BRANCHES = 25
 
+# Letters that have room side by side under a tree.
+MOST_LETTERS = 50
+
 
 def persistence_figure(result: Any) -> Figure:
     """The diagram of all features, beside the merge tree of the components."""
@@ -48,7 +52,7 @@ def draw_persistence_diagram(axes: Axes, result: Any) -> None:
     significant = numbers(result.is_significant) > 0
     never = np.isinf(deaths)
     low = float(births.min())
-    high = float(max(births.max(), deaths[~never].max(initial=low)))
+    high = float(max(births.max(), deaths[~never].max(initial=low), result.ceiling or low))
     is_log = low > 0 and high > LOG_RATIO * low
 
     def beyond(share: float) -> float:  # so far above the highest, in shares of the axis
@@ -67,7 +71,8 @@ def draw_persistence_diagram(axes: Axes, result: Any) -> None:
         (noise, GREY, f"within 2 × {at_most(result.noise_band, 2)}: noise ({100 * result.level:g} %)"),
     ):
         if width > 0:
-            top = np.minimum(diagonal + width, end)
+            # Short of the line of what never dies: that needs no lifetime.
+            top = np.maximum(np.minimum(diagonal + width, beyond(0.07)), diagonal)
             axes.fill_between(diagonal, diagonal, top, color=colour, alpha=0.45, linewidth=0, label=name)
     axes.plot(diagonal, diagonal, color=GREY, linewidth=0.8)
     axes.axhline(line, color=GREY, linewidth=0.8, linestyle="--")
@@ -83,7 +88,7 @@ def draw_persistence_diagram(axes: Axes, result: Any) -> None:
     )
     if result.ceiling is not None:
         axes.axhline(
-            result.ceiling, color=INK, linewidth=0.8, linestyle=":", label=f"ceiling {result.ceiling:g}"
+            result.ceiling, color=INK, linewidth=0.8, linestyle=":", label=f"ceiling {result.ceiling:.4g}"
         )
     heights = np.where(never, line, deaths)
     for k, (name, colour, marker) in enumerate(KINDS[: result.birth_points.shape[1]]):
@@ -116,8 +121,39 @@ def draw_persistence_diagram(axes: Axes, result: Any) -> None:
     axes.legend(loc="lower right")
 
 
-def draw_merge_tree(axes: Axes, result: Any) -> None:
-    """Each minimum a branch, from its loss up to the saddle at which it joins another."""
+def ceiling_note(result: Any) -> str:
+    """What a ceiling does to what is significant; nothing where there is none."""
+    if result.ceiling is None:
+        return ""
+    ceiling = f"{result.ceiling:.4g}{unit_of_loss(result)}"
+    return f"ceiling {ceiling}: lifetimes count up to it, and noise and grid errors above it do not"
+
+
+def walls_note(result: Any) -> str:
+    """How many points without a finite loss are walls of the sublevel sets; nothing where there are none."""
+    if not result.num_walls:
+        return ""
+    one = result.num_walls == 1
+    return f"{result.num_walls:,} point{' has' if one else 's have'} no finite loss: above every level"
+
+
+def in_words(points: np.ndarray, digits: int = 2) -> list[str]:
+    """Points ``(C, D)`` in brackets."""
+    nought = 10.0 ** (-digits - 2) * np.abs(points).max(initial=0.0)  # but for rounding
+    clean = np.where(np.abs(points) > nought, points, 0.0)
+    return [f"({', '.join(f'{x:.{digits}g}' for x in point)})".replace("-", "−") for point in clean]
+
+
+def draw_merge_tree(
+    axes: Axes,
+    result: Any,
+    called: Callable[[np.ndarray], list[str]] = in_words,
+    where: str = "step along each direction",
+) -> None:
+    """Each minimum a branch, from its loss up to the saddle at which it joins another.
+
+    Minima stand for themselves by what `called` makes of where they lie, `where` says in what unit.
+    """
     tree = result.merge_tree
     parents, significant = tree.parents.tolist(), numbers(result.is_significant) > 0
     births, deaths = numbers(tree.minimum_heights), numbers(tree.saddle_upper_bounds)
@@ -128,8 +164,8 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
     scale_loss_axis(axes, births[:count], ends)
     is_log = axes.get_yscale() == "log"
     top = high * (high / low) ** 0.08 if is_log else high + 0.08 * ((high - low) or abs(high) or 1.0)
-    points = numbers(tree.minimum_points)
-    points = np.where(np.abs(points) > 1e-9 * np.abs(points).max(), points, 0.0)  # nought, but for rounding
+    words = called(numbers(tree.minimum_points))
+    at_edge = np.zeros(count) if result.at_edge is None else numbers(result.at_edge)
     places = _places(parents[:count], deaths[:count])
     names = []
     for i in range(count):
@@ -154,8 +190,13 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
         fill = colour if significant[i] else "white"
         axes.plot([places[i]], [births[i]], "o", color=colour, markerfacecolor=fill, markersize=5)
         if significant[i] or count <= 6:
-            names.append((places[i], ", ".join(f"{x:.2g}" for x in points[i])))
+            names.append((places[i], words[i] + ("\nat the edge" if at_edge[i] else "")))
     scale_loss_axis(axes, births[:count], ends)  # again, now that all is drawn
+    bottom, highest = axes.get_ylim()
+    if result.ceiling is not None and bottom < result.ceiling < highest:
+        axes.axhline(
+            result.ceiling, color=INK, linewidth=0.8, linestyle=":", label=f"ceiling {result.ceiling:.4g}"
+        )
     axes.plot([], [], "o-", color=BLUE, label="significant")
     if not significant[:count].all():
         axes.plot(
@@ -163,10 +204,15 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
         )
     if count < len(parents):
         axes.plot([], [], " ", label=f"{len(parents) - count} shorter-lived left out")
-    axes.set_xticks([place for place, _ in names], [f"({name})".replace("-", "−") for _, name in names])
+    axes.set_xticks([place for place, _ in names], [name for _, name in names])
+    longest = max((len(line) for _, name in names for line in name.split("\n")), default=0)
+    if longest * len(names) > MOST_LETTERS:
+        axes.tick_params(axis="x", labelrotation=30)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, count - 0.4)
     axes.grid(visible=False, axis="x")
-    axes.set_xlabel("minimum, at these coordinates")
+    axes.set_xlabel(f"minimum, where it lies ({where})")
     axes.set_ylabel(f"loss{unit_of_loss(result)}; each saddle an upper bound")
     axes.legend(loc="best")
 
