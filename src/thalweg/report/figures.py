@@ -152,7 +152,8 @@ def scale_loss_axis(axes: Axes, *losses: Any, headroom: float = HEADROOM) -> Non
         from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
         axes.set_yscale("log")
-        axes.set_ymargin(max(axes.margins()[1], headroom - 1))
+        _, margin = axes.margins() or (0.0, 0.0)
+        axes.set_ymargin(max(margin, headroom - 1))
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())

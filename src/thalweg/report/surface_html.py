@@ -76,7 +76,7 @@ def figure_of(result: Any, full_names: Mapping[str, str] | None = None) -> Figur
     draw = _plane if result.measure == "plane_slice" else _volume
     figure = draw(result, full_names or {})
     figure.update_scenes(
-        **{
+        {
             f"{name}axis": {
                 "title": {"text": axis_label(result, i, "<br>"), "font": {"size": 11}},
                 **_few(*numbers(axis)[[0, -1]]),
