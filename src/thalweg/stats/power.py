@@ -80,3 +80,35 @@ def units_needed(difference: float, *, paired: bool = False, level: float = 0.95
         middle = (low + high) // 2
         low, high = (low, middle) if shows(middle) else (middle, high)
     return high
+
+
+def seeds_needed(
+    difference: float,
+    spread: float,
+    *,
+    ratio: bool = True,
+    paired: bool = False,
+    num_claims: int = 1,
+    level: float = 0.95,
+    power: float = 0.8,
+) -> int:
+    """Seeds of each group that let `thalweg.stats.verdicts.judge` find a difference (or a ratio).
+
+    `spread` is the standard deviation from seed to seed (of logarithms with `ratio`; of the pairs'
+    differences if `paired`).
+    """
+    raise NotImplementedError
+
+
+def seeds_for_equivalence(
+    margin: float,
+    spread: float,
+    *,
+    ratio: bool = True,
+    paired: bool = False,
+    num_claims: int = 1,
+    level: float = 0.95,
+    power: float = 0.8,
+) -> int:
+    """Seeds of each group that let equivalence within `margin` be found where the groups do not differ."""
+    raise NotImplementedError
