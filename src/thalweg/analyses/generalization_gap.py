@@ -24,8 +24,8 @@ class GeneralizationGap(Measurement):
         Mean losses over the examples of each objective.
     train_accuracy, test_accuracy
         Fractions of examples whose class is right; NaN without classes.
-    train_loss_error, test_loss_error
-        Standard errors of the losses, each for the distribution that its examples are a sample of.
+    train_loss_error, test_loss_error, train_accuracy_error, test_accuracy_error
+        Standard errors, each for the distribution that its examples are a sample of.
     """
 
     measure: ClassVar[str] = "generalization_gap"
@@ -36,6 +36,8 @@ class GeneralizationGap(Measurement):
     test_accuracy: float
     train_loss_error: float
     test_loss_error: float
+    train_accuracy_error: float
+    test_accuracy_error: float
 
     @property
     def accuracy_gap(self) -> float:
@@ -77,15 +79,15 @@ def generalization_gap(
                 f"`train` and `test` must be one network with one loss in one mode, but their {key} differs: "
                 f"{first.get(key)!r} and {second.get(key)!r}."
             )
-    parts = []
+    losses, accuracies = [], []
     for place, objective in enumerate((train, test)):
         report = part_of(progress, place, 2)
         found = objective.evaluate_points([(objective.params, objective.buffers)])
-        error = _error(objective, found.example_losses[0])
-        parts.append((float(found.losses[0]), float(found.accuracies[0]), error))
+        losses.append((float(found.losses[0]), _error(objective, found.example_losses[0])))
+        accuracies.append((float(found.accuracies[0]), _error(objective, found.example_correct[0])))
         if report:
             report(1, 1)
-    (train_loss, train_accuracy, train_error), (test_loss, test_accuracy, test_error) = parts
+    (train_loss, train_error), (test_loss, test_error) = losses
     # On the smaller set's degrees of freedom: Welch's are never fewer.
     joined = StandardError(
         math.hypot(train_error.value, test_error.value), min(train_error.dof, test_error.dof)
@@ -96,15 +98,18 @@ def generalization_gap(
         provenance={"function": "generalization_gap", "objective": first, "test": second},
         train_loss=train_loss,
         test_loss=test_loss,
-        train_accuracy=train_accuracy,
-        test_accuracy=test_accuracy,
+        train_accuracy=accuracies[0][0],
+        test_accuracy=accuracies[1][0],
         train_loss_error=train_error.value,
         test_loss_error=test_error.value,
+        train_accuracy_error=accuracies[0][1].value,
+        test_accuracy_error=accuracies[1][1].value,
     )
 
 
-def _error(objective: Objective, losses: Tensor) -> StandardError:
-    units = losses.double()
+def _error(objective: Objective, numbers: Tensor) -> StandardError:
+    """Of the mean of one number an example ``(N,)``."""
+    units = numbers.double()
     if objective.batch_norm == "batch" and objective.has_batch_norm:
         # A batch's examples share their statistics; a shorter last one is left out of the spread.
         whole = units[: len(units) // objective.batch_size * objective.batch_size]

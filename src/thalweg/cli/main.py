@@ -13,8 +13,11 @@ from thalweg.cli.audit import audit
 from thalweg.cli.compare import COMPARE_HELP, compare
 from thalweg.cli.console import errors
 from thalweg.cli.data import data
+from thalweg.cli.export import export
 from thalweg.cli.measure import MEASURES_HELP, measure
+from thalweg.cli.report import report
 from thalweg.cli.reproduce import reproduce
+from thalweg.cli.study import app as study_app
 from thalweg.cli.train import train
 from thalweg.core.errors import DataError, ThalwegError, is_out_of_memory
 
@@ -42,6 +45,9 @@ app.command()(train)
 app.command(epilog=MEASURES_HELP)(measure)
 app.command()(audit)
 app.command(epilog=COMPARE_HELP)(compare)
+app.add_typer(study_app, name="study")
+app.command()(report)
+app.command()(export)
 app.command()(reproduce)
 
 

@@ -195,7 +195,7 @@ def without_batch_norm(objective: Objective) -> nn.Module:
     left = list(batch_norm_layers(model))
     if left:
         raise ValueError(
-            f"`model` must have each batch norm right after a linear layer to be folded into it, but {left[0]} "
-            "follows none."
+            "`model` must have each batch norm right after a linear layer to be folded into it, but "
+            f"{left[0]} follows none."
         )
     return model

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from thalweg.study.plan import StudyPlan
     from thalweg.study.runner import Task
 
-# Forward passes over its examples that a measure takes with its defaults, or those it has in the family, about:
-# a gradient is three, a Hessian-vector product six to nine. As counted on the paper's networks.
+# Forward passes over its examples that a measure takes with its defaults, or those it has in the family,
+# about: a gradient is three, a Hessian-vector product six to nine. As counted on the paper's networks.
 PASSES: Mapping[str, float] = {
     "generalization_gap": 1,
     "top_eigenvalues": 250,
@@ -62,7 +62,7 @@ class Estimate:
     by_measure
         Of each measure.
     num_recorded
-        How many of the tasks are estimated by records of the same measure and model, instead of by the timing.
+        How many of the tasks are estimated by records of the same measure and model, not by the timing.
     """
 
     seconds: float
@@ -95,7 +95,7 @@ def estimated(
 
 def _seconds_a_pass(plan: StudyPlan, unit: str) -> float:
     """Seconds of one example's forward pass, of a network as it is initialised."""
-    objective = plan.fresh_objective(unit, TIMED_EXAMPLES)
+    objective = plan.networks.fresh_objective(unit, TIMED_EXAMPLES)
     objective.evaluate()
     seconds = []
     for _ in range(TIMINGS):

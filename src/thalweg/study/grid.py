@@ -16,7 +16,7 @@ from thalweg.core.rng import stream_seed
 from thalweg.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from thalweg.study.spec import RangeSpec, StudySpec
+    from thalweg.study.spec import StudySpec
 
 Axis = "Sequence[Any] | RangeSpec"
 

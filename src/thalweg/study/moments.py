@@ -47,8 +47,8 @@ class Moment:
         step = number * steps_per_epoch if self.kind == "epoch" else number
         if step > epochs * steps_per_epoch:
             raise ValueError(
-                f"`moments` must lie within the run of {epochs} epochs, {epochs * steps_per_epoch} steps, got "
-                f"{self.name!r}."
+                f"`moments` must lie within the run of {epochs} epochs, {epochs * steps_per_epoch} steps, "
+                f"got {self.name!r}."
             )
         return step
 

@@ -26,11 +26,9 @@ from thalweg.core.arguments import check_one_of
 from thalweg.objective.batch_norm import MODES, BatchNormMode
 from thalweg.study.grid import Grid, Settings
 from thalweg.study.moments import Moment, parsed
+from thalweg.study.table import PERFORMANCE
 
 SCHEMA = 1
-
-# Measured of every network, at every moment, in every mode; claims may name each number.
-PERFORMANCE = ("gap", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
 
 class _Table(BaseModel):
@@ -48,8 +46,8 @@ class DataSpec(_Table):
     """What is trained and tested on.
 
     `name` is that of a registered data set, or a ``module:callable`` that returns the pair of training and
-    test data. `num_train` and `num_test` take the first so many examples, all if left out; `label_noise` gives
-    that share of the training examples another class.
+    test data. `num_train` and `num_test` take the first so many examples, all if left out; `label_noise`
+    gives that share of the training examples another class.
     """
 
     name: str = "fashion-mnist"
@@ -120,10 +118,10 @@ class MeasureSpec(_Table):
 class PairSpec(_Table):
     """A measure of two networks that differ in `across` and agree in every other field.
 
-    With ``across = "seed"``, the networks of one setting are set against each other, seed 1 with seed 2 and so
-    on round; with any other field, those of one seed. `fold_batch_norm` replaces each batch norm by the
-    layer that computes the same in running mode, without which networks with and without it have no line
-    between them.
+    With ``across = "seed"``, the networks of one setting are set against each other, first with second, third
+    with fourth, so that pairs are independent; with any other field, those of one seed. `fold_batch_norm`
+    replaces each batch norm by the layer that computes the same in running mode, without which networks with
+    and without it have no line between them.
     """
 
     measure: str = "linear_path"
@@ -162,8 +160,8 @@ class ContrastClaim(_Claim):
     """Of two groups of runs: the first one's values are larger, smaller, or the same within `margin`.
 
     `by` is the field that tells the groups apart, `groups` two of its values. On the scale ``log`` the effect
-    is the ratio of geometric means and `margin` a ratio above 1; on ``linear`` a difference, in the unit of the
-    measure. `paired` sets runs of one seed and setting against each other.
+    is the ratio of geometric means and `margin` a ratio above 1; on ``linear`` a difference, in the unit of
+    the measure. `paired` sets runs of one seed and setting against each other.
     """
 
     kind: Literal["contrast"] = "contrast"
@@ -341,7 +339,7 @@ def read_study(source: str | Path, preset: str | None = None) -> StudySpec:
         A path that ends in ``.toml``, or one of `shipped_studies`.
     preset
         Name of a table under ``[presets]``, laid over the rest of the file: tables are merged, anything else
-        is replaced.
+        is replaced, and what its ``without`` names (``"measures.trace"``) is left out.
 
     Raises
     ------
@@ -367,7 +365,14 @@ def read_study(source: str | Path, preset: str | None = None) -> StudySpec:
         if preset not in presets:
             known = ", ".join(presets) or "it has none"
             raise ValueError(f"`preset` must be one of those in {label} ({known}), got {preset!r}.")
-        content = _merged(content, presets[preset])
+        over = dict(presets[preset])
+        without = over.pop("without", [])
+        content = _merged(content, over)
+        for place in without:
+            table, _, name = place.partition(".")
+            if name not in content.get(table, {}):
+                raise ValueError(f"{label}: presets.{preset}.without: there is no {place}.")
+            del content[table][name]
     return _built(StudySpec, content, label)
 
 

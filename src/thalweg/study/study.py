@@ -70,8 +70,8 @@ class Study:
         file = self.path / STUDY_FILE
         if not file.is_file():
             raise ValueError(
-                f"`path` must be the folder of a study, but {self.path} has no {STUDY_FILE}; `thalweg study run` "
-                "makes one."
+                f"`path` must be the folder of a study, but {self.path} has no {STUDY_FILE}; `thalweg "
+                "study run` makes one."
             )
         content = json.loads(file.read_text())
         if content["schema"] > SCHEMA:
@@ -114,9 +114,13 @@ class Study:
         return import_extra("pandas", "dataframe").DataFrame(rows(self))
 
     def status(self) -> dict[str, int]:
-        """How many of the planned tasks are ``done``, ``diverged``, ``refused``, ``crashed``, ``blocked`` (what
-        they need failed) and ``open``."""
-        counts = dict.fromkeys(("done", "diverged", "refused", "crashed", "blocked", "open"), 0)
+        """How many of the planned tasks are in each state.
+
+        ``done``, ``diverged``, ``refused``, ``crashed``, ``blocked`` (what they need failed) and ``open``.
+        """
+        counts: dict[str, int] = dict.fromkeys(
+            ("done", "diverged", "refused", "crashed", "blocked", "open"), 0
+        )
         for task in self.tasks:
             counts[self.state(task)] += 1
         return counts
@@ -156,6 +160,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_workers(plan: StudyPlan) -> int:
+    """On a CPU a worker for each processor, but no more than there are runs; on an accelerator one."""
+    return min(cores(), len(plan.runs)) if plan.device.type == "cpu" else 1
+
+
 def chosen_threads(plan: StudyPlan, num_workers: int) -> int:
     """Threads of each of so many workers: what the folder's first run chose, else the processors' share.
 
@@ -182,8 +191,7 @@ def run_study(
     plan
         The study.
     workers
-        Processes. Default: on a CPU one for each processor, but no more than there are runs; on an accelerator
-        one, this process.
+        Processes; by default `default_workers`. One is this process.
     shard
         ``(i, n)``: of n that share the folder this is the i-th, from 1, which does every n-th run and what is
         measured of it alone. What is measured of two networks is left to a call without shards.
@@ -198,8 +206,7 @@ def run_study(
         Of everything the plan asks for that has a record.
     """
     tasks = unique_tasks(plan.tasks)
-    if workers is None:
-        workers = min(cores(), len(plan.runs)) if plan.device.type == "cpu" else 1
+    workers = workers or default_workers(plan)
     threads = chosen_threads(plan, workers)
     part = None
     if shard is None:

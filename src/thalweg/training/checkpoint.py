@@ -101,7 +101,7 @@ class Checkpoint:
 
 def save_weights(path: str | Path, model: nn.Module, header: Mapping[str, Any] | None = None) -> None:
     """Write the model's state dictionary as plain safetensors that anyone can load; see `weights_header`."""
-    _write(path, state_tensors(model), header and {WEIGHTS_KEY: json.dumps(header)})
+    _write(path, state_tensors(model), {WEIGHTS_KEY: json.dumps(header)} if header else None)
 
 
 def weights_header(path: str | Path) -> dict[str, Any]:
