@@ -185,6 +185,11 @@ def without_batch_norm(objective: Objective) -> nn.Module:
         If a batch norm cannot be taken in, naming it.
     """
     model = copy.deepcopy(objective.loss.model).eval()
+    # The objective's own network is a form without a point of its own.
+    for name, tensor in objective.named_tensors.items():
+        own = model.get_parameter(name) if name in dict(model.named_parameters()) else model.get_buffer(name)
+        own.data.copy_(tensor)
+    model.requires_grad_(True)
     pairs = foldable_pairs(objective)
     for linear_name, norm_name in pairs:
         linear, norm = model.get_submodule(linear_name), model.get_submodule(norm_name)
