@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
+import torch
+
 from thalweg.core.errors import NonFiniteLossError, ThalwegError
 from thalweg.core.imports import in_words
 from thalweg.core.measurement import Measurement
@@ -61,19 +63,31 @@ class Engine(Protocol):
 
 
 class InProcess:
-    """This process, one task at a time."""
+    """This process, one task at a time.
+
+    Parameters
+    ----------
+    threads
+        Threads that torch computes with meanwhile; None for those it has.
+    """
 
     num_slots = 1
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None = None) -> None:
         self._submitted: deque[tuple[Task, Progress]] = deque()
+        self._threads = threads
+        self._threads_before = num_threads()
 
     def __enter__(self) -> Self:
+        self._threads_before = num_threads()
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        torch.set_num_threads(self._threads_before)
         self._submitted.clear()
 
     def submit(self, task: Task, progress: Progress) -> None:

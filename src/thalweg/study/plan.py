@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from thalweg.analyses import ANALYSES
 from thalweg.analyses.generalization_gap import generalization_gap
@@ -130,23 +131,20 @@ class StudyPlan:
             compute,
             lambda: seconds_spent(folder),
             unit=unit_of(run.settings),
+            keep_arrays=self.spec.keep_arrays,
         )
 
     def _gap(self, run: PlannedRun, moment: Moment, mode: str, training: Task) -> Task:
-        num_examples = self.networks.num_examples(run, None)
+        place = _Place(moment, mode, self.networks.num_examples(run, None))
 
         def compute(progress: Progress) -> Measurement:
             network = self.networks.network(run, moment)
-            train, test = (
-                self.networks.objective(run, moment, mode, num_examples, test=test, network=network)
-                for test in (False, True)
-            )
+            train, test = (self._objective(run, place, test=test, network=network) for test in (False, True))
             return generalization_gap(train, test, progress=progress)
 
-        cost = (num_examples + self.networks.test_data.num_examples) * PASSES["generalization_gap"]
-        return self._task(
-            run, moment, mode, "gap", "generalization_gap", {}, num_examples, cost, compute, training
-        )
+        share = 1 + self.networks.test_data.num_examples / place.num_examples
+        subject = _Subject(run.run, run.labels, (training.key,), unit_of(run.settings))
+        return self._task(subject, place, "gap", "generalization_gap", {}, share, compute)
 
     def _measurements(self, run: PlannedRun, name: str, training: Task) -> list[Task]:
         spec = self.spec.measures[name]
@@ -155,57 +153,70 @@ class StudyPlan:
         num_examples = self.networks.num_examples(run, spec.num_examples)
         seed = stream_seed(0, "study", run.run, name)
         function = member.measure.__name__
-        given = {**member.arguments, **({"seed": seed} if member.is_seeded else {})}
-        arguments = resolved(member.measure, given)
+        arguments = resolved(
+            member.measure, {**member.arguments, **({"seed": seed} if member.is_seeded else {})}
+        )
+        subject = _Subject(run.run, run.labels, (training.key,), unit_of(run.settings))
 
-        def task(moment: Moment, mode: str) -> Task:
+        def task(place: _Place) -> Task:
             def compute(progress: Progress) -> Measurement:
-                objective = self.networks.objective(run, moment, mode, num_examples)
-                return member(objective, seed=seed, progress=progress)
+                return member(self._objective(run, place), seed=seed, progress=progress)
 
-            passes = PASSES.get(function, UNKNOWN) * (PASSES_RECALIBRATED if mode == "recalibrated" else 1)
-            cost = num_examples * passes
-            return self._task(
-                run, moment, mode, name, function, arguments, num_examples, cost, compute, training
-            )
+            return self._task(subject, place, name, function, arguments, 1.0, compute)
 
-        moments = self.spec.moments_of(spec.moments)
-        return [task(moment, mode) for moment in moments for mode in self._modes(run, spec.modes)]
+        return [
+            task(_Place(moment, mode, num_examples))
+            for moment in self.spec.moments_of(spec.moments)
+            for mode in self._modes(run, spec.modes)
+        ]
 
     def _task(
         self,
-        run: PlannedRun,
-        moment: Moment,
-        mode: str,
+        subject: _Subject,
+        place: _Place,
         name: str,
         function: str,
         arguments: Mapping[str, Any],
-        num_examples: int,
-        cost: float,
+        share: float,
         compute: Callable[[Progress], Measurement],
-        training: Task,
     ) -> Task:
-        labels = {**run.labels, "name": name, "moment": moment.name, "mode": mode}
+        """A measurement; `share` is its work by that of its function on the examples of the place."""
+        where = {"name": name, "moment": place.moment.name}
         decisive = {
             **arguments,
-            "moment": moment.name,
+            **where,
             "objective": {
-                "mode": mode,
-                "num_examples": num_examples,
+                "mode": place.mode,
+                "num_examples": place.num_examples,
                 "batch_size": self.spec.objective.batch_size,
             },
         }
-        if moment.kind == "loss":
+        if place.moment.kind == "loss":
             decisive["look_every"] = self.spec.look_every
+
+        def placed(progress: Progress) -> Measurement:
+            # Two moments may be one point, the step at which a loss is reached the last one, say.
+            result = compute(progress)
+            return dataclasses.replace(result, provenance={**result.provenance, "study": where})
+
+        passes = PASSES.get(function, UNKNOWN) * (PASSES_RECALIBRATED if place.mode == "recalibrated" else 1)
         return Task(
-            run.run,
+            subject.run,
             function,
-            labels,
+            {**subject.labels, **where, "mode": place.mode},
             decisive,
-            cost,
-            compute,
-            needs=(training.key,),
-            unit=unit_of(run.settings),
+            place.num_examples * passes * share,
+            placed,
+            needs=subject.needs,
+            unit=subject.unit,
+            keep_arrays=self.spec.keep_arrays,
+        )
+
+    def _objective(
+        self, run: PlannedRun, place: _Place, *, test: bool = False, network: nn.Module | None = None
+    ) -> Objective:
+        return self.networks.objective(
+            run, place.moment, place.mode, place.num_examples, test=test, network=network
         )
 
     def _pairs(self, name: str, spec: PairSpec) -> list[Task]:
@@ -247,46 +258,41 @@ class StudyPlan:
         mode: str,
     ) -> Task:
         run = run_id({"runs": [part.run for part in pair]})
-        num_examples = min(self.networks.num_examples(part, spec.num_examples) for part in pair)
+        place = _Place(moment, mode, min(self.networks.num_examples(p, spec.num_examples) for p in pair))
         seed = stream_seed(0, "study", run, name)
-        member = Member(function, spec.arguments)
-        given = {**spec.arguments, **({"seed": seed} if member.is_seeded else {})}
-        arguments = resolved(function, given)
+        given = spec.arguments | ({"seed": seed} if Member(function).is_seeded else {})
+        arguments = {**resolved(function, given), "folded": spec.fold_batch_norm}
 
         def compute(progress: Progress) -> Measurement:
-            a, b = (self._end(part, moment, mode, num_examples, spec.fold_batch_norm) for part in pair)
+            a, b = (self._end(part, place, spec.fold_batch_norm) for part in pair)
             return function(a, b, **given, progress=progress)
 
-        passes = PASSES.get(spec.measure, UNKNOWN) * (PASSES_RECALIBRATED if mode == "recalibrated" else 1)
-        decisive = {
-            **arguments,
-            "moment": moment.name,
-            "folded": spec.fold_batch_norm,
-            "objective": {
-                "mode": mode,
-                "num_examples": num_examples,
-                "batch_size": self.spec.objective.batch_size,
-            },
-        }
-        if moment.kind == "loss":
-            decisive["look_every"] = self.spec.look_every
-        return Task(
-            run,
-            spec.measure,
-            {**labels, "name": name, "moment": moment.name, "mode": mode},
-            decisive,
-            num_examples * passes,
-            compute,
-            needs=tuple(self._training(part).key for part in pair),
-            unit=unit_of(pair[0].settings),
-        )
+        needs = tuple(self._training(part).key for part in pair)
+        subject = _Subject(run, labels, needs, unit_of(pair[0].settings))
+        return self._task(subject, place, name, spec.measure, arguments, 1.0, compute)
 
-    def _end(self, run: PlannedRun, moment: Moment, mode: str, num_examples: int, fold: bool) -> Objective:
-        objective = self.networks.objective(run, moment, mode, num_examples)
-        if not fold:
-            return objective
-        network = without_batch_norm(objective)
-        return self.networks.objective(run, moment, mode, num_examples, network=network)
+    def _end(self, run: PlannedRun, place: _Place, fold: bool) -> Objective:
+        objective = self._objective(run, place)
+        return self._objective(run, place, network=without_batch_norm(objective)) if fold else objective
+
+
+@dataclass(frozen=True)
+class _Place:
+    """When, in which mode, on how many examples."""
+
+    moment: Moment
+    mode: str
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """Of which run, or pair of runs, and what of the study must be done before."""
+
+    run: str
+    labels: Mapping[str, Any]
+    needs: tuple[str, ...]
+    unit: str
 
 
 @dataclass(frozen=True)

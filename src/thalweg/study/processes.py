@@ -31,7 +31,9 @@ class TaskSource(Protocol):
 
 
 class Processes:
-    """A pool of workers that live as long as the engine; data are read once in each.
+    """Workers that live as long as the engine; data are read once in each.
+
+    Each is a pool of its own, so that it shows whose task it was when one dies.
 
     Parameters
     ----------
@@ -46,8 +48,8 @@ class Processes:
     def __init__(self, source: TaskSource, num_workers: int, threads: int) -> None:
         self.num_slots = num_workers
         self._source, self._threads = source, threads
-        self._pool: ProcessPoolExecutor | None = None
-        self._futures: dict[Future[Outcome], str] = {}
+        self._idle: list[ProcessPoolExecutor] = []
+        self._futures: dict[Future[Outcome], tuple[str, ProcessPoolExecutor]] = {}
         self._losses: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
@@ -56,58 +58,61 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        for pool in [*self._idle, *(pool for _, pool in self._futures.values())]:
+            _end(pool)
+        self._idle, self._futures = [], {}
 
     def submit(self, task: Task, progress: Progress) -> None:
         """Begin a task; what it has done is told when it has ended."""
+        progress(0, 1)
         self._send(task.key)
 
     def next_done(self) -> tuple[str, Outcome]:
-        """Wait for the first to end; if a worker dies, those under way are begun again, some times."""
+        """Wait for the first to end; one whose worker dies is begun again, some times."""
         while True:
             done = next(iter(wait(self._futures, return_when=FIRST_COMPLETED).done))
-            key = self._futures.pop(done)
+            key, pool = self._futures.pop(done)
             try:
-                return key, done.result()
+                outcome = done.result()
             except BrokenProcessPool:
-                lost = [key, *self._futures.values()]
-            # The pool does not say whose worker died: all that were under way count as lost.
-            self._close()
-            self._losses.update(lost)
-            for other in lost[1:]:
-                self._send(other)
-            if self._losses[key] < MOST_LOSSES:
-                self._send(key)
-                continue
-            reason = f"its worker process died {MOST_LOSSES} times, as it does when memory runs out"
-            return key, Outcome(None, 0.0, host(), versions(), self._threads, "crashed", reason)
+                _end(pool)
+                self._losses[key] += 1
+                if self._losses[key] < MOST_LOSSES:
+                    self._send(key)
+                    continue
+                reason = f"its worker process died {MOST_LOSSES} times, as it does when memory runs out"
+                outcome = Outcome(None, 0.0, host(), versions(), self._threads, "crashed", reason)
+            else:
+                self._idle.append(pool)
+            return key, outcome
 
     def _send(self, key: str) -> None:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.num_slots,
-                # Not forked: torch's threads do not survive that, nor do accelerators.
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_begin,
-                initargs=(self._source, self._threads),
-            )
-        self._futures[self._pool.submit(_work, key)] = key
+        pool = self._idle.pop() if self._idle else self._begin()
+        self._futures[pool.submit(_work, key)] = key, pool
 
-    def _close(self) -> None:
-        if self._pool is not None:
-            workers = list((self._pool._processes or {}).values())
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for worker in workers:
-                worker.kill()
-            for worker in workers:
-                worker.join()
-        self._pool, self._futures = None, {}
+    def _begin(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            1,
+            # Not forked: torch's threads do not survive that, nor do accelerators.
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_prepare,
+            initargs=(self._source, self._threads),
+        )
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    workers = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join()
 
 
 _tasks: Mapping[str, Task] = {}
 
 
-def _begin(source: TaskSource, threads: int) -> None:
+def _prepare(source: TaskSource, threads: int) -> None:
     global _tasks
     torch.set_num_threads(threads)
     _tasks = source.tasks_by_key()

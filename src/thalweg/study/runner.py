@@ -40,6 +40,8 @@ class Task:
         Keys of the tasks that must have given a result before.
     unit
         What one of `cost` is of, a forward pass of one model say: tasks of one unit go at one pace.
+    keep_arrays
+        Whether large arrays of the result are kept beside its record.
     """
 
     run: str
@@ -51,6 +53,7 @@ class Task:
     seconds_before: Callable[[], float] = lambda: 0.0
     needs: tuple[str, ...] = ()
     unit: str = ""
+    keep_arrays: bool = True
 
     @cached_property
     def key(self) -> str:
@@ -172,7 +175,8 @@ def _record(task: Task, outcome: Outcome, attempt: int, store: Store) -> Record:
     }
     if outcome.measurement is None:
         return Record.of_failure(task.measure, Failure(outcome.kind, outcome.reason, attempt), **common)
-    return Record(content=outcome.measurement.to_dict(store.arrays), **common)
+    arrays = store.arrays if task.keep_arrays else None
+    return Record(content=outcome.measurement.to_dict(arrays), **common)
 
 
 class _Queue:

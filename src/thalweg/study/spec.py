@@ -195,7 +195,11 @@ class CorrelationClaim(_Claim):
 
 
 class StudySpec(_Table):
-    """A study, as its file says, with everything left out filled in."""
+    """A study, as its file says, with everything left out filled in.
+
+    `look_every` is the steps between looks whether a moment ``loss X`` is reached; with `keep_arrays` the
+    store keeps large arrays too, eigenvectors say, beside its records.
+    """
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -208,6 +212,7 @@ class StudySpec(_Table):
     seeds: list[NonNegativeInt] = Field(min_length=1)
     moments: list[str] = Field(default_factory=lambda: ["end"], min_length=1)
     look_every: PositiveInt = 20
+    keep_arrays: bool = False
     objective: ObjectiveSpec = ObjectiveSpec()
     measures: dict[str, MeasureSpec] = Field(default_factory=dict)
     pairs: dict[str, PairSpec] = Field(default_factory=dict)

@@ -185,7 +185,13 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the only right to append; a second writer is told at once, what a killed one left goes."""
+        """Hold the only right to append; a second writer is told at once, what a killed one left goes.
+
+        Within it, doing so again changes nothing.
+        """
+        if self._identities is not None:
+            yield
+            return
         with sole_writer(self.path, "out", self.part):
             if self.part is None:  # beside other writers, what is left may be another one's work under way
                 for folder in (self.path, self.arrays):

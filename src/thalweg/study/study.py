@@ -134,7 +134,7 @@ class Study:
         return "blocked" if any(r is not None and r.failure for r in needed) else "open"
 
 
-def freeze(plan: StudyPlan, tasks: list[Task], threads: int) -> None:
+def _freeze(plan: StudyPlan, tasks: list[Task], threads: int) -> None:
     """Write what the folder says of the study."""
     content = {
         "schema": SCHEMA,
@@ -208,17 +208,13 @@ def run_study(
     tasks = unique_tasks(plan.tasks)
     workers = workers or default_workers(plan)
     threads = chosen_threads(plan, workers)
-    part = None
-    if shard is None:
-        freeze(plan, tasks, threads)
-        mine = tasks
-    else:
-        part = f"{shard[0]}-of-{shard[1]}"
-        if not (plan.out / STUDY_FILE).exists():
-            freeze(plan, tasks, threads)
-        runs = list(dict.fromkeys(run.run for run in plan.runs))
-        chosen = set(runs[shard[0] - 1 :: shard[1]])
-        mine = [task for task in tasks if task.run in chosen]
     if engine is None:
-        engine = InProcess() if workers == 1 else Processes(PlanSource.of(plan), workers, threads)
-    return run_tasks(mine, Store(plan.out, part), watcher, engine=engine, keep_going=True)
+        engine = InProcess(threads) if workers == 1 else Processes(PlanSource.of(plan), workers, threads)
+    store = Store(plan.out, shard and f"{shard[0]}-of-{shard[1]}")
+    with store.writing():
+        _freeze(plan, tasks, threads)
+        if shard is not None:
+            runs = list(dict.fromkeys(run.run for run in plan.runs))
+            mine = set(runs[shard[0] - 1 :: shard[1]])
+            tasks = [task for task in tasks if task.run in mine]
+        return run_tasks(tasks, store, watcher, engine=engine, keep_going=True)
