@@ -104,6 +104,8 @@ class Study:
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each number measured; see `thalweg.study.table.rows`.
 
+        A column that holds text for some rows, as ``seed`` does for pairs of networks, holds text for all.
+
         Raises
         ------
         ImportError
@@ -111,7 +113,9 @@ class Study:
         """
         from thalweg.study.table import rows
 
-        return import_extra("pandas", "dataframe").DataFrame(rows(self))
+        frame = import_extra("pandas", "dataframe").DataFrame(rows(self))
+        mixed = [name for name in frame if len({type(value) is str for value in frame[name]}) > 1]
+        return frame.astype(dict.fromkeys(mixed, str))
 
     def status(self) -> dict[str, int]:
         """How many of the planned tasks are in each state.
