@@ -45,8 +45,8 @@ def export_mlflow(study: Study, tracking_uri: str, files: Iterable[Path] = ()) -
 
     Notes
     -----
-    A metric is called ``NAME/MOMENT/MODE``, with ``/standard_error`` behind for that of its random parts; losses
-    and accuracies of training have the epoch as step. What has no value is left out.
+    A metric is called ``NAME/MOMENT/MODE``, with ``/standard_error`` behind for that of its random parts;
+    losses and accuracies of training have the epoch as step. What has no value is left out.
     """
     mlflow: Any = import_extra("mlflow", "mlflow")
     client = mlflow.MlflowClient(tracking_uri=tracking_uri)
@@ -73,10 +73,8 @@ def export_mlflow(study: Study, tracking_uri: str, files: Iterable[Path] = ()) -
         client.set_terminated(run_id)
     files = [file for file in files if file.exists()]
     if files:
-        found = there.get("report")
-        run_id = (
-            found or client.create_run(place, tags={RUN_TAG: "report", "mlflow.runName": "report"})
-        ).info.run_id
+        tags = {RUN_TAG: "report", "mlflow.runName": "report"}
+        run_id = (there.get("report") or client.create_run(place, tags=tags)).info.run_id
         for file in files:
             client.log_artifact(run_id, str(file))
         client.set_terminated(run_id)
