@@ -18,11 +18,12 @@ from thalweg.core.text_table import in_columns
 from thalweg.study.costs import Estimate, estimated
 from thalweg.study.evidence import Evidence
 from thalweg.study.foresight import foresight
-from thalweg.study.plan import StudyPlan, unique_tasks
+from thalweg.study.plan import PlanSource, StudyPlan, unique_tasks
+from thalweg.study.ray_engine import RayEngine
 from thalweg.study.runner import Task
 from thalweg.study.spec import read_study, shipped_studies
 from thalweg.study.store import Store
-from thalweg.study.study import Study, default_workers, run_study
+from thalweg.study.study import Study, chosen_threads, cores, default_workers, run_study
 from thalweg.study.table import rows
 from thalweg.study.verdicts import verdicts
 
@@ -138,6 +139,12 @@ def run(
             "one is started if there is none.",
         ),
     ] = None,
+    gpus_per_task: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", min=0, help="Accelerators a task asks Ray for; default: 1 where --device is cuda."
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -158,9 +165,13 @@ def run(
     made = _plan(study, preset, out, data_root, device)
     chosen = None
     if engine == "ray":
-        from thalweg.study.ray_engine import RayEngine
-
-        chosen = RayEngine(made, address=address, workers=workers)
+        chosen = RayEngine(
+            PlanSource.of(made),
+            threads=chosen_threads(made, cores()),
+            gpus=gpus_per_task if gpus_per_task is not None else float(made.device.type == "cuda"),
+            address=address,
+            workers=workers,
+        )
     elif engine != "local":
         raise ValueError(f"`engine` must be local or ray, got {engine!r}.")
     elif address is not None:

@@ -153,9 +153,7 @@ class StudyPlan:
         num_examples = self.networks.num_examples(run, spec.num_examples)
         seed = stream_seed(0, "study", run.run, name)
         function = member.measure.__name__
-        arguments = resolved(
-            member.measure, {**member.arguments, **({"seed": seed} if member.is_seeded else {})}
-        )
+        arguments = resolved(member.measure, member.seeded(seed))
         subject = _Subject(run.run, run.labels, (training.key,), unit_of(run.settings))
 
         def task(place: _Place) -> Task:
@@ -260,7 +258,7 @@ class StudyPlan:
         run = run_id({"runs": [part.run for part in pair]})
         place = _Place(moment, mode, min(self.networks.num_examples(p, spec.num_examples) for p in pair))
         seed = stream_seed(0, "study", run, name)
-        given = spec.arguments | ({"seed": seed} if Member(function).is_seeded else {})
+        given = Member(function, spec.arguments).seeded(seed)
         arguments = {**resolved(function, given), "folded": spec.fold_batch_norm}
 
         def compute(progress: Progress) -> Measurement:

@@ -10,13 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from thalweg.core.atomic import replacing
 from thalweg.core.imports import import_extra
 from thalweg.study.engine import Engine, InProcess
 from thalweg.study.plan import PlanSource, StudyPlan, unique_tasks
 from thalweg.study.processes import Processes
 from thalweg.study.runner import Task, Watcher, run_tasks
-from thalweg.study.spec import StudySpec
+from thalweg.study.spec import StudySpec, read_study
 from thalweg.study.store import Record, Store
 
 if TYPE_CHECKING:
@@ -65,6 +67,38 @@ class Study:
         study._content  # noqa: B018 - read now, so that a wrong folder is told now
         return study
 
+    @classmethod
+    def run(
+        cls,
+        source: str | Path,
+        out: str | Path,
+        *,
+        preset: str | None = None,
+        workers: int | None = None,
+        data_root: str | Path | None = None,
+        device: str = "cpu",
+    ) -> Study:
+        """Run what a study file asks for and its folder lacks; open the folder.
+
+        Parameters
+        ----------
+        source, preset
+            See `thalweg.study.spec.read_study`.
+        out
+            The study's folder.
+        workers
+            Processes, see `run_study`. A script that asks for more than one needs the guard
+            ``if __name__ == "__main__":``, for each of them imports it.
+        data_root
+            Folder of a named data set's files; None for the cache.
+        device
+            Where the networks live.
+        """
+        root = None if data_root is None else Path(data_root)
+        plan = StudyPlan(read_study(source, preset), Path(out), root, torch.device(device))
+        run_study(plan, workers=workers)
+        return cls.open(out)
+
     @cached_property
     def _content(self) -> Mapping[str, Any]:
         file = self.path / STUDY_FILE
@@ -104,6 +138,8 @@ class Study:
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each number measured; see `thalweg.study.table.rows`.
 
+        A column that holds text for some rows, as ``seed`` does for pairs of networks, holds text for all.
+
         Raises
         ------
         ImportError
@@ -111,7 +147,9 @@ class Study:
         """
         from thalweg.study.table import rows
 
-        return import_extra("pandas", "dataframe").DataFrame(rows(self))
+        frame = import_extra("pandas", "dataframe").DataFrame(rows(self))
+        mixed = [name for name in frame if len({type(value) is str for value in frame[name]}) > 1]
+        return frame.astype(dict.fromkeys(mixed, str))
 
     def status(self) -> dict[str, int]:
         """How many of the planned tasks are in each state.
