@@ -26,6 +26,8 @@ RATIOS: Mapping[str, float | Mapping[str, float]] = {
     "adaptive_sam_sharpness": 0.7,
     "barrier": 1.4,
 }
+# How closely each goes along with the gap over the settings of a grid, by the logarithm.
+TIES = {"sam_sharpness": 0.5, "top_eigenvalue": -0.4, "trace": 0.1}
 SPREADS = {"sam_sharpness": 0.5, "trace": 0.03}
 LEVELS = {"top_eigenvalue": 60.0, "trace": 400.0, "barrier": 0.8}
 
@@ -34,6 +36,35 @@ def batch_norm_study(num_seeds: int, **changes: Any) -> StudySpec:
     """The study that comes with the package, with so many seeds; further fields as the file names them."""
     spec = read_study("batch-norm").frozen()
     return StudySpec.model_validate({**spec, "seeds": list(range(1, num_seeds + 1)), **changes})
+
+
+def grid_study(num_seeds: int) -> StudySpec:
+    """Twelve settings, and claims on what ranks the gap."""
+    ranks = {"kind": "correlation", "expect": "positive"}
+    claims = [
+        {**ranks, "name": "sharp", "measure": "sam_sharpness", "primary": True, "text": "Sharper is worse."},
+        {**ranks, "name": "curved", "measure": "top_eigenvalue", "primary": True, "margin": 0.2},
+        {**ranks, "name": "axes", "measure": "trace", "statistic": "granulated"},
+        {
+            **ranks,
+            "name": "given",
+            "measure": "sam_sharpness",
+            "statistic": "partial",
+            "given": ["train_loss"],
+        },
+    ]
+    kept = ("top_eigenvalue", "trace", "sam_sharpness", "adaptive_sam_sharpness")
+    measures = {k: v for k, v in batch_norm_study(2).frozen()["measures"].items() if k in kept}
+    return batch_norm_study(
+        num_seeds,
+        name="grid",
+        question="Which geometry ranks the gap?",
+        grid={"axes": {"training.lr": [0.01, 0.03, 0.1], "training.weight_decay": [0.0, 0.001]}},
+        moments=["epoch 4", "end"],
+        measures=measures,
+        pairs={},
+        claims=claims,
+    )
 
 
 def made_up_store(
@@ -143,6 +174,9 @@ def _content(task: Mapping[str, Any], labels: Mapping[str, Any], rng: np.random.
     head = {"provenance": {"function": task["measure"], "seed": 1}, "error": ErrorBudget().to_dict()}
     has_norm, network = "bn" in labels["model"], np.random.default_rng(int(task["run"], 16))
     luck = float(network.normal())
+    setting = {k: v for k, v in labels.items() if k not in ("seed", "name", "moment", "mode")}
+    # Of the setting, where a grid makes several.
+    place = float(np.random.default_rng(int(run_id(setting), 16)).normal()) if len(setting) > 1 else 0.0
     if task["measure"] == "train":
         epochs = np.arange(7)
         losses = 2.0 * np.exp(-(0.9 if has_norm else 0.7) * epochs) + 0.2 + 0.02 * luck
@@ -154,16 +188,24 @@ def _content(task: Mapping[str, Any], labels: Mapping[str, Any], rng: np.random.
     age = _age(labels["moment"])
     loss = 0.2 + math.exp(-0.9 * age) + 0.01 * luck
     if labels["name"] == "gap":
-        gap = 0.04 + 0.02 * age / 6 + 0.004 * luck
+        gap = 0.04 + 0.02 * age / 6 + 0.004 * luck + 0.01 * place
         accuracy = (0.89 if has_norm else 0.88) - 0.3 * math.exp(-age) + 0.002 * luck
         numbers = {"train_loss": loss, "test_loss": loss + gap, "train_accuracy": accuracy + 0.01}
         errors = {f"{name}_error": 0.004 for name in (*numbers, "test_accuracy")}
         head["error"] = ErrorBudget(data=StandardError(0.006, 999)).to_dict()
-        return {**head, **errors, "measure": task["measure"], "value": gap, **numbers, "test_accuracy": accuracy}
+        return {
+            **head,
+            **errors,
+            "measure": task["measure"],
+            "value": gap,
+            **numbers,
+            "test_accuracy": accuracy,
+        }
     name = labels["name"]
     ratio = RATIOS.get(name, 1.1)
     ratio = ratio if isinstance(ratio, float) else ratio.get(labels["mode"], 1.0)
     level = LEVELS.get(name, 0.1) * math.exp(-0.1 * age) * (ratio if has_norm else 1.0)
+    level *= math.exp(TIES.get(name, 0.0) * place)
     value = level * math.exp(SPREADS.get(name, 0.08) * (0.6 * luck + 0.8 * float(rng.normal())))
     content = {**head, "measure": task["measure"], "value": value}
     if issubclass(Measurement.classes[task["measure"]], BoundedEigenvalue):

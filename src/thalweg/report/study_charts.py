@@ -1,7 +1,7 @@
-"""Charts made of rows, as SVG: values with intervals, or dots, along one axis; rows can be hidden one by one.
+"""Charts made of rows, as SVG: values with intervals, or dots, along one axis.
 
-Matplotlib places ticks; the rest is drawn by the template ``study_chart.html``, so that text stays text, a page can
-hide rows, and hundreds of intervals take no second.
+Matplotlib places ticks; the rest is drawn by the template ``study_chart.html``, so that text stays text, a
+page can hide rows, and hundreds of intervals take no second.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from thalweg.report.figures import BLUE, FAINT, GREEN, GREY, INK, LOG_RATIO, PUR
 ANSWER_COLOURS = {"supported": BLUE, "refuted": VERMILLION, "undecided": GREY, "missing": FAINT}
 GROUP_COLOURS = (GREEN, PURPLE, "#E69F00", "#56B4E9", INK, GREY)
 
-# Width of the drawing, and of the labels to the left, in the SVG's own unit; a screen shows it up to 1.3 times.
+# Width of the drawing, of the labels to the left, of the margins: in the SVG's own unit.
 WIDTH, LABELS, RIGHT = 600.0, 96.0, 14.0
 TOP, BOTTOM = 8.0, 40.0
-LINE, HEADING = 7.0, 20.0
+LINE, GAP, HEADING = 7.0, 9.0, 21.0
 
 # An interval may be so many times as long as all values lie apart before the axis cuts it off.
 LONGEST_ENDS = 1.5
@@ -76,7 +76,7 @@ class Row:
     @property
     def height(self) -> float:
         """Of the row, in the SVG's unit."""
-        return HEADING if self.is_heading else LINE * max(self.num_lines, 2) + 5
+        return HEADING if self.is_heading else LINE * max(self.num_lines, 2) + GAP
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,12 @@ class Axis:
     label: str
     neutral: float | None = None
     band: tuple[float, float] | None = None
+    width: float = WIDTH
 
     def place(self, value: float) -> float:
         """Abscissa of a number within the axis, in the SVG's unit."""
         x, low, high = (math.log(v) if self.is_log else v for v in (value, self.low, self.high))
-        return round(LABELS + (WIDTH - LABELS - RIGHT) * (x - low) / (high - low), 1)
+        return round(LABELS + (self.width - LABELS - RIGHT) * (x - low) / (high - low), 1)
 
     def clip(self, value: float) -> tuple[float, bool]:
         """Abscissa of an end, and whether it lies beyond the edge."""
@@ -124,10 +125,14 @@ class Chart:
     rows: tuple[Row, ...]
     legend: tuple[tuple[str, str, bool, str], ...] = ()
 
-    width: float = field(default=WIDTH, init=False)
     labels: float = field(default=LABELS, init=False)
     top: float = field(default=TOP, init=False)
     bottom: float = field(default=BOTTOM, init=False)
+
+    @property
+    def width(self) -> float:
+        """Of the drawing, in the SVG's unit."""
+        return self.axis.width
 
     @property
     def placed(self) -> list[tuple[float, Row]]:
@@ -142,7 +147,7 @@ class Chart:
 
     def ordinate(self, row: Row, line: int) -> float:
         """Of a line within its row."""
-        return round((line + 0.5) * (row.height - 5) / row.num_lines + 2.5, 1)
+        return round((line + 0.5) * (row.height - GAP) / row.num_lines + GAP / 2, 1)
 
     def path(self, row: Row, dots: Dots) -> str:
         """Dots as a path of strokes without length."""
@@ -150,10 +155,8 @@ class Chart:
         return "".join(f"M{self.axis.place(v):g} {y:g}h0" for v in dots.values)
 
 
-def answer_axis(
-    marks: Iterable[Mark], label: str, *, is_log: bool, band: tuple[float, float] | None
-) -> Axis:
-    """For effects: it holds all values, nought (or a ratio of one), the margin, and ends that are not far off."""
+def answer_axis(marks: Iterable[Mark], label: str, *, is_log: bool, band: tuple[float, float] | None) -> Axis:
+    """For effects: it holds all values, nought (or a ratio of one), the margin, and ends not far off."""
     found = list(marks)
     neutral = 1.0 if is_log else 0.0
     held = [neutral, *(band or ()), *(m.value for m in found)]
@@ -172,12 +175,12 @@ def answer_axis(
     return _axis(low, high, label, is_log=is_log, neutral=neutral, band=band)
 
 
-def value_axis(values: Sequence[float], label: str) -> Axis:
+def value_axis(values: Sequence[float], label: str, *, width: float = WIDTH) -> Axis:
     """For values: by their logarithms where all are positive and more than a decade apart."""
     low, high = min(values), max(values)
     is_log = low > 0 and high / low > LOG_RATIO
     ends = (math.log(low), math.log(high)) if is_log else (low, high)
-    return _axis(*ends, label, is_log=is_log)
+    return _axis(*ends, label, is_log=is_log, width=width)
 
 
 def unit_axis(label: str, band: tuple[float, float] | None) -> Axis:
@@ -194,6 +197,7 @@ def _axis(
     is_log: bool,
     neutral: float | None = None,
     band: tuple[float, float] | None = None,
+    width: float = WIDTH,
 ) -> Axis:
     from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -201,12 +205,19 @@ def _axis(
     low, high = low - pad, high + pad
     if is_log:
         low, high = math.exp(low), math.exp(high)
-        subs = (1.0,) if high / low > 1e3 else (1.0, 2.0, 5.0) if high / low > 8 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-        places = LogLocator(subs=subs, numticks=30).tick_values(low, high)
-    if not is_log or sum(low <= t <= high for t in places) < 3:
-        places = MaxNLocator(6).tick_values(low, high)
-    digits = max(3, 2 - math.floor(math.log10((high - low) / max(abs(low), abs(high), 1e-300))))
-    ticks = tuple(
-        (float(t), f"{t:.{digits}g}".replace("-", "−")) for t in places if low <= t <= high and (t > 0 or not is_log)
-    )
-    return Axis(low, high, is_log, ticks, label, neutral, band)
+    places = MaxNLocator(6).tick_values(low, high)
+    if is_log:
+        subs = (
+            (1.0,)
+            if high / low > 1e3
+            else (1.0, 2.0, 5.0)
+            if high / low > 8
+            else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+        )
+        decades = LogLocator(subs=subs, numticks=30).tick_values(low, high)
+        if sum(low <= t <= high for t in decades) >= 3:
+            places = decades
+    digits = max(4, 2 - math.floor(math.log10((high - low) / max(abs(low), abs(high), 1e-300))))
+    shown = [float(t) for t in places if low <= t <= high and (t > 0 or not is_log)]
+    ticks = tuple((t, f"{t:.{digits}g}".replace("-", "−")) for t in shown)
+    return Axis(low, high, is_log, ticks, label, neutral, band, width)

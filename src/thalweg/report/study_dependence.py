@@ -34,6 +34,8 @@ class ShownCell:
         Empty without one.
     is_own
         Whether the claim itself is this cell.
+    is_same
+        Whether it is refuted by the two being the same within the margin.
     claim, what, p_support, p_refute, size, runs, note
         What is claimed there, of what the effect is, and the rest as text.
     """
@@ -45,6 +47,7 @@ class ShownCell:
     effect: str
     interval: str
     is_own: bool
+    is_same: bool
     claim: str
     what: str
     p_support: str
@@ -56,10 +59,17 @@ class ShownCell:
 
 @dataclass(frozen=True)
 class MeasureRows:
-    """The cells of one measure: a row for each matching rule, in it a cell, or none, for each mode."""
+    """The cells of one measure: a row for each matching rule, in it a cell, or none, for each mode.
+
+    `claim` is what is claimed of this measure, turned round from the study file's words if `is_turned`;
+    `what` is of what its effects are.
+    """
 
     measure: str
     is_normalised: bool
+    claim: str
+    what: str
+    is_turned: bool
     rows: tuple[tuple[str, tuple[ShownCell | None, ...]], ...]
 
 
@@ -97,6 +107,11 @@ class Dependence:
         return [c for m in self.measures for _, row in m.rows for c in row if c]
 
     @property
+    def has_sizes(self) -> bool:
+        """Whether any has Hedges' g."""
+        return any(cell.size for cell in self.cells)
+
+    @property
     def num_cells(self) -> int:
         """How many."""
         return sum(n for _, n in self.tally)
@@ -114,8 +129,12 @@ def dependence(verdict: Verdict, modes: Sequence[str]) -> Dependence:
             cells = [by_place.get((measure, mode, at)) for mode in shown]
             if any(cells):
                 rows.append((at, tuple(_shown(c, verdict) if c else None for c in cells)))
-        is_normalised = next(c.is_normalised for c in verdict.cells if c.measure == measure)
-        measures.append(MeasureRows(measure, is_normalised, tuple(rows)))
+        first = next(c for c in verdict.cells if c.measure == measure)
+        judged = next((c for c in verdict.cells if c.measure == measure and not c.reason), first)
+        words = claim_words(verdict.claim, first.expects, measure)
+        what = effect_name(verdict.claim, judged.is_ratio)
+        turned = first.expects != verdict.claim.expect
+        measures.append(MeasureRows(measure, first.is_normalised, words, what, turned, tuple(rows)))
     counts = Counter(state_of(c) for c in verdict.cells)
     tally = tuple((state, counts[state]) for state in STATES if counts[state])
     return Dependence(shown, tuple(measures), tuple(_hinges(verdict)), tally)
@@ -157,6 +176,7 @@ def _shown(cell: Cell, verdict: Verdict) -> ShownCell:
         effect=effect,
         interval=interval,
         is_own=is_own,
+        is_same=state_of(cell) == "refuted" and cell.basis == "equivalent",
         claim=claim_words(claim, cell.expects, cell.measure),
         what=effect_name(claim, cell.is_ratio),
         p_support=_p(cell.p_support),

@@ -23,14 +23,18 @@ from thalweg.study.spec import ContrastClaim, CorrelationClaim, StudySpec
 from thalweg.study.verdicts import Cell, Verdict
 
 SHAPES = ("circle", "square", "diamond")
-CAPS = ("round", "butt")
+# Of strokes without length, which the cap butt leaves unseen.
+CAPS = ("round", "square")
 
 # Of the fields that a study varies, the one whose values are told apart by colour has at most so many.
 MOST_GROUPS = len(GROUP_COLOURS)
 
+# Two stand side by side.
+STRIP_WIDTH = 470.0
+
 
 def forest_charts(verdict: Verdict, modes: Sequence[str], level: float) -> list[Chart]:
-    """Effects of all cells: ratios on one axis; differences, which have units, one chart a measure; tau on one."""
+    """Effects of all cells: ratios, or taus, in one chart; differences, which have units, one a measure."""
     claim, shown = verdict.claim, [c for c in verdict.cells if not c.reason and not math.isnan(c.effect)]
     if isinstance(claim, CorrelationClaim):
         groups = [("", shown)]
@@ -42,9 +46,7 @@ def forest_charts(verdict: Verdict, modes: Sequence[str], level: float) -> list[
     return [_forest(verdict, cells, part, modes, level) for part, cells in groups if cells]
 
 
-def _forest(
-    verdict: Verdict, cells: Sequence[Cell], part: str, modes: Sequence[str], level: float
-) -> Chart:
+def _forest(verdict: Verdict, cells: Sequence[Cell], part: str, modes: Sequence[str], level: float) -> Chart:
     claim = verdict.claim
     used = [mode for mode in modes if any(c.mode == mode for c in cells)]
     own = (claim.measure, claim.mode, claim.matching)
@@ -80,7 +82,7 @@ def _forest(
     legend += [("#222", SHAPES[modes.index(mode) % len(SHAPES)], False, mode) for mode in used]
     return Chart(
         name=f"forest-{claim.name}{part}",
-        alt=f"{effect_name(claim, is_ratio)} of {len(cells)} cells with intervals: {found}. The table lists them.",
+        alt=f"{effect_name(claim, is_ratio)} of {len(cells)} cells with intervals: {found}; as in the table.",
         axis=axis,
         rows=tuple(rows),
         legend=tuple(legend),
@@ -111,7 +113,7 @@ def _band(margin: float | None, is_ratio: bool) -> tuple[float, float] | None:
 
 
 def group_field(spec: StudySpec) -> str:
-    """The field by whose values runs are coloured: that of the first contrast, else the one of fewest values."""
+    """The field whose values have colours: that of the first contrast, else the one of fewest values."""
     contrasts = [claim.by for claim in spec.claims if isinstance(claim, ContrastClaim)]
     if contrasts:
         return contrasts[0]
@@ -175,7 +177,7 @@ def _strip(spec: StudySpec, evidence: Evidence, name: str) -> Chart | None:
     return Chart(
         name=f"values-{name}",
         alt=f"{name} of each run by moment and mode; medians of the last row: {words}.",
-        axis=value_axis(everything, name),
+        axis=value_axis(everything, name, width=STRIP_WIDTH),
         rows=tuple(rows),
         legend=legend,
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN
 
 from thalweg.report.figures import BLUE, VERMILLION
 from thalweg.report.order_tables import format_p
-from thalweg.report.tables import format_interval, format_number
+from thalweg.report.tables import format_number
 from thalweg.study.correlations import CorrelationMatrix, MatrixCell
 
 # Of a tau of one, so that black text is read on it.
@@ -30,7 +31,7 @@ class MatrixEntry:
 
 @dataclass(frozen=True)
 class MatrixChart:
-    """The triangle of one mode; `entries` hold, for each name but the first, those with the names before it."""
+    """The triangle of one mode; of each name but the first `entries` holds those with the names before."""
 
     mode: str
     at: str
@@ -40,7 +41,7 @@ class MatrixChart:
     @property
     def alt(self) -> str:
         """In words."""
-        return f"Kendall's tau of {len(self.names)} quantities in pairs, {self.mode}, at {self.at}; listed below."
+        return f"Kendall's tau of {len(self.names)} quantities, pair by pair, {self.mode}, at {self.at}."
 
 
 def matrix_charts(matrices: Sequence[CorrelationMatrix]) -> list[MatrixChart]:
@@ -50,9 +51,7 @@ def matrix_charts(matrices: Sequence[CorrelationMatrix]) -> list[MatrixChart]:
             m.mode,
             m.matching,
             m.names,
-            tuple(
-                tuple(_entry(m, a, b) for a in m.names[:i]) for i, b in enumerate(m.names) if i
-            ),
+            tuple(tuple(_entry(m, a, b) for a in m.names[:i]) for i, b in enumerate(m.names) if i),
         )
         for m in matrices
     ]
@@ -67,13 +66,18 @@ def _entry(matrix: CorrelationMatrix, a: str, b: str) -> MatrixEntry:
     return MatrixEntry(
         row=b,
         column=a,
-        tau=format_number(tau.value, 0.1),
-        interval=format_interval(tau.low, tau.high) if known else "",
+        tau=_two(tau.value, ROUND_HALF_EVEN),
+        interval=f"{_two(tau.low, ROUND_FLOOR)} to {_two(tau.high, ROUND_CEILING)}" if known else "",
         p=format_p(tau.p_value),
         num_runs=cell.num_runs,
         reason="" if known else "no interval: no setting has two seeds",
         fill=_fill(tau.value),
     )
+
+
+def _two(tau: float, rounding: str) -> str:
+    """With two decimals, whatever its interval: cells are narrow."""
+    return format_number(tau, 0.1, rounding)
 
 
 def _fill(tau: float) -> str:

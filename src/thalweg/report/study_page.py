@@ -50,7 +50,7 @@ def write_study_page(study: Study, path: str | Path) -> Path:
     by_name = {verdict.claim.name: verdict for verdict in found}
     modes = list(spec.objective.modes)
     status = study.status()
-    hosts = sorted({record.host for record in records if record.host})
+    hosts = ", ".join(sorted({record.host for record in records if record.host})) or "none"
     page = render_page(
         "study.html",
         name=spec.name,
@@ -78,7 +78,7 @@ def write_study_page(study: Study, path: str | Path) -> Path:
         runs=run_details(study, table),
         troubles=troubles(study),
         settings=flatten({k: _numbered(v) for k, v in spec.frozen().items()}),
-        versions=[*versions(records), ("hosts", ", ".join(hosts) or "none"), ("threads a worker", str(study.threads))],
+        versions=[*versions(records), ("hosts", hosts), ("threads a worker", str(study.threads))],
         stages=stages(records),
         total_time=format_seconds(sum(record.seconds for record in records)),
         num_records=len(records),

@@ -36,7 +36,8 @@ def _row(f: Foresight) -> PowerRow:
     at_spread = ""
     if shown and not math.isnan(f.spread):
         size = f.detectable * f.spread
-        at_spread = f"a factor of {format_number(math.exp(size), 0.1)}" if f.is_ratio else format_number(size)
+        ratio = f"a factor of {format_number(math.exp(size), 0.1)}"
+        at_spread = ratio if f.is_ratio else format_number(size, 0.1 * size)
     return PowerRow(
         claim=f.claim,
         runs=f"{f.num_a} against {f.num_b}",
@@ -47,6 +48,3 @@ def _row(f: Foresight) -> PowerRow:
         seeds="" if f.seeds is None else f"{f.seeds:,}",
         seeds_equivalent="" if f.seeds_equivalent is None else f"{f.seeds_equivalent:,}",
     )
-
-
-

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from thalweg.report.study_words import NOT_YET
 from thalweg.report.tables import flatten, format_interval, format_number, format_seconds
 from thalweg.study.study import PlannedTask, Study
 
-# What of a training's provenance the page's settings already hold for all runs alike.
 FAILED = ("diverged", "refused", "crashed", "blocked")
 STATES_IN_WORDS = {
     "diverged": "diverged: the loss was not finite, and it would be again",
@@ -146,7 +146,8 @@ def _training(study: Study, task: PlannedTask) -> list[tuple[str, str]]:
 
 def _cell(row: Mapping[str, Any]) -> RunCell:
     if math.isnan(row["value"]):
-        return RunCell(reason=row["reason"] or ("not measured yet" if row["status"] == "open" else row["status"]))
+        state = NOT_YET if row["status"] == "open" else row["status"]
+        return RunCell(reason=row["reason"] or state)
     low, high = row["low"], row["high"]
     half = (high - low) / 2
     at_least = "≥ " if row["is_lower_bound"] else ""

@@ -55,8 +55,8 @@ def training_figure(
                     )
             axes.autoscale_view()
             if quantity == "loss":
-                every = [getattr(h, f"{s}_loss") for hs in curves.values() for h in hs for s in ("train", "test")]
-                draw.scale_loss_axis(axes, *every)
+                every = [h for histories in curves.values() for h in histories]
+                draw.scale_loss_axis(axes, *(h.train_loss for h in every), *(h.test_loss for h in every))
             axes.set_xlabel("epoch")
             axes.set_ylabel(draw.quantity_label(first, quantity))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -30,7 +30,8 @@ class VerdictRow:
     Parameters
     ----------
     name, claim, detail
-        Its name, the author's words (or ours where there are none), and what exactly is compared.
+        Its name, the author's words in quotation marks (or ours where there are none), and what exactly is
+        compared.
     is_primary
         Whether it is of the corrected family.
     state, answer
@@ -70,7 +71,9 @@ class VerdictRow:
 def verdict_rows(found: Sequence[Verdict], level: float) -> list[VerdictRow]:
     """The table of verdicts, primary claims first."""
     primary = [v for v in found if v.claim.primary]
-    least = len(primary) * min((v.cell.smallest_p for v in primary if v.cell.smallest_p >= 0), default=math.nan)
+    # By Holm's rule none is below the smallest of all times their number.
+    reached = [v.cell.smallest_p for v in primary if not math.isnan(v.cell.smallest_p)]
+    least = len(primary) * min(reached, default=math.nan)
     ordered = [*primary, *(v for v in found if not v.claim.primary)]
     return [_row(v, level, len(primary), least) for v in ordered]
 
@@ -113,9 +116,9 @@ def claim_words(claim: Claim, expects: str, measure: str) -> str:
     'basin_width of bn is smaller than of plain'
     """
     if isinstance(claim, CorrelationClaim):
-        sign = {"positive": "ranks", "negative": "ranks inversely", "none": "does not rank"}[expects]
+        sign = {"positive": "ranks runs by", "negative": "ranks runs inversely by", "none": "ranks no run by"}
         held = f", given {', '.join(claim.given)}" if claim.given else ""
-        return f"{measure} {sign} {claim.ranks}{held}"
+        return f"{measure} {sign[expects]} {claim.ranks}{held}"
     a, b = group_names(claim)
     if expects == "equivalent":
         return f"{measure} of {a} and {b} is the same within {_margin(claim)}"
@@ -162,7 +165,7 @@ def _row(verdict: Verdict, level: float, num_primary: int, least: float) -> Verd
     has_size = not math.isnan(cell.size)
     return VerdictRow(
         name=claim.name,
-        claim=claim.text or claim_words(claim, cell.expects, claim.measure),
+        claim=f"“{claim.text}”" if claim.text else claim_words(claim, cell.expects, claim.measure),
         detail=", ".join(detail),
         is_primary=claim.primary,
         state=state,
@@ -192,9 +195,7 @@ def _p(verdict: Verdict) -> tuple[str, str]:
     return format_p(p), f"{side}, {'Holm' if verdict.claim.primary else 'uncorrected'}"
 
 
-def _answer(
-    verdict: Verdict, state: str, level: float, num_primary: int, least: float
-) -> tuple[str, str]:
+def _answer(verdict: Verdict, state: str, level: float, num_primary: int, least: float) -> tuple[str, str]:
     claim, cell, alpha = verdict.claim, verdict.cell, 1 - level
     if state == "missing":
         if cell.missing and all(v.reason == NOT_YET for v in cell.missing):

@@ -1,4 +1,4 @@
-"""How all measures of a study rank its runs against each other and against the gap: Kendall's tau of every pair."""
+"""How the measures of a study rank its runs, by the gap and each other: Kendall's tau of every pair."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class CorrelationMatrix:
 def correlation_matrices(spec: StudySpec, evidence: Evidence) -> list[CorrelationMatrix]:
     """Of each mode, at the last of the study's moments; none with fewer than three settings.
 
-    Runs that differ in their seed alone make a cell: intervals are by seeds, p-values by exchanging cells. See
+    Runs that differ in their seed alone make a cell: intervals are by seeds, p-values by exchanging cells:
     `thalweg.stats.rank_correlation`.
     """
     if len(spec.settings) < FEWEST_SETTINGS:
@@ -65,9 +65,7 @@ def _matrix(spec: StudySpec, evidence: Evidence, mode: str, matching: str) -> Co
     names = ("gap", *spec.measures)
     columns = {name: {v.run: v for v in evidence.values(name, mode, matching)} for name in names}
     names = tuple(name for name in names if columns[name])
-    cells = {
-        (a, b): _cell(spec, columns[a], columns[b]) for i, a in enumerate(names) for b in names[i + 1 :]
-    }
+    cells = {(a, b): _cell(spec, columns[a], columns[b]) for i, a in enumerate(names) for b in names[i + 1 :]}
     return CorrelationMatrix(mode, matching, names, cells, spec.level)
 
 
