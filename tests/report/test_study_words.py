@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from thalweg.report.study_dependence import dependence
+from thalweg.report.study_power import power_rows
 from thalweg.report.study_words import VerdictRow, missing_words, verdict_rows
 from thalweg.study.evidence import Value
+from thalweg.study.foresight import Foresight
 from thalweg.study.spec import ContrastClaim, CorrelationClaim
 from thalweg.study.verdicts import Cell, Verdict
 
@@ -184,3 +186,23 @@ def test_an_answer_hangs_on_what_turns_it_round():
     assert hinges["Normalised measure"].answers == (("supported", ("width",)),), (
         "the one in two ways off is left out"
     )
+
+
+# -- what so many seeds can show ----------------------------------------------------------------------
+
+
+def test_power_is_told_in_deviations_and_in_the_unit_of_the_effect():
+    known = Foresight("c", 6, 6, 0.0087, 1.796, 0.95, spread=0.1, margin=1.2, seeds=7, seeds_equivalent=9)
+    (shown,) = power_rows([known])
+    assert (shown.runs, shown.smallest_p, shown.is_hopeless) == ("6 against 6", "0.0087", False)
+    assert (shown.detectable, shown.at_spread) == ("1.8", "a factor of 1.20")
+    assert (shown.seeds, shown.seeds_equivalent) == ("7", "9")
+    (linear,) = power_rows([replace(known, is_ratio=False, spread=0.00223)])
+    assert linear.at_spread == "0.00401"
+
+
+def test_runs_too_few_for_any_answer_are_told():
+    (shown,) = power_rows([Foresight("c", 3, 3, 0.4, 3.0, 0.95, spread=0.1)])
+    assert (shown.is_hopeless, shown.detectable, shown.at_spread) == (True, "", "")
+    (single,) = power_rows([Foresight("c", 1, 1, 1.0, math.inf, 0.95)])
+    assert (single.is_hopeless, single.detectable, single.seeds) == (True, "", "")
