@@ -21,9 +21,9 @@ from thalweg.study.foresight import foresight
 from thalweg.study.plan import PlanSource, StudyPlan, unique_tasks
 from thalweg.study.ray_engine import RayEngine
 from thalweg.study.runner import Task
-from thalweg.study.spec import read_study, shipped_studies
 from thalweg.study.store import Store
 from thalweg.study.study import Study, chosen_threads, cores, default_workers, run_study
+from thalweg.study.study_file import read_study, shipped_studies
 from thalweg.study.table import rows
 from thalweg.study.verdicts import verdicts
 
