@@ -96,7 +96,7 @@ def test_a_study_with_a_crash_exits_with_1_and_says_what_it_was(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["batch-norm", "generalisation"])
 def test_the_smoke_presets_run_on_real_data(thalweg: Thalweg, name: str) -> None:
-    code, out, err = thalweg("study", "run", name, "--preset", "smoke", "--out", "smoke")
+    code, _, err = thalweg("study", "run", name, "--preset", "smoke", "--out", "smoke")
     assert code == 0, err
     study = Study.open("smoke")
     assert study.status()["done"] == len(study.tasks)
