@@ -177,6 +177,8 @@ def run(
     elif address is not None:
         raise ValueError(f"`address` is for --engine ray, got {address!r} with the engine local.")
     part = _shard(shard)
+    for line in foresight(made.spec, _evidence(made.out)):
+        errors.print(str(line), markup=False, soft_wrap=True)
     watcher = StudyWatcher()
     with watcher.showing():
         run_study(made, workers=workers, shard=part, engine=chosen, watcher=watcher)
