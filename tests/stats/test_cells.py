@@ -42,9 +42,7 @@ def test_groups_along_an_axis_against_all_pairs():
     rows = list(zip(*columns.values(), strict=True))
     assert len(cells.sizes) == len(set(rows))
     for place, name in enumerate(columns):
-        counted = {
-            (int(runs[i]), int(runs[j])) for runs, k in axes[name] for i, j in np.argwhere(k)
-        }
+        counted = {(int(runs[i]), int(runs[j])) for runs, k in axes[name] for i, j in np.argwhere(k)}
         by_hand = {
             (i, j)
             for i, j in itertools.product(range(40), repeat=2)

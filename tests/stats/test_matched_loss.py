@@ -26,7 +26,9 @@ def test_what_goes_evenly_with_the_logarithm_of_the_loss_is_met_exactly():
 
 def test_a_checkpoint_at_the_target_is_itself():
     for losses, place in (([1.0, 0.5, 0.2], 1), ([0.5, 0.4, 0.3], 0), ([1.0, 0.8, 0.5], 2)):
-        found = at_matched_loss(losses, [10.0, 20.0, 30.0], 0.5, value_errors=[1.0, 2.0, 3.0], loss_errors=[0.1] * 3)
+        found = at_matched_loss(
+            losses, [10.0, 20.0, 30.0], 0.5, value_errors=[1.0, 2.0, 3.0], loss_errors=[0.1] * 3
+        )
         assert (found.value, found.standard_error, found.position) == (10.0 * (place + 1), place + 1.0, place)
 
 
@@ -108,8 +110,18 @@ def test_common_losses_are_those_that_every_run_passes():
         ([], [], {}, "`losses` must hold one positive loss a checkpoint"),
         ([1.0, 0.2], [1.0], {}, r"`values` must hold one for each of the 2 losses, got shape \(1,\)"),
         ([1.0, 0.2], [1.0, -2], {"log": True}, "`values` must be positive for their logarithms, got -2"),
-        ([1.0, 0.2], [1.0, 2], {"value_errors": [0.1]}, "`value_errors` must hold one for each of the 2 checkpoints"),
-        ([1.0, 0.2], [1.0, 2], {"loss_errors": [0.1, -1]}, "`loss_errors` must be standard errors >= 0, got -1"),
+        (
+            [1.0, 0.2],
+            [1.0, 2],
+            {"value_errors": [0.1]},
+            "`value_errors` must hold one for each of the 2 checkpoints",
+        ),
+        (
+            [1.0, 0.2],
+            [1.0, 2],
+            {"loss_errors": [0.1, -1]},
+            "`loss_errors` must be standard errors >= 0, got -1",
+        ),
         ([1.0, 0.2], [1.0, 2], {"log": 1}, "`log` must be True or False"),
     ],
 )

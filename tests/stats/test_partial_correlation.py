@@ -99,9 +99,11 @@ def covered_in_cells(num_seeds, method, repeats):
     means = [np.repeat(v, num_seeds) for v in rng.normal(size=(3, 10))]
     cells = np.repeat(np.arange(10), num_seeds).tolist()
 
-    def one(seed, num_resamples=300):
+    def one(seed, num_resamples=200):
         m, g, z = (v + 0.5 * rng.normal(size=len(v)) for v in means)
-        return partial_correlation(m, g, z, cells=cells, method=method, seed=seed, num_resamples=num_resamples)
+        return partial_correlation(
+            m, g, z, cells=cells, method=method, seed=seed, num_resamples=num_resamples
+        )
 
     truth = np.mean([one(0, 100).value for _ in range(1000)])
     found = [one(i) for i in range(repeats)]
@@ -115,7 +117,7 @@ def test_intervals_of_seeds_in_cells_cover_few_times(method):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["rank", "linear"])
-@pytest.mark.parametrize("num_seeds", [2, 3, 6])
+@pytest.mark.parametrize("num_seeds", [2, 6])
 def test_intervals_of_seeds_in_cells_cover(num_seeds, method):
     covered = covered_in_cells(num_seeds, method, 2000)
     print(num_seeds, method, covered)
@@ -132,10 +134,25 @@ Z = [1.0, 2, 4, 3, 5, 6]
         ([1.0, 2, 3, 4, 5, math.inf], Z, {}, r"`measure` must hold one finite value a run, .* 1 not finite"),
         ([2.0] * 6, Z, {}, "`measure` must not be constant"),
         (Z, Z, {}, "`measure` must not be given by the covariates"),
-        ([1.0, 3, 2, 4, 5, 6], np.ones((6, 3)), {}, "`measure` must hold at least 7 runs with 3 covariates, got 6"),
+        (
+            [1.0, 3, 2, 4, 5, 6],
+            np.ones((6, 3)),
+            {},
+            "`measure` must hold at least 7 runs with 3 covariates, got 6",
+        ),
         ([1.0, 3, 2, 4, 5, 6], Z, {"cells": range(6)}, "`cells` must hold two runs in one of them at least"),
-        ([1.0, 3, 2, 4, 5, 6], Z, {"cells": "aabb"}, "`cells` must hold one label for each of the 6 runs, got 4"),
-        ([1.0, 3, 2, 4, 5, 6], Z, {"method": "ranks"}, "`method` must be one of rank, linear, got 'ranks'; did"),
+        (
+            [1.0, 3, 2, 4, 5, 6],
+            Z,
+            {"cells": "aabb"},
+            "`cells` must hold one label for each of the 6 runs, got 4",
+        ),
+        (
+            [1.0, 3, 2, 4, 5, 6],
+            Z,
+            {"method": "ranks"},
+            "`method` must be one of rank, linear, got 'ranks'; did",
+        ),
         ([1.0, 3, 2, 4, 5, 6], np.ones((6, 1, 1)), {}, "`covariates` must be of shape"),
     ],
 )

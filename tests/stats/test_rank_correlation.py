@@ -1,4 +1,4 @@
-"""Rank correlation on a grid: SciPy's tau, Jiang's definition by hand, exact nulls, and how often intervals cover."""
+"""Rank correlation on a grid: SciPy's tau, Jiang's definition by hand, exact nulls, coverage."""
 
 from __future__ import annotations
 
@@ -52,14 +52,16 @@ def test_many_seeds_overall_is_scipys_and_groups_take_pairs_of_levels():
     assert found.overall.value == pytest.approx(stats.kendalltau(m, g).statistic)
     by_hand = []
     for width in range(3):
-        low, high = ([i for i in range(18) if columns["width"][i] == width and columns["lr"][i] == v] for v in (0, 1))
+        low, high = (
+            [i for i in range(18) if columns["width"][i] == width and columns["lr"][i] == v] for v in (0, 1)
+        )
         by_hand.append(np.mean([np.sign((m[i] - m[j]) * (g[i] - g[j])) for i in low for j in high]))
     assert found.axes[0].tau.value == pytest.approx(np.mean(by_hand))
     assert found.axes[0].num_pairs == 27
 
 
 def test_a_hyperparameter_that_moves_both_counts_overall_and_not_granulated():
-    """Width drives both, and at one width they have nothing to do with each other: what Jiang et al. are about."""
+    """Width drives both, which at one width have nothing to do with each other: the point of Jiang et al."""
     rng = np.random.default_rng(2)
     columns = grid((6, 6), 2)
     width = np.array(columns["width"])
@@ -130,7 +132,9 @@ def skewed_and_related(rng, mean_m, mean_g):
 def coverage(num_seeds, relation, noise, repeats, truths):
     columns = grid((3, 4), num_seeds)
     cells = np.random.default_rng(5).normal(size=(2, 12))
-    mean_m, mean_g = (2 * np.repeat(c, num_seeds) for c in (cells[0], relation * cells[0] + (1 - relation) * cells[1]))
+    mean_m, mean_g = (
+        2 * np.repeat(c, num_seeds) for c in (cells[0], relation * cells[0] + (1 - relation) * cells[1])
+    )
     rng = np.random.default_rng(6)
     truth = np.mean(
         [
@@ -144,18 +148,25 @@ def coverage(num_seeds, relation, noise, repeats, truths):
     )
     hits = np.zeros(2)
     for i in range(repeats):
-        found = rank_correlation(*noise(rng, mean_m, mean_g), columns, seed=i, num_resamples=400)
+        found = rank_correlation(*noise(rng, mean_m, mean_g), columns, seed=i, num_resamples=200)
         for j, c in enumerate((found.overall, found.granulated)):
             hits[j] += c.low <= truth[j] <= c.high
     return hits / repeats
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [independent, skewed_and_related])
-@pytest.mark.parametrize("relation", [0.0, 0.8])
-@pytest.mark.parametrize("num_seeds", [2, 3, 6])
+@pytest.mark.parametrize(
+    ("num_seeds", "relation", "noise"),
+    [
+        (2, 0.8, independent),
+        (3, 0.8, independent),
+        (6, 0.8, independent),
+        (3, 0.0, independent),
+        (3, 0.8, skewed_and_related),
+    ],
+)
 def test_intervals_cover(num_seeds, relation, noise):
-    covered = coverage(num_seeds, relation, noise, 2000, 4000)
+    covered = coverage(num_seeds, relation, noise, 2000, 2000)
     print(num_seeds, relation, noise.__name__, covered)
     assert (covered > 0.93).all()
     assert (covered < 0.995).all()
@@ -166,7 +177,7 @@ def test_intervals_cover_few_times():
 
 
 def test_errors_of_measuring_are_not_counted_twice():
-    """The interval of several seeds is the same with errors given and without; that of single runs is theirs."""
+    """Of several seeds the interval is the same with errors given and without; of single runs theirs."""
     rng = np.random.default_rng(7)
     columns = grid((3, 4), 2)
     m, g = rng.normal(size=24), rng.normal(size=24)
@@ -180,7 +191,12 @@ def test_errors_of_measuring_are_not_counted_twice():
     taus, errors = [], []
     for i in range(60):
         found = rank_correlation(
-            truth[0] + e * rng.normal(size=12), truth[1], one, errors=np.full(12, e), seed=i, num_resamples=100
+            truth[0] + e * rng.normal(size=12),
+            truth[1],
+            one,
+            errors=np.full(12, e),
+            seed=i,
+            num_resamples=100,
         )
         taus.append(found.overall.value)
         errors.append(found.overall.standard_error)
@@ -196,7 +212,9 @@ def test_measurement_loss_is_what_errors_take():
     exact = stats.kendalltau(m, g).statistic
     drawn = []
     for i in range(40):
-        found = rank_correlation(m + 0.2 * rng.normal(size=60), g, columns, errors=[0.2] * 60, seed=i, num_resamples=100)
+        found = rank_correlation(
+            m + 0.2 * rng.normal(size=60), g, columns, errors=[0.2] * 60, seed=i, num_resamples=100
+        )
         drawn.append((found.overall.value, found.measurement_loss))
     (mean, loss), error = np.mean(drawn, axis=0), np.std(drawn, axis=0) / math.sqrt(40)
     assert exact - mean > 5 * error[0]
@@ -204,7 +222,9 @@ def test_measurement_loss_is_what_errors_take():
     # The closed form against drawing the noise.
     noisy = [stats.kendalltau(m + 0.2 * rng.normal(size=60), g).statistic for _ in range(3000)]
     found = rank_correlation(m, g, columns, errors=[0.2] * 60, seed=0, num_resamples=100)
-    assert exact - found.measurement_loss == pytest.approx(np.mean(noisy), abs=4 * np.std(noisy) / math.sqrt(3000))
+    assert exact - found.measurement_loss == pytest.approx(
+        np.mean(noisy), abs=4 * np.std(noisy) / math.sqrt(3000)
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,8 +235,18 @@ def test_measurement_loss_is_what_errors_take():
         ([1.0, 2, 3], {}, {}, "`hyperparameters` must hold at least one column"),
         ([1.0, 2, 3], {"lr": [0, 0, 1]}, {}, "`hyperparameters` must make at least three cells, got 2"),
         ([1.0, 1, 1], {"lr": [0, 1, 2]}, {}, "`measure` must not be constant, got 1.0"),
-        ([1.0, 2, 3], {"lr": [0, 1, 2]}, {"errors": [0.1, -1, 0]}, "`errors` must be standard errors >= 0, got -1"),
-        ([1.0, 2, 3], {"lr": [0, 1, 2]}, {"num_resamples": 5}, "`num_resamples` must be a whole number of at least"),
+        (
+            [1.0, 2, 3],
+            {"lr": [0, 1, 2]},
+            {"errors": [0.1, -1, 0]},
+            "`errors` must be standard errors >= 0, got -1",
+        ),
+        (
+            [1.0, 2, 3],
+            {"lr": [0, 1, 2]},
+            {"num_resamples": 5},
+            "`num_resamples` must be a whole number of at least",
+        ),
     ],
 )
 def test_bad_input(m, columns, more, words):

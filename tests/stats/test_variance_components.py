@@ -83,7 +83,7 @@ def coverage(num_a, num_h, num_seeds, size, noise, repeats):
     truth = np.array([np.square(within - mean.mean()).mean(), np.square(mean - within).mean(), 1.0])
     hits = np.zeros((2, 3))
     for i in range(repeats):
-        found = variance_components(mean + noise(rng, len(mean)), labels, seed=i, num_resamples=1000)
+        found = variance_components(mean + noise(rng, len(mean)), labels, seed=i, num_resamples=400)
         for j, c in enumerate(found.components):
             hits[0, j] += c.low <= truth[j] <= c.high
             hits[1, j] += c.share_low <= truth[j] / truth.sum() <= c.share_high
@@ -105,7 +105,6 @@ def skewed(rng, n):
         ((2, 4, 3, 1.0), normal, 0.93),
         ((2, 4, 3, 0.3), normal, 0.93),
         ((2, 4, 6, 0.5), normal, 0.93),
-        ((3, 6, 2, 0.5), normal, 0.93),
         ((2, 4, 3, 1.0), skewed, 0.86),
     ],
 )
@@ -168,11 +167,26 @@ def test_the_noncentrality_inverts_the_distribution():
         ([1.0, 2, 3], {"lr": "abc"}, {}, "`factors` must leave two runs in one cell at least"),
         ([1.0, 1, 1], {"lr": "aab"}, {}, "`values` must not all be equal, got 1"),
         ([1.0, 2, math.nan], {"lr": "aab"}, {}, "`values` must hold one finite value a run"),
-        ([1.0, 2, 3], {"lr": "aab", "same": "xxy"}, {}, r"`factors\['same'\]` must add levels to the factors before"),
+        (
+            [1.0, 2, 3],
+            {"lr": "aab", "same": "xxy"},
+            {},
+            r"`factors\['same'\]` must add levels to the factors before",
+        ),
         ([1.0, 2, 3], {"lr": "aaa"}, {}, r"`factors\['lr'\]` must add levels .* it is constant"),
-        ([1.0, 2, 3], {"lr": "aa"}, {}, r"`factors\['lr'\]` must hold one label for each of the 3 runs, got 2"),
+        (
+            [1.0, 2, 3],
+            {"lr": "aa"},
+            {},
+            r"`factors\['lr'\]` must hold one label for each of the 3 runs, got 2",
+        ),
         ([1.0, 2, 3], {}, {}, "`factors` must hold at least one column of labels"),
-        ([1.0, 2, 3], {"lr": "aab"}, {"errors": [1.0, 2]}, r"`errors` must hold one finite value for each of the 3"),
+        (
+            [1.0, 2, 3],
+            {"lr": "aab"},
+            {"errors": [1.0, 2]},
+            r"`errors` must hold one finite value for each of the 3",
+        ),
     ],
 )
 def test_bad_input(y, factors, more, words):

@@ -85,9 +85,9 @@ def seeds_needed(
 ) -> int:
     """Seeds of each group, or pairs, that let `thalweg.stats.verdicts.judge` find a difference.
 
-    Its p-value has to pass Student's distribution and relabelling. The latter takes steps: of so few runs some
-    levels cannot be reached at all, and in place of others a smaller one is kept. Student's power at that one
-    is taken, which simulation confirms to three points in a hundred.
+    Its p-value has to pass Student's distribution and relabelling. The latter takes steps: of so few runs
+    some levels cannot be reached at all, and in place of others a smaller one is kept. Student's power at
+    that one is taken, which simulation confirms to three points in a hundred.
 
     Parameters
     ----------

@@ -1,18 +1,19 @@
 r"""How much of a measure's variance is the architecture's, the hyperparameters', the seed's, the measuring's.
 
-Factors are taken in the order given, as far as each adds to those before it; then what the cells of all factors
-together add (their interactions), then the runs within cells (the seed). With :math:`Q_f` an orthonormal basis of
-the :math:`r_f` dimensions that f adds, :math:`S_f = \| Q_f^\top y \|^2`, n runs of means :math:`\mu_i`, a spread
-:math:`\sigma^2` from seed to seed and known errors :math:`e_i` of the single values,
+Factors are taken in the order given, as far as each adds to those before it; then what the cells of all
+factors together add (their interactions), then the runs within cells (the seed). With :math:`Q_f` an
+orthonormal basis of the :math:`r_f` dimensions that f adds, :math:`S_f = \| Q_f^\top y \|^2`, n runs of
+means :math:`\mu_i`, a spread :math:`\sigma^2` from seed to seed and known errors :math:`e_i` of the single
+values,
 
 .. math:: \mathrm{E} S_f = \| Q_f^\top \mu \|^2 + r_f \sigma^2 + \sum_i (Q_f Q_f^\top)_{ii}\, e_i^2
 
-:math:`\| Q_f^\top \mu \|^2 / n` is the variance over the runs of the grid that f makes; those of all factors sum to
-that of :math:`\mu`. Estimated by what the equation gives, with :math:`\sigma^2` by the same of the runs within
-cells, each component is unbiased, and its share is known as omega squared. Balanced, that is the analysis of
-variance; in an unbalanced crossed design the factors depend on their order. Estimates may be negative, where
-levels differ by less than seeds make them, and are given so: set to nought, small ones would be too large in the
-mean.
+:math:`\| Q_f^\top \mu \|^2 / n` is the variance over the runs of the grid that f makes; those of all
+factors sum to that of :math:`\mu`. Estimated by what the equation gives, with :math:`\sigma^2` by the same
+of the runs within cells, each component is unbiased, and its share is known as omega squared. Balanced,
+that is the analysis of variance; in an unbalanced crossed design the factors depend on their order.
+Estimates may be negative, where levels differ by less than seeds make them, and are given so: set to
+nought, small ones would be too large in the mean.
 
 **The grid is held constant.** A component is the variance of the levels that are there, which for two
 architectures is their difference, and other seeds would give another estimate. The random-effects model, in
@@ -20,10 +21,11 @@ which levels are drawn from a population, asks for the variance over others; fro
 interval says anything of that.
 
 **Intervals** are generalized ones. For normal values :math:`S_\varepsilon / \sigma^2` is chi-squared and
-:math:`S_f / \sigma^2` noncentral chi-squared, so that draws of :math:`\sigma^2` and, by inverting the second, of
-:math:`\| Q_f^\top \mu \|^2` follow, and of every function of them, which a share is. They cover where a parametric
-bootstrap does not (`docs/statistics.md`), and lie within the possible: an estimate below nought lies outside.
-Where nothing but the seed matters, its share's upper end is below one more often than it should.
+:math:`S_f / \sigma^2` noncentral chi-squared, so that draws of :math:`\sigma^2` and, by inverting the
+second, of :math:`\| Q_f^\top \mu \|^2` follow, and of every function of them, which a share is. They cover
+where a parametric bootstrap does not (`docs/statistics.md`), and lie within the possible: an estimate below
+nought lies outside. Where nothing but the seed matters, its share's upper end is below one more often than
+it should.
 
 References
 ----------
@@ -143,7 +145,9 @@ def variance_components(
     e = run_errors("errors", errors, n)
     cells = Cells.of(zip(*columns.values(), strict=True))
     if not cells.dof:
-        raise ValueError("`factors` must leave two runs in one cell at least, got one in each: no seed to see.")
+        raise ValueError(
+            "`factors` must leave two runs in one cell at least, got one in each: no seed to see."
+        )
     if (y == y[0]).all():
         raise ValueError(f"`values` must not all be equal, got {y[0]}: there is no variance to part.")
     bases = _bases(columns, cells)
