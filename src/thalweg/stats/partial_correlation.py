@@ -139,13 +139,13 @@ def partial_correlation(
     value = float(_partial(covariance)[0])
     plain = float(_ratio(covariance[:, :2, :2])[0])
     z_value = math.atanh(max(-1 + 1e-15, min(value, 1 - 1e-15)))
-    if cells is None:
+    grid = None if cells is None else Cells.of(cells)
+    if grid is None:
         error = math.sqrt((1 + value**2 / 2 if is_rank else 1.0) / (n - 3 - k))
         quantile = float(stats.norm.ppf(0.5 + level / 2))
         dof = n - 2 - k
         t = value * math.sqrt(dof / max(1 - value**2, 1e-300))
     else:
-        grid = Cells.of(cells)
         if len(grid.index) != n:
             raise ValueError(f"`cells` must hold one label for each of the {n} runs, got {len(grid.index)}.")
         if not grid.dof:
@@ -168,7 +168,7 @@ def partial_correlation(
         level=level,
         num_runs=n,
         num_covariates=k,
-        num_cells=None if cells is None else len(grid.sizes),
+        num_cells=None if grid is None else len(grid.sizes),
     )
 
 

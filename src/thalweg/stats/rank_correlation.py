@@ -265,8 +265,8 @@ class _Grid:
         rng = np.random.default_rng([seed, 1])
         ones, drawn = np.ones((1, len(m))), []
         for _ in range(num_draws):
-            moved = [_signs(v + s * rng.normal(size=len(v))) for v, s in ((m, noise_m), (g, noise_g))]
-            drawn.append(self.coefficients(*moved, ones)[0])
+            moved_m, moved_g = (v + s * rng.normal(size=len(v)) for v, s in ((m, noise_m), (g, noise_g)))
+            drawn.append(self.coefficients(_signs(moved_m), _signs(moved_g), ones)[0])
         return np.var(drawn, axis=0, ddof=1)
 
     def p_values(self, signs_m: Array, signs_g: Array, num_exchanges: int, seed: int) -> tuple[Array, float]:
