@@ -12,8 +12,8 @@ from tests.study.toy import write_study
 from thalweg.study.export import export_table
 from thalweg.study.mlflow_export import RUN_TAG, export_mlflow
 from thalweg.study.plan import StudyPlan
-from thalweg.study.spec import read_study
 from thalweg.study.study import Study, run_study
+from thalweg.study.study_file import read_study
 from thalweg.study.table import rows
 
 

@@ -15,8 +15,8 @@ from tests.study.toy import write_study
 from thalweg.core.errors import ThalwegError
 from thalweg.study.plan import PlanSource, StudyPlan
 from thalweg.study.ray_engine import RayEngine
-from thalweg.study.spec import read_study
 from thalweg.study.study import Study, run_study
+from thalweg.study.study_file import read_study
 
 ray = pytest.importorskip("ray")
 # Ray's own modules warn of what they are about to change.

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tests.study.toy import write_study
 
-from thalweg.study.spec import StudySpec, read_study, shipped_studies
+from thalweg.study.spec import StudySpec
+from thalweg.study.study_file import read_study, shipped_studies
 
 
 def test_what_is_left_out_is_filled_in(toy_folder: Path) -> None:

@@ -19,9 +19,9 @@ from tests.study.toy import write_study
 from thalweg.core.atomic import replacing
 from thalweg.core.lock import sole_writer
 from thalweg.study.plan import StudyPlan
-from thalweg.study.spec import read_study
 from thalweg.study.store import Store
 from thalweg.study.study import STUDY_FILE, Study, run_study
+from thalweg.study.study_file import read_study
 from thalweg.study.table import rows
 
 # What two runs of one study may differ in.

@@ -36,7 +36,7 @@ def export(
     if kind == "mlflow":
         from thalweg.study.mlflow_export import export_mlflow
 
-        place = export_mlflow(study, to or f"sqlite:///{folder / 'mlflow.db'}")
+        place = export_mlflow(study, to or f"sqlite:///{folder / 'mlflow.db'}", [folder / "report.html"])
     else:
         path = Path(to) if to else folder / f"records.{kind}"
         place = str(export_table(study, path, "parquet" if kind == "parquet" else "csv"))

@@ -20,6 +20,7 @@ from thalweg.cli.reproduce import reproduce
 from thalweg.cli.study import app as study_app
 from thalweg.cli.train import train
 from thalweg.core.errors import DataError, ThalwegError, is_out_of_memory
+from thalweg.core.imports import MissingExtraError
 
 # Set this variable to see the traceback of an error instead of its one line.
 DEBUG = "THALWEG_DEBUG"
@@ -88,7 +89,7 @@ def _exit_code(error: Exception) -> int | None:
         return getattr(error, "exit_code", 2)
     if isinstance(error, OSError):
         return 2 if error.errno in WRONG_PATH else 1
-    if isinstance(error, ValueError | TypeError | DataError):
+    if isinstance(error, ValueError | TypeError | DataError | MissingExtraError):
         return 2
     if is_out_of_memory(error):
         return 1

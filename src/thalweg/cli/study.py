@@ -21,9 +21,9 @@ from thalweg.study.foresight import foresight
 from thalweg.study.plan import PlanSource, StudyPlan, unique_tasks
 from thalweg.study.ray_engine import RayEngine
 from thalweg.study.runner import Task
-from thalweg.study.spec import read_study, shipped_studies
 from thalweg.study.store import Store
 from thalweg.study.study import Study, chosen_threads, cores, default_workers, run_study
+from thalweg.study.study_file import read_study, shipped_studies
 from thalweg.study.table import rows
 from thalweg.study.verdicts import verdicts
 
@@ -177,6 +177,8 @@ def run(
     elif address is not None:
         raise ValueError(f"`address` is for --engine ray, got {address!r} with the engine local.")
     part = _shard(shard)
+    for line in foresight(made.spec, _evidence(made.out)):
+        errors.print(str(line), markup=False, soft_wrap=True)
     watcher = StudyWatcher()
     with watcher.showing():
         run_study(made, workers=workers, shard=part, engine=chosen, watcher=watcher)

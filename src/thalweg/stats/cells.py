@@ -1,15 +1,15 @@
 r"""Runs of a grid: those of one configuration make a cell, and differ in their seed alone.
 
-**Resampling seeds within cells.** Of the :math:`n_c` runs of a cell :math:`n_c - 1` are drawn with replacement,
-and what is drawn counts :math:`n_c / (n_c - 1)` times. These weights have a mean of one, a variance of one and
-covariances of :math:`-1 / (n_c - 1)` within the cell, so that the weighted mean of a cell varies by
-:math:`s_c^2 / n_c` with the unbiased :math:`s_c^2`. Plain resampling of :math:`n_c` gives only
-:math:`(n_c - 1) / n_c` of that: half with two seeds. The grid, and how many seeds a cell has, are held constant;
-what comes of it says what other seeds would give on the same grid, not what another grid would.
+**Resampling seeds within cells.** Of the :math:`n_c` runs of a cell :math:`n_c - 1` are drawn with
+replacement, and what is drawn counts :math:`n_c / (n_c - 1)` times. These weights have a mean of one, a
+variance of one and covariances of :math:`-1 / (n_c - 1)` within the cell, so that the weighted mean of a
+cell varies by :math:`s_c^2 / n_c` with the unbiased :math:`s_c^2`. Plain resampling of :math:`n_c` gives
+only :math:`(n_c - 1) / n_c` of that: half with two seeds. The grid, and how many seeds a cell has, are held
+constant; what comes of it says what other seeds would give on the same grid, not what another grid would.
 
-Errors of measuring that are independent from run to run are in the spread between the runs of a cell, and so
-in the weights; to add noise to the values besides would count them twice. Only in cells of one run, which have
-no spread, is there anything to add.
+Errors of measuring that are independent from run to run are in the spread between the runs of a cell, and
+so in the weights; to add noise to the values besides would count them twice. Only in cells of one run,
+which have no spread, is there anything to add.
 
 References
 ----------
@@ -109,11 +109,14 @@ def run_labels(
     """Columns of one label a run, checked."""
     found = {column: list(labels) for column, labels in columns.items()}
     if not found:
-        raise ValueError(f"`{name}` must hold at least one column of labels, got none: the runs make no grid.")
+        raise ValueError(
+            f"`{name}` must hold at least one column of labels, got none: the runs make no grid."
+        )
     for column, labels in found.items():
         if len(labels) != num_runs:
             raise ValueError(
-                f"`{name}[{column!r}]` must hold one label for each of the {num_runs} runs, got {len(labels)}."
+                f"`{name}[{column!r}]` must hold one label for each of the {num_runs} runs, got "
+                f"{len(labels)}."
             )
     return found
 

@@ -7,11 +7,11 @@ r"""A difference against more points than nought: shown larger, smaller, within 
 - *beyond*: :math:`\delta \le m` or :math:`\delta \ge -m` is.
 
 All p-values are doubled one-sided ones. So each finding is had, at a level, where the two-sided interval of
-that level lies above nought, below nought, within the margin, as far as Student's distribution goes; and each is
-false with half of 1 - level. (That two one-sided tests may be taken at the whole of it goes with an interval
-of 90 % where 95 are meant.) Every test is passed by two rules, Student's and relabelling, of which the larger
-p-value counts: `thalweg.stats.contrasts` says which holds for what. For relabelling one group is moved by the
-point, which makes labels meaningless where the difference is just that.
+that level lies above nought, below nought, within the margin, as far as Student's distribution goes; and
+each is false with half of 1 - level. (That two one-sided tests may be taken at the whole of it goes with an
+interval of 90 % where 95 are meant.) Every test is passed by two rules, Student's and relabelling, of which
+the larger p-value counts: `thalweg.stats.contrasts` says which holds for what. For relabelling one group is
+moved by the point, which makes labels meaningless where the difference is just that.
 
 References
 ----------
@@ -102,6 +102,12 @@ def findings(
     (0.0079, 1.0, 0.0079)
     """
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    for name, values in (("a", x), ("b", y)):
+        if values.ndim != 2 or values.shape[1] < 2 or not np.isfinite(values).all():
+            raise ValueError(
+                f"`{name}` must hold one finite value for each of at least two runs, row by row, got shape "
+                f"{values.shape}; leave out runs that were not measured."
+            )
     rows = len(x)
     m, down, up = (np.broadcast_to(np.asarray(v, dtype=np.float64), rows) for v in (margins, down, up))
     if (m <= 0).any():

@@ -5,16 +5,16 @@ Between the last checkpoint above the target :math:`L^*` and the next, which is 
 .. math:: \lambda = \frac{\log L_0 - \log L^*}{\log L_0 - \log L_1}, \qquad
           v = (1 - \lambda)\, v_0 + \lambda\, v_1
 
-for losses fall about exponentially between checkpoints, so that their logarithm goes about evenly with whatever
-else moves. With errors :math:`e` of the values and relative errors :math:`s` of the losses,
+for losses fall about exponentially between checkpoints, so that their logarithm goes about evenly with
+whatever else moves. With errors :math:`e` of the values and relative errors :math:`s` of the losses,
 
 .. math:: \mathrm{se}^2 = (1 - \lambda)^2 e_0^2 + \lambda^2 e_1^2 + (v_1 - v_0)^2
           \Bigl( \frac{(1 - \lambda) s_0 + \lambda s_1}{\log L_0 - \log L_1} \Bigr)^2
 
-The losses of both checkpoints are taken on the same examples, so that their errors go together; for the last part
-they are taken to do so wholly, which is an upper bound whatever their correlation. Values are taken as
-independent of each other and of the losses. That v is no straight line between the two checkpoints is in no
-error: `before` and `after` bound what a monotone one can be.
+The losses of both checkpoints are taken on the same examples, so that their errors go together; for the
+last part they are taken to do so wholly, which is an upper bound whatever their correlation. Values are
+taken as independent of each other and of the losses. That v is no straight line between the two checkpoints
+is in no error: `before` and `after` bound what a monotone one can be.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def at_matched_loss(
         raise ValueError(f"`values` must hold one for each of the {len(x)} losses, got shape {v.shape}.")
     errors_x, errors_v = _errors("loss_errors", loss_errors, x), _errors("value_errors", value_errors, v)
     if log and (v <= 0).any():
-        raise ValueError(f"`values` must be positive for their logarithms, got {float(np.nanmin(v))}; see log=False.")
+        raise ValueError(
+            f"`values` must be positive for their logarithms, got {float(np.nanmin(v))}; see log=False."
+        )
 
     is_below = x <= target  # false where the loss is not finite
     crossings = int((np.diff(is_below[np.isfinite(x)].astype(int)) != 0).sum())
@@ -120,7 +122,9 @@ def at_matched_loss(
             return _missing(f"it was not measured at checkpoint {after}", crossings)
         return _between(v, errors_v, after, after, 1.0, 0.0, log, crossings)
     if after == 0:
-        return _missing(f"the loss is {x[0]:.4g} at the first checkpoint already, below {target:.4g}", crossings)
+        return _missing(
+            f"the loss is {x[0]:.4g} at the first checkpoint already, below {target:.4g}", crossings
+        )
     before = after - 1
     for i in (before, after):
         if not math.isfinite(x[i]):
@@ -163,7 +167,9 @@ def common_losses(curves: Iterable[ArrayLike]) -> tuple[float, float]:
         x = _losses(f"curves[{i}]", curve)
         x = x[np.isfinite(x)]
         if not len(x):
-            raise ValueError(f"`curves[{i}]` must hold a finite loss, got none; leave out runs that diverged.")
+            raise ValueError(
+                f"`curves[{i}]` must hold a finite loss, got none; leave out runs that diverged."
+            )
         low, high = max(low, float(x.min())), min(high, float(x[0]))
     if math.isinf(high):
         raise ValueError("`curves` must hold at least one run, got none.")
@@ -216,5 +222,7 @@ def _errors(name: str, errors: ArrayLike | None, of: NDArray[np.float64]) -> NDA
         return np.zeros_like(of)
     e = np.asarray(errors, dtype=np.float64)
     if e.shape != of.shape:
-        raise ValueError(f"`{name}` must hold one for each of the {len(of)} checkpoints, got shape {e.shape}.")
+        raise ValueError(
+            f"`{name}` must hold one for each of the {len(of)} checkpoints, got shape {e.shape}."
+        )
     return run_errors(name, np.where(np.isfinite(of), e, 0.0), len(of))

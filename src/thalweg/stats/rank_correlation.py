@@ -5,23 +5,23 @@ Tau-b of a set of pairs of runs is
 .. math:: \tau = \frac{\sum \mathrm{sgn}(m_i - m_j)\, \mathrm{sgn}(g_i - g_j)}
     {\sqrt{\#\{m_i \ne m_j\}\, \#\{g_i \ne g_j\}}}
 
-**Overall**: over all pairs of runs. It rewards a measure for whatever goes along with the gap over the grid, and
-width alone may do that.
+**Overall**: over all pairs of runs. It rewards a measure for whatever goes along with the gap over the
+grid, and width alone may do that.
 
-**Granulated** (Jiang et al. 2020): :math:`\psi_a` is the mean of the taus of groups of runs that agree in all
-hyperparameters but a; :math:`\Psi` the mean of :math:`\psi_a` over the axes. Where a cell holds several seeds the
-pairs of a group are those that differ in a, each run of one level with each of the other: two seeds of one
-cell differ in nothing that is asked about. With one seed a cell it is the definition of Jiang et al. Groups in
-which one of the two is constant order nothing, and are left out.
+**Granulated** (Jiang et al. 2020): :math:`\psi_a` is the mean of the taus of groups of runs that agree in
+all hyperparameters but a; :math:`\Psi` the mean of :math:`\psi_a` over the axes. Where a cell holds several
+seeds the pairs of a group are those that differ in a, each run of one level with each of the other: two
+seeds of one cell differ in nothing that is asked about. With one seed a cell it is the definition of Jiang
+et al. Groups in which one of the two is constant order nothing, and are left out.
 
-**Intervals** are Student's, with the standard error by resampling seeds within cells (`thalweg.stats.cells`) on as
-many degrees of freedom as the cells have; cut off at one, where no tau can be above. They are about the mean
-of the coefficient over seeds, on this grid.
+**Intervals** are Student's, with the standard error by resampling seeds within cells
+(`thalweg.stats.cells`) on as many degrees of freedom as the cells have; cut off at one, where no tau can be
+above. They are about the mean of the coefficient over seeds, on this grid.
 
-**P-values** are of the null that a cell's gap has nothing to do with its measure: the cells' gaps are exchanged
-among each other, all seeds of one together. Runs are not exchangeable, for those of a cell hang together.
-What is compared is the coefficient of the cells' mutual order, the mean sign over pairs of their seeds
-(Daniels 1944), which with one seed a cell is tau-b.
+**P-values** are of the null that a cell's gap has nothing to do with its measure: the cells' gaps are
+exchanged among each other, all seeds of one together. Runs are not exchangeable, for those of a cell hang
+together. What is compared is the coefficient of the cells' mutual order, the mean sign over pairs of their
+seeds (Daniels 1944), which with one seed a cell is tau-b.
 
 **Errors of measuring** are in the spread of the seeds already; only in cells of one run is noise of that size
 added. Besides, they blur the order of any two runs and so draw tau towards nought. By how much
@@ -32,11 +32,9 @@ follows in closed form from adding them once more, since of normal errors e
 
 and to first order in their variance, what they take when added is what they have taken already.
 
-References
-----------
-Kendall (1945), Biometrika 33(3), 239-251; Daniels (1944), Biometrika 33(2), 129-135; Jiang, Neyshabur, Mobahi,
-Krishnan and Bengio (2020), Fantastic Generalization Measures and Where to Find Them, ICLR; Cook and Stefanski
-(1994), J. American Statistical Association 89, 1314-1328.
+References ---------- Kendall (1945), Biometrika 33(3), 239-251; Daniels (1944), Biometrika 33(2), 129-135;
+Jiang, Neyshabur, Mobahi, Krishnan and Bengio (2020), Fantastic Generalization Measures and Where to Find
+Them, ICLR; Cook and Stefanski (1994), J. American Statistical Association 89, 1314-1328.
 """
 
 from __future__ import annotations
@@ -176,10 +174,14 @@ def rank_correlation(
     grid = _Grid(cells, axes)
     num_cells = len(grid.cells.sizes)
     if num_cells < 3:
-        raise ValueError(f"`hyperparameters` must make at least three cells, got {num_cells}: no order to see.")
+        raise ValueError(
+            f"`hyperparameters` must make at least three cells, got {num_cells}: no order to see."
+        )
     for name, values in (("measure", m), ("gap", g)):
         if (values == values[0]).all():
-            raise ValueError(f"`{name}` must not be constant, got {values[0]} of all runs: it orders nothing.")
+            raise ValueError(
+                f"`{name}` must not be constant, got {values[0]} of all runs: it orders nothing."
+            )
     noise_m, noise_g = run_errors("errors", errors, len(m)), run_errors("gap_errors", gap_errors, len(m))
 
     signs_m, signs_g = _signs(m), _signs(g)
@@ -238,7 +240,9 @@ class _Grid:
             block = np.ix_(runs, runs)
             return bool((signs_m[block] * counted).any() and (signs_g[block] * counted).any())
 
-        return _Grid(self.cells, {n: [g for g in groups if is_ordered(*g)] for n, groups in self.axes.items()})
+        return _Grid(
+            self.cells, {n: [g for g in groups if is_ordered(*g)] for n, groups in self.axes.items()}
+        )
 
     def coefficients(self, signs_m: Array, signs_g: Array, weights: Array) -> Array:
         """``(B, 2 + A)``: overall, granulated and each axis, with weights ``(B, n)`` of the runs."""
@@ -250,7 +254,9 @@ class _Grid:
                 block = np.ix_(runs, runs)
                 taus.append(_tau(signs_m[block] * counted, signs_g[block] * counted, weights[:, runs]))
             axes.append(_mean(taus, len(weights)))
-        return np.stack([overall, _mean([a for a in axes if not np.isnan(a).any()], len(weights)), *axes], axis=1)
+        return np.stack(
+            [overall, _mean([a for a in axes if not np.isnan(a).any()], len(weights)), *axes], axis=1
+        )
 
     def variance_by_noise(
         self, m: Array, g: Array, noise_m: Array, noise_g: Array, num_draws: int, seed: int
@@ -259,8 +265,8 @@ class _Grid:
         rng = np.random.default_rng([seed, 1])
         ones, drawn = np.ones((1, len(m))), []
         for _ in range(num_draws):
-            moved = [_signs(v + s * rng.normal(size=len(v))) for v, s in ((m, noise_m), (g, noise_g))]
-            drawn.append(self.coefficients(*moved, ones)[0])
+            moved_m, moved_g = (v + s * rng.normal(size=len(v)) for v, s in ((m, noise_m), (g, noise_g)))
+            drawn.append(self.coefficients(_signs(moved_m), _signs(moved_g), ones)[0])
         return np.var(drawn, axis=0, ddof=1)
 
     def p_values(self, signs_m: Array, signs_g: Array, num_exchanges: int, seed: int) -> tuple[Array, float]:
@@ -308,7 +314,9 @@ class _Grid:
         everything = np.arange(len(order_m))
         overall = of(everything, np.ones_like(order_m))
         axes = [_mean([of(*group) for group in groups], len(exchanges)) for groups in self.axes.values()]
-        return np.stack([overall, _mean([a for a in axes if not np.isnan(a).any()], len(exchanges)), *axes], 1)
+        return np.stack(
+            [overall, _mean([a for a in axes if not np.isnan(a).any()], len(exchanges)), *axes], 1
+        )
 
     def noisier(self, m: Array, g: Array, noise_m: Array, noise_g: Array) -> float:
         """The mean overall tau with the errors added once more."""
@@ -344,5 +352,10 @@ def _signs(values: Array) -> Array:
 
 
 def _blurred_signs(values: Array, errors: Array) -> Array:
-    difference, spread = values[:, None] - values, np.sqrt(2 * (np.square(errors)[:, None] + np.square(errors)))
-    return np.where(spread > 0, special.erf(difference / np.where(spread > 0, spread, 1.0)), np.sign(difference))
+    difference, spread = (
+        values[:, None] - values,
+        np.sqrt(2 * (np.square(errors)[:, None] + np.square(errors))),
+    )
+    return np.where(
+        spread > 0, special.erf(difference / np.where(spread > 0, spread, 1.0)), np.sign(difference)
+    )

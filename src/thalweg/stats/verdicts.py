@@ -12,14 +12,14 @@ What these findings are, `thalweg.stats.equivalence` says. Where both columns ho
 there but shown to be less than the margin, the claim is refuted: the margin was declared as what does not
 matter, and with runs enough every claim would be supported otherwise.
 
-**Level.** The p-values that support are corrected by Holm's rule and, apart from them, those that refute. Of a
-claim "larger" with the true difference :math:`\delta` and the margin m it is false to support it at
+**Level.** The p-values that support are corrected by Holm's rule and, apart from them, those that refute.
+Of a claim "larger" with the true difference :math:`\delta` and the margin m it is false to support it at
 :math:`\delta \le 0` and to refute it at :math:`\delta \ge m`; there both findings that refute have an upper
 limit below m, so that they are false together no oftener than one. As each p-value is a doubled one, either
-family keeps (1 - level) / 2 whatever the dependence between claims, and all verdicts are true together with a
-probability of `level` at least. Between nought and m both answers are true, each in its own sense. One rule
-of Holm's over the smaller of both p-values would spare a little, but is proved for independent claims alone: a
-claim once decided goes out of its count, though it could still be decided falsely.
+family keeps (1 - level) / 2 whatever the dependence between claims, and all verdicts are true together with
+a probability of `level` at least. Between nought and m both answers are true, each in its own sense. One
+rule of Holm's over the smaller of both p-values would spare a little, but is proved for independent claims
+alone: a claim once decided goes out of its count, though it could still be decided falsely.
 
 References
 ----------
@@ -303,7 +303,8 @@ def _side(claim: Claim, side: str) -> tuple[Array, Array | None, float, float]:
         part = None if given is None else np.asarray(given, dtype=np.float64)
         if part is not None and (part.shape != values.shape or not (part >= 0).all()):
             raise ValueError(
-                f"`{name}` must hold one number >= 0 for each of the {len(values)} values, got {part.tolist()}."
+                f"`{name}` must hold one number >= 0 for each of the {len(values)} values, got "
+                f"{part.tolist()}."
             )
         parts[name] = part
     errors, below, above = parts.values()

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Iterable, Mapping
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import (
@@ -16,7 +12,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -27,6 +22,7 @@ from thalweg.objective.batch_norm import MODES, BatchNormMode
 from thalweg.study.grid import Grid, Settings
 from thalweg.study.moments import Moment, parsed
 from thalweg.study.table import PERFORMANCE
+from thalweg.study.validation import validated
 
 SCHEMA = 1
 
@@ -248,7 +244,7 @@ class StudySpec(_Table):
                 raise ValueError(f"claim {number + 1} is no table")
             kind = claim.get("kind", "contrast" if "by" in claim else "correlation")
             check_one_of("kind", kind, kinds)
-            built.append(_built(kinds[kind], claim, f"claims.{number + 1}"))
+            built.append(validated(kinds[kind], claim, f"claims.{number + 1}"))
         return built
 
     @field_validator("moments", mode="after")
@@ -333,91 +329,6 @@ class StudySpec(_Table):
 
 
 PAIR_MEASURES = ("linear_path", "bezier_path", "align_permutation", "mode_connectivity")
-
-
-def read_study(source: str | Path, preset: str | None = None) -> StudySpec:
-    """Read a study file, or a study that comes with the package.
-
-    Parameters
-    ----------
-    source
-        A path that ends in ``.toml``, or one of `shipped_studies`.
-    preset
-        Name of a table under ``[presets]``, laid over the rest of the file: tables are merged, anything else
-        is replaced, and what its ``without`` names (``"measures.trace"``) is left out.
-
-    Raises
-    ------
-    ValueError
-        Naming file, field, and what is allowed there.
-    """
-    path = Path(source)
-    if path.suffix != ".toml" and str(source) in shipped_studies():
-        text, label = _shipped(str(source)), str(source)
-    elif path.is_file():
-        text, label = path.read_text(), str(path)
-    else:
-        raise ValueError(
-            f"`study` must be a .toml file or one of {', '.join(shipped_studies())}, got {str(source)!r}"
-            + (", which is not a file." if path.suffix == ".toml" else ".")
-        )
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{label} is no TOML: {error}.") from None
-    presets = content.pop("presets", {})
-    if preset is not None:
-        if preset not in presets:
-            known = ", ".join(presets) or "it has none"
-            raise ValueError(f"`preset` must be one of those in {label} ({known}), got {preset!r}.")
-        over = dict(presets[preset])
-        without = over.pop("without", [])
-        content = _merged(content, over)
-        for place in without:
-            table, _, name = place.partition(".")
-            if name not in content.get(table, {}):
-                raise ValueError(f"{label}: presets.{preset}.without: there is no {place}.")
-            del content[table][name]
-    return _built(StudySpec, content, label)
-
-
-def shipped_studies() -> tuple[str, ...]:
-    """Names of the studies that come with the package."""
-    files = resources.files("thalweg.study").joinpath("studies").iterdir()
-    return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
-
-
-def _shipped(name: str) -> str:
-    return resources.files("thalweg.study").joinpath("studies", f"{name}.toml").read_text()
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(below, value) if both else value  # type: ignore[arg-type]
-    return merged
-
-
-def _built(model: type[BaseModel], content: Any, label: str) -> Any:
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        lines = [_complaint(entry) for entry in error.errors()]
-        raise ValueError(f"{label}: {'; '.join(dict.fromkeys(lines))}.") from None
-
-
-def _complaint(entry: Any) -> str:
-    place = ".".join(str(part) for part in entry["loc"])
-    message = entry["msg"].removeprefix("Value error, ").rstrip(".")
-    if entry["type"] == "extra_forbidden":
-        message = "there is no such field"
-    given = entry.get("input")
-    shown = f", got {json.dumps(given)}" if isinstance(given, str | int | float) else ""
-    if entry["type"] in ("value_error", "extra_forbidden"):
-        shown = ""  # the message says it
-    return f"{place}: {message}{shown}" if place else message
 
 
 def _check_known(place: str, names: Iterable[str], known: set[str]) -> None:

@@ -18,8 +18,9 @@ from thalweg.study.engine import Engine, InProcess
 from thalweg.study.plan import PlanSource, StudyPlan, unique_tasks
 from thalweg.study.processes import Processes
 from thalweg.study.runner import Task, Watcher, run_tasks
-from thalweg.study.spec import StudySpec, read_study
+from thalweg.study.spec import StudySpec
 from thalweg.study.store import Record, Store
+from thalweg.study.study_file import read_study
 
 if TYPE_CHECKING:
     import pandas as pd
