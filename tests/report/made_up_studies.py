@@ -12,9 +12,10 @@ import numpy as np
 
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.solvers.bounded_eigenvalue import BoundedEigenvalue
-from thalweg.study.spec import StudySpec, read_study
+from thalweg.study.spec import StudySpec
 from thalweg.study.store import Failure, Record, run_id
 from thalweg.study.study import STUDY_FILE
+from thalweg.study.study_file import read_study
 
 VERSIONS = {"python": "3.11.7", "thalweg": "0.1.0", "torch": "2.13.0"}
 

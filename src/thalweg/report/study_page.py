@@ -15,9 +15,11 @@ from thalweg.report.study_matrix import matrix_charts
 from thalweg.report.study_power import power_rows
 from thalweg.report.study_runs import run_details, troubles
 from thalweg.report.study_training import training_figure
+from thalweg.report.study_variance import variance_table
 from thalweg.report.study_words import SYMBOLS, verdict_rows
 from thalweg.report.tables import flatten, format_seconds, stages, versions
 from thalweg.study.correlations import FEWEST_SETTINGS, correlation_matrices
+from thalweg.study.decomposition import decompositions
 from thalweg.study.evidence import Evidence
 from thalweg.study.foresight import foresight
 from thalweg.study.spec import StudySpec
@@ -68,6 +70,8 @@ def write_study_page(study: Study, path: str | Path) -> Path:
         matrices=matrix_charts(correlation_matrices(spec, evidence)),
         fewest_settings=FEWEST_SETTINGS,
         num_settings=len(spec.settings),
+        variance=variance_table(decompositions(spec, evidence)),
+        moment=spec.moments[-1],
         strips=strip_charts(spec, evidence),
         filters={
             "mode": modes,
