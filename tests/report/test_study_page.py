@@ -158,7 +158,7 @@ def test_a_study_that_has_begun_says_that_it_is_not_finished(begun):
     text = begun.text
     left = begun.study.status()["open"]
     assert f"This study is not finished: {left} of {len(begun.study.tasks)} tasks are open." in text
-    assert "2 against 2, corrected over 4 claims, cannot go below p = 1" in text
+    assert "2 against 2, corrected over 4 claims, cannot go below p = 1 " in text
     assert "8 runs have no value: not measured yet (8)" in text
     assert "Nothing failed." in text
 

@@ -118,6 +118,16 @@ def test_nothing_measured_is_told_from_nothing_to_be_had():
     assert (failed.answer, failed.why) == ("no answer", "too few runs")
     assert failed.left_out == "2 runs have no value: not measured yet (1); training diverged (1)"
     assert missing_words(()) == ""
+    three = [replace(gone, reason=f"its lowest is {i}") for i in range(3)]
+    assert missing_words(three, most=2).endswith("its lowest is 1 (1); 1 for other reasons, listed below")
+
+
+def test_a_wide_ratio_keeps_the_digits_that_tell_it_from_one():
+    assert row(replace(CELL, effect=8.23, low=1.04, high=37.2)).interval == "1.04 to 37.2"
+    assert row(replace(CELL, effect=19.4, low=0.1871, high=1017.6)).interval == "0.187 to 1018"
+    assert row(replace(CELL, effect=2.0, low=0.0, high=math.inf)).interval == "0 to ∞"
+    difference = replace(CELL, is_ratio=False, effect=8.23, low=-1.04, high=17.5)
+    assert (row(difference).effect, row(difference).interval) == ("8.2", "−1.1 to 17.5")
 
 
 def test_exploratory_claims_come_last_and_are_not_corrected():

@@ -41,7 +41,7 @@ def _row(f: Foresight) -> PowerRow:
     return PowerRow(
         claim=f.claim,
         runs=f"{f.num_a} against {f.num_b}",
-        smallest_p=format_p(f.smallest_p),
+        smallest_p=format_p(min(f.smallest_p, 1.0)),
         is_hopeless=hopeless,
         detectable=f"{f.detectable:.2g}" if shown else "",
         at_spread=at_spread,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN
 
 from thalweg.report.order_tables import format_p
 from thalweg.report.paper_layout import MODE_NAMES
@@ -17,6 +18,9 @@ Claim = ContrastClaim | CorrelationClaim
 
 # In the last digit 1 - 0.95 is not 0.05.
 _ROUNDING = 1e-12
+
+# In the table of verdicts; all of them stand in the list of the claim's cells.
+MOST_REASONS = 2
 
 NOT_YET = "not measured yet"
 STATES = ("supported", "refuted", "undecided", "missing")
@@ -84,14 +88,24 @@ def state_of(cell: Cell) -> str:
 
 
 def effect_text(cell: Cell) -> tuple[str, str]:
-    """The effect and its interval, with the digits that it supports; empty without one."""
+    """The effect and its interval, with the digits that it supports; empty without one.
+
+    A ratio and its ends have three digits at least, however wide the interval: one sees whether it holds one.
+    """
     if math.isnan(cell.effect):
         return "", ""
     half = (cell.high - cell.low) / 2
-    if math.isnan(half):
+
+    def shown(value: float, rounding: str = ROUND_HALF_EVEN) -> str:
+        if value == 0:
+            return "0"
+        if cell.is_ratio and math.isfinite(value):
+            return format_number(value, min(half, abs(value) / 10), rounding)
+        return format_number(value, half, rounding)
+
+    if not half > 0:
         return format_number(cell.effect), ""
-    shown = format_number(cell.effect, half if math.isfinite(half) else 0.0)
-    return shown, format_interval(cell.low, cell.high)
+    return shown(cell.effect), f"{shown(cell.low, ROUND_FLOOR)} to {shown(cell.high, ROUND_CEILING)}"
 
 
 def effect_name(claim: Claim, is_ratio: bool) -> str:
@@ -125,8 +139,8 @@ def claim_words(claim: Claim, expects: str, measure: str) -> str:
     return f"{measure} of {a} is {expects} than of {b}"
 
 
-def missing_words(missing: Sequence[Value]) -> str:
-    """Runs without a value, by reason.
+def missing_words(missing: Sequence[Value], most: int | None = None) -> str:
+    """Runs without a value, by reason; of reasons no more than `most`.
 
     >>> gone = Value("0f", {"model": "bn", "seed": 2}, math.nan, reason="training diverged")
     >>> missing_words([gone, gone])
@@ -138,7 +152,12 @@ def missing_words(missing: Sequence[Value]) -> str:
     for value in missing:
         reasons[value.reason] = reasons.get(value.reason, 0) + 1
     runs = "1 run has" if len(missing) == 1 else f"{len(missing)} runs have"
-    return f"{runs} no value: {'; '.join(f'{reason} ({n})' for reason, n in reasons.items())}"
+    told = list(reasons.items())[:most]
+    parts = [f"{reason} ({n})" for reason, n in told]
+    rest = len(missing) - sum(n for _, n in told)
+    if rest:
+        parts.append(f"{rest} for other reasons, listed below")
+    return f"{runs} no value: {'; '.join(parts)}"
 
 
 def runs_text(cell: Cell, claim: Claim) -> str:
@@ -181,7 +200,7 @@ def _row(verdict: Verdict, level: float, num_primary: int, least: float) -> Verd
         if has_size and not math.isnan(cell.size_low)
         else "",
         runs=runs_text(cell, claim),
-        left_out=missing_words(cell.missing),
+        left_out=missing_words(cell.missing, most=MOST_REASONS),
     )
 
 
@@ -207,7 +226,7 @@ def _answer(verdict: Verdict, state: str, level: float, num_primary: int, least:
     smallest = max(cell.smallest_p, least if claim.primary and not math.isnan(least) else 0.0)
     if smallest > alpha + _ROUNDING:
         among = f", corrected over {num_primary} claims," if claim.primary and num_primary > 1 else ""
-        return "undecided", f"{runs_text(cell, claim)}{among} cannot go below p = {smallest:.2g}"
+        return "undecided", f"{runs_text(cell, claim)}{among} cannot go below p = {min(smallest, 1.0):.2g}"
     if cell.answer != "undecided":
         p = cell.p_support if cell.answer == "supported" else cell.p_refute
         return "undecided", (
