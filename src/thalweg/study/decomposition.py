@@ -1,4 +1,4 @@
-"""How much of a measure's variance over a study is the model's, the hyperparameters', the seed's, the measuring's."""
+"""How much of a measure's variance is the model's, the hyperparameters', the seed's, the measuring's."""
 
 from __future__ import annotations
 
