@@ -122,9 +122,8 @@ def perform(task: Task, progress: Progress) -> Outcome:
             raise
         # Loss of a network that trains; anywhere else the measure says what it cannot do.
         diverged = isinstance(error, NonFiniteLossError) and task.measure == "train"
-        refused = isinstance(error, ValueError | TypeError | ThalwegError) and not isinstance(
-            error, BusyError
-        )
+        is_input = isinstance(error, ValueError | TypeError | ThalwegError)
+        refused = is_input and not isinstance(error, BusyError)
         kind = "diverged" if diverged else "refused" if refused else "crashed"
         reason = " ".join(str(error).split()) if refused else in_words(error)
         return outcome(None, kind=kind, reason=reason, error=error)
