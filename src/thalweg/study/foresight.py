@@ -11,7 +11,7 @@ from thalweg.analyses.attainable import smallest_corrected_p
 from thalweg.stats.power import detectable_difference, seeds_for_equivalence, seeds_needed
 from thalweg.study.evidence import Evidence, Value
 from thalweg.study.spec import ContrastClaim, StudySpec
-from thalweg.study.verdicts import Cell, verdicts
+from thalweg.study.verdicts import Cell, own_cell
 
 POWER = 0.8
 
@@ -75,9 +75,9 @@ def foresight(spec: StudySpec, evidence: Evidence | None = None) -> list[Foresig
     """Of each primary contrast, or of every one if none is primary; with what is measured so far."""
     contrasts = [claim for claim in spec.claims if isinstance(claim, ContrastClaim)]
     chosen = [claim for claim in contrasts if claim.primary] or contrasts
-    cells = {v.claim.name: v.cell for v in verdicts(spec, evidence)} if evidence else {}
     num_claims = sum(claim.primary for claim in spec.claims) or 1
-    return [_foreseen(spec, claim, num_claims, cells.get(claim.name)) for claim in chosen]
+    cells = [own_cell(spec, evidence, claim) if evidence else None for claim in chosen]
+    return [_foreseen(spec, claim, num_claims, cell) for claim, cell in zip(chosen, cells, strict=True)]
 
 
 def _foreseen(spec: StudySpec, claim: ContrastClaim, num_claims: int, cell: Cell | None) -> Foresight:

@@ -116,7 +116,7 @@ class Verdict:
 
 def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
     """All claims of a study, in the order of its file."""
-    own = [_asked(spec, evidence, claim, [_place(claim)])[0] for claim in spec.claims]
+    own = [own_cell(spec, evidence, claim) for claim in spec.claims]
     primary = [i for i, claim in enumerate(spec.claims) if claim.primary]
     alpha = 1 - spec.level
     corrected = {
@@ -124,6 +124,7 @@ def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
         for side in ("p_support", "p_refute")
     }
     found = []
+    tables: dict[str, tuple[Cell, ...]] = {}
     for i, (claim, cell) in enumerate(zip(spec.claims, own, strict=True)):
         p_support, p_refute, answer = cell.p_support, cell.p_refute, cell.answer
         if claim.primary:
@@ -132,13 +133,32 @@ def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
             p = {"supported": p_support, "refuted": p_refute, "undecided": 1.0}[answer]
             # In the last digit 1 - 0.95 is not 0.05.
             answer = answer if p <= alpha + 1e-12 else "undecided"
-        places = [(m, mode, at) for m in _alike(spec, claim) for mode in _modes(spec) for at in _rules(spec)]
-        cells = [cell for cell in _asked(spec, evidence, claim, places) if cell.values_a or cell.missing]
-        found.append(Verdict(claim, answer, p_support, p_refute, cell, tuple(cells)))
+        question = _question(spec, claim)
+        if question not in tables:
+            names, rules = _alike(spec, claim), _rules(spec)
+            places = [(name, mode, at) for name in names for mode in _modes(spec) for at in rules]
+            asked = _asked(spec, evidence, claim, places)
+            tables[question] = tuple(cell for cell in asked if cell.values_a or cell.missing)
+        found.append(Verdict(claim, answer, p_support, p_refute, cell, tables[question]))
     return found
 
 
+def own_cell(spec: StudySpec, evidence: Evidence, claim: ContrastClaim | CorrelationClaim) -> Cell:
+    """Where a claim stands, for itself alone."""
+    return _asked(spec, evidence, claim, [_place(claim)])[0]
+
+
 Place = tuple[str, str, str]
+
+# What a claim says of itself and where it stands: those that differ in it alone ask the same of all places.
+_OWN_FIELDS = {"name", "text", "primary", "measure", "mode", "moment", "matched_loss"}
+
+
+def _question(spec: StudySpec, claim: ContrastClaim | CorrelationClaim) -> str:
+    """What a claim asks of all places: cells are costly, and the claims of a study often share them."""
+    own = spec.member(claim.measure) if claim.measure in spec.measures else None
+    sense = None if own is None else own.larger_is_sharper
+    return repr((claim.model_dump(exclude=_OWN_FIELDS), _alike(spec, claim), sense))
 
 
 def _place(claim: ContrastClaim | CorrelationClaim) -> Place:
