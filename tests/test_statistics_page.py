@@ -23,7 +23,7 @@ DRAWS = {
     "gamma, shape 2": (lambda rng, shape: rng.gamma(2, size=shape), 2.0, 1 - EULER),
     "exponential": (lambda rng, shape: rng.exponential(size=shape), 1.0, -EULER),
 }
-ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TEXT.splitlines() if line.count("|") == 10]
+ROWS = [[c.strip() for c in line.split("|")[1:-1]] for line in TEXT.splitlines() if line.count("|") == 10]
 
 
 def test_the_example_prints_a_verdict_of_each_kind(tmp_path):

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from thalweg.stats.rank_correlation import rank_correlation
 
@@ -121,31 +121,41 @@ def test_the_null_is_rejected_at_its_level():
 
 
 def independent(rng, mean_m, mean_g):
-    return mean_m + rng.normal(size=len(mean_m)), mean_g + rng.normal(size=len(mean_g))
+    return mean_m + rng.normal(size=mean_m.shape), mean_g + rng.normal(size=mean_g.shape)
 
 
 def skewed_and_related(rng, mean_m, mean_g):
-    shared = rng.exponential(size=len(mean_m))
-    return mean_m + shared, mean_g + 0.7 * shared + 0.5 * rng.exponential(size=len(mean_g))
+    shared = rng.exponential(size=mean_m.shape)
+    return mean_m + shared, mean_g + 0.7 * shared + 0.5 * rng.exponential(size=mean_g.shape)
 
 
-def coverage(num_seeds, relation, noise, repeats, truths):
+def true_coefficients(rng, mean_m, mean_g, columns, noise):
+    """Overall and granulated, the means over seeds: concordance of pairs over 8,000 draws of all runs."""
+    concordance = np.zeros((len(mean_m), len(mean_m)))
+    for _ in range(8):
+        m, g = noise(rng, np.tile(mean_m, (1000, 1)), np.tile(mean_g, (1000, 1)))
+        signs = [np.sign(v[:, :, None] - v[:, None, :]) for v in (m, g)]
+        concordance += (signs[0] * signs[1]).mean(0) / 8
+    overall = concordance[~np.eye(len(mean_m), dtype=bool)].mean()
+    lr, width = (np.array(columns[name]) for name in ("lr", "width"))
+    psis = []
+    for along, other in ((lr, width), (width, lr)):
+        groups = [(other == v)[:, None] & (other == v) & (along[:, None] != along) for v in np.unique(other)]
+        psis.append(np.mean([concordance[k].mean() for k in groups]))
+    if noise is independent:  # the closed form: what `true` means, and that the count is right
+        by_erf = [special.erf((v[:, None] - v) / 2) for v in (mean_m, mean_g)]
+        exact = (by_erf[0] * by_erf[1]).sum() / (len(mean_m) * (len(mean_m) - 1))
+        assert overall == pytest.approx(exact, abs=0.01)
+    return np.array([overall, np.mean(psis)])
+
+
+def coverage(num_seeds, relation, noise, repeats):
     columns = grid((3, 4), num_seeds)
     cells = np.random.default_rng(5).normal(size=(2, 12))
-    mean_m, mean_g = (
-        2 * np.repeat(c, num_seeds) for c in (cells[0], relation * cells[0] + (1 - relation) * cells[1])
-    )
+    related = relation * cells[0] + (1 - relation) * cells[1]
+    mean_m, mean_g = (2 * np.repeat(c, num_seeds) for c in (cells[0], related))
     rng = np.random.default_rng(6)
-    truth = np.mean(
-        [
-            [f.overall.value, f.granulated.value]
-            for f in (
-                rank_correlation(*noise(rng, mean_m, mean_g), columns, seed=0, num_resamples=100)
-                for _ in range(truths)
-            )
-        ],
-        axis=0,
-    )
+    truth = true_coefficients(rng, mean_m, mean_g, columns, noise)
     hits = np.zeros(2)
     for i in range(repeats):
         found = rank_correlation(*noise(rng, mean_m, mean_g), columns, seed=i, num_resamples=200)
@@ -159,21 +169,19 @@ def coverage(num_seeds, relation, noise, repeats, truths):
     ("num_seeds", "relation", "noise"),
     [
         (2, 0.8, independent),
-        (3, 0.8, independent),
-        (6, 0.8, independent),
-        (3, 0.0, independent),
         (3, 0.8, skewed_and_related),
+        (6, 0.0, independent),
     ],
 )
 def test_intervals_cover(num_seeds, relation, noise):
-    covered = coverage(num_seeds, relation, noise, 2000, 2000)
+    covered = coverage(num_seeds, relation, noise, 2000)
     print(num_seeds, relation, noise.__name__, covered)
     assert (covered > 0.93).all()
     assert (covered < 0.995).all()
 
 
 def test_intervals_cover_few_times():
-    assert (coverage(3, 0.8, independent, 150, 600) > 0.89).all()
+    assert (coverage(3, 0.8, independent, 200) > 0.89).all()
 
 
 def test_errors_of_measuring_are_not_counted_twice():

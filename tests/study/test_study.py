@@ -299,7 +299,7 @@ def test_the_threads_are_those_of_the_first_run(toy_folder: Path) -> None:
     assert len({row["num_threads"] for row in results(made.out).values()}) == 1
 
 
-def start(folder: Path, out: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, out: Path, workers: int = 1) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
     command = [
         sys.executable,
@@ -311,11 +311,38 @@ def start(folder: Path, out: Path) -> subprocess.Popen[bytes]:
         "--out",
         str(out),
         "--workers",
-        "1",
+        str(workers),
     ]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
+
+
+def children(pid: int) -> list[int]:
+    """Processes that one has begun, and those they have."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *children(int(child))]
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_workers_die_with_a_runner_that_is_killed(toy_folder: Path) -> None:
+    write_study(toy_folder)
+    process = start(toy_folder, toy_folder / "out", workers=2)
+    deadline = time.monotonic() + 120
+    while not (toy_folder / "out" / "records.jsonl").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    workers = [
+        pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert workers
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, "a worker lives on"
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -326,8 +353,8 @@ def test_killed_at_random_moments_twenty_times_the_records_are_equal(toy_folder:
     whole_time = time.monotonic() - began
     clock = random.Random(0)
     out = toy_folder / "killed"
-    for _ in range(20):
-        process = start(toy_folder, out)
+    for i in range(20):
+        process = start(toy_folder, out, workers=1 + i % 2)
         time.sleep(clock.uniform(0.3, 1.0) * whole_time)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -9,6 +9,10 @@ from pathlib import Path
 LOCK_FILE = ".lock"
 
 
+class BusyError(ValueError):
+    """Another process is at work there."""
+
+
 @contextmanager
 def sole_writer(folder: Path, argument: str, part: str | None = None) -> Iterator[None]:
     """Hold the only right to write into `folder`, made if it is missing; a kill gives the right back.
@@ -24,7 +28,7 @@ def sole_writer(folder: Path, argument: str, part: str | None = None) -> Iterato
 
     Raises
     ------
-    ValueError
+    BusyError
         At once, if another process, or another call in this one, is at work there.
     """
     import fcntl  # here, since importing thalweg must not need it: Windows has none
@@ -39,7 +43,7 @@ def sole_writer(folder: Path, argument: str, part: str | None = None) -> Iterato
             try:
                 fcntl.flock(lock, kind | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(
+                raise BusyError(
                     f"`{argument}` must not be written by two runs at once, but another one is at work in "
                     f"{folder}; wait for it, or choose another folder."
                 ) from None

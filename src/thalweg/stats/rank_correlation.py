@@ -18,10 +18,7 @@ et al. Groups in which one of the two is constant order nothing, and are left ou
 (`thalweg.stats.cells`) on as many degrees of freedom as the cells have; cut off at one, where no tau can be
 above. They are about the mean of the coefficient over seeds, on this grid.
 
-**P-values** are of the null that a cell's gap has nothing to do with its measure: the cells' gaps are
-exchanged among each other, all seeds of one together. Runs are not exchangeable, for those of a cell hang
-together. What is compared is the coefficient of the cells' mutual order, the mean sign over pairs of their
-seeds (Daniels 1944), which with one seed a cell is tau-b.
+**P-values** exchange whole cells, see `thalweg.stats.cell_exchange`.
 
 **Errors of measuring** are in the spread of the seeds already; only in cells of one run is noise of that size
 added. Besides, they blur the order of any two runs and so draw tau towards nought. By how much
@@ -39,7 +36,6 @@ Them, ICLR; Cook and Stefanski (1994), J. American Statistical Association 89, 1
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,13 +45,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from thalweg.core.arguments import check_count, check_fraction
+from thalweg.stats.cell_exchange import exchange_p_values, ordered_groups, over_root, with_means
 from thalweg.stats.cells import Cells, Group, axis_groups, run_errors, run_values
-from thalweg.stats.permutation import ROUNDING
 
 Array = NDArray[np.float64]
-
-# All exchanges of cells are gone through up to this many, which are those of seven.
-MOST_EXCHANGES = 5040
 
 
 @dataclass(frozen=True)
@@ -171,8 +164,7 @@ def rank_correlation(
     m = run_values("measure", measure)
     g = run_values("gap", gap, len(m))
     cells, axes = axis_groups("hyperparameters", hyperparameters, len(m))
-    grid = _Grid(cells, axes)
-    num_cells = len(grid.cells.sizes)
+    num_cells = len(cells.sizes)
     if num_cells < 3:
         raise ValueError(
             f"`hyperparameters` must make at least three cells, got {num_cells}: no order to see."
@@ -185,20 +177,20 @@ def rank_correlation(
     noise_m, noise_g = run_errors("errors", errors, len(m)), run_errors("gap_errors", gap_errors, len(m))
 
     signs_m, signs_g = _signs(m), _signs(g)
-    grid = grid.ordered_by(signs_m, signs_g)
+    grid = _Grid(cells, ordered_groups(axes, signs_m, signs_g))
     found = grid.coefficients(signs_m, signs_g, np.ones((1, len(m))))[0]
-    alone = grid.cells.is_alone
+    alone = cells.is_alone
     noisy = alone & ((noise_m > 0) | (noise_g > 0))
     variance = np.zeros(len(found))
     quantile = float(stats.norm.ppf(0.5 + level / 2))
-    if grid.cells.dof:
-        weights = grid.cells.weights(num_resamples, seed)
+    if cells.dof:
+        weights = cells.weights(num_resamples, seed)
         variance += grid.coefficients(signs_m, signs_g, weights).var(0, ddof=1)
-        quantile = float(stats.t.ppf(0.5 + level / 2, grid.cells.dof))
+        quantile = float(stats.t.ppf(0.5 + level / 2, cells.dof))
     if noisy.any():
         variance += grid.variance_by_noise(m, g, noise_m * noisy, noise_g * noisy, num_resamples, seed)
-    known = bool(grid.cells.dof) or bool(noisy.any())
-    p_values, smallest_p = grid.p_values(signs_m, signs_g, num_resamples, seed)
+    known = bool(cells.dof) or bool(noisy.any())
+    p_values, smallest_p = exchange_p_values(cells, grid.axes, signs_m, signs_g, num_resamples, seed)
 
     def correlation(i: int) -> Correlation:
         value = float(found[i])
@@ -233,30 +225,16 @@ class _Grid:
     cells: Cells
     axes: dict[str, list[Group]]
 
-    def ordered_by(self, signs_m: Array, signs_g: Array) -> _Grid:
-        """Without groups in which either is constant."""
-
-        def is_ordered(runs: NDArray[np.intp], counted: Array) -> bool:
-            block = np.ix_(runs, runs)
-            return bool((signs_m[block] * counted).any() and (signs_g[block] * counted).any())
-
-        return _Grid(
-            self.cells, {n: [g for g in groups if is_ordered(*g)] for n, groups in self.axes.items()}
-        )
-
     def coefficients(self, signs_m: Array, signs_g: Array, weights: Array) -> Array:
         """``(B, 2 + A)``: overall, granulated and each axis, with weights ``(B, n)`` of the runs."""
         overall = _tau(signs_m, signs_g, weights)
         axes = []
         for groups in self.axes.values():
-            taus = []
+            axes.append([])
             for runs, counted in groups:
                 block = np.ix_(runs, runs)
-                taus.append(_tau(signs_m[block] * counted, signs_g[block] * counted, weights[:, runs]))
-            axes.append(_mean(taus, len(weights)))
-        return np.stack(
-            [overall, _mean([a for a in axes if not np.isnan(a).any()], len(weights)), *axes], axis=1
-        )
+                axes[-1].append(_tau(signs_m[block] * counted, signs_g[block] * counted, weights[:, runs]))
+        return with_means(overall, axes)
 
     def variance_by_noise(
         self, m: Array, g: Array, noise_m: Array, noise_g: Array, num_draws: int, seed: int
@@ -268,55 +246,6 @@ class _Grid:
             moved_m, moved_g = (v + s * rng.normal(size=len(v)) for v, s in ((m, noise_m), (g, noise_g)))
             drawn.append(self.coefficients(_signs(moved_m), _signs(moved_g), ones)[0])
         return np.var(drawn, axis=0, ddof=1)
-
-    def p_values(self, signs_m: Array, signs_g: Array, num_exchanges: int, seed: int) -> tuple[Array, float]:
-        """``(2 + A,)``, and what they cannot go below."""
-        num_cells = len(self.cells.sizes)
-        by_cell = _Grid(Cells.of(range(num_cells)), self._cell_axes())
-        share = np.eye(num_cells)[self.cells.index] / self.cells.sizes  # (n, C)
-        order_m, order_g = share.T @ signs_m @ share, share.T @ signs_g @ share
-        np.fill_diagonal(order_m, 0.0)
-        np.fill_diagonal(order_g, 0.0)
-        by_cell = by_cell.ordered_by(order_m, order_g)
-        if math.factorial(num_cells) <= MOST_EXCHANGES:
-            exchanges = np.array(list(itertools.permutations(range(num_cells))))
-        else:
-            rng = np.random.default_rng([seed, 2])
-            drawn = rng.permuted(np.tile(np.arange(num_cells), (num_exchanges, 1)), axis=1)
-            exchanges = np.concatenate([np.arange(num_cells)[None], drawn])
-        null = np.abs(
-            np.concatenate(
-                [by_cell._orders(order_m, order_g, e) for e in np.array_split(exchanges, _parts(exchanges))]
-            )
-        )
-        p = np.where(np.isnan(null[0]), math.nan, (null >= null[0] * (1 - ROUNDING)).mean(0))
-        return p, 2 / len(exchanges) if num_cells <= 7 else 1 / len(exchanges)
-
-    def _cell_axes(self) -> dict[str, list[Group]]:
-        """The groups, of cells for runs."""
-        axes: dict[str, list[Group]] = {}
-        for name, groups in self.axes.items():
-            axes[name] = []
-            for runs, counted in groups:
-                cells, first = np.unique(self.cells.index[runs], return_index=True)
-                axes[name].append((cells, counted[np.ix_(first, first)]))
-        return axes
-
-    def _orders(self, order_m: Array, order_g: Array, exchanges: NDArray[np.intp]) -> Array:
-        """``(E, 2 + A)``: Daniels' coefficients with the cells' gaps exchanged."""
-
-        def of(cells: NDArray[np.intp], counted: Array) -> Array:
-            a = order_m[np.ix_(cells, cells)] * counted
-            moved = exchanges[:, cells]
-            b = order_g[moved[:, :, None], moved[:, None, :]] * counted
-            return _ratio(np.einsum("cd,ecd->e", a, b), np.square(a).sum() * np.square(b).sum((1, 2)))
-
-        everything = np.arange(len(order_m))
-        overall = of(everything, np.ones_like(order_m))
-        axes = [_mean([of(*group) for group in groups], len(exchanges)) for groups in self.axes.values()]
-        return np.stack(
-            [overall, _mean([a for a in axes if not np.isnan(a).any()], len(exchanges)), *axes], 1
-        )
 
     def noisier(self, m: Array, g: Array, noise_m: Array, noise_g: Array) -> float:
         """The mean overall tau with the errors added once more."""
@@ -330,21 +259,7 @@ def _tau(signs_m: Array, signs_g: Array, weights: Array) -> Array:
     concordance, pairs_m, pairs_g = (
         ((weights @ k) * weights).sum(1) for k in (signs_m * signs_g, np.square(signs_m), np.square(signs_g))
     )
-    return _ratio(concordance, pairs_m * pairs_g)
-
-
-def _ratio(product: Array, squares: Array) -> Array:
-    """Over the root; nought where nothing is ordered, as resampling may leave it."""
-    return np.where(squares > 0, product / np.sqrt(np.where(squares > 0, squares, 1.0)), 0.0)
-
-
-def _mean(rows: list[Array], length: int) -> Array:
-    return np.mean(rows, axis=0) if rows else np.full(length, math.nan)
-
-
-def _parts(exchanges: NDArray[np.intp]) -> int:
-    """So many that one takes some ten million numbers at most."""
-    return max(1, math.ceil(exchanges.size * exchanges.shape[1] / 1e7))
+    return over_root(concordance, pairs_m * pairs_g)
 
 
 def _signs(values: Array) -> Array:
@@ -352,10 +267,8 @@ def _signs(values: Array) -> Array:
 
 
 def _blurred_signs(values: Array, errors: Array) -> Array:
-    difference, spread = (
-        values[:, None] - values,
-        np.sqrt(2 * (np.square(errors)[:, None] + np.square(errors))),
-    )
+    difference = values[:, None] - values
+    spread = np.sqrt(2 * (np.square(errors)[:, None] + np.square(errors)))
     return np.where(
         spread > 0, special.erf(difference / np.where(spread > 0, spread, 1.0)), np.sign(difference)
     )

@@ -43,12 +43,23 @@ PASSES: Mapping[str, float] = {
 }
 UNKNOWN = 100.0
 
-# In `recalibrated` mode each evaluation takes the statistics first.
-PASSES_RECALIBRATED = 2.0
+# Measures of second derivatives. In `recalibrated` mode these hold the statistics, which are taken once; in
+# `batch` mode they go through them. What evaluates losses takes the statistics anew each time.
+SECOND_ORDER = {
+    *("top_eigenvalues", "hessian_trace", "spectral_density", "block_curvature", "curvature_profile"),
+    *("normalized_curvature", "fisher_rao_norm", "relative_flatness"),
+}
+MODE_FACTORS = {"second order": {"batch": 4.0}, "losses": {"recalibrated": 2.0}}
 
 # Examples of a timing, and the timings of which the fastest counts.
 TIMED_EXAMPLES = 1024
 TIMINGS = 2
+
+
+def passes(measure: str, mode: str) -> float:
+    """Forward passes over its examples that a measure takes in a mode, about."""
+    factors = MODE_FACTORS["second order" if measure in SECOND_ORDER else "losses"]
+    return PASSES.get(measure, UNKNOWN) * factors.get(mode, 1.0)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How much of a measure's variance over a study is the model's, the hyperparameters', the seed's, the measuring's."""
+"""How much of a measure's variance is the model's, the hyperparameters', the seed's, the measuring's."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def decompositions(spec: StudySpec, evidence: Evidence) -> list[Decomposition]:
     ]
 
 
-def _decomposed(
-    spec: StudySpec, evidence: Evidence, name: str, mode: str, moment: str
-) -> Decomposition:
+def _decomposed(spec: StudySpec, evidence: Evidence, name: str, mode: str, moment: str) -> Decomposition:
     values = [v for v in evidence.values(name, mode, moment) if math.isfinite(v.value)]
     is_log = bool(values) and all(v.value > 0 for v in values)
     numbers = [math.log(v.value) if is_log else v.value for v in values]

@@ -14,6 +14,7 @@ import torch
 
 from thalweg.core.errors import NonFiniteLossError, ThalwegError
 from thalweg.core.imports import in_words
+from thalweg.core.lock import BusyError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress
 from thalweg.study.store import host, num_threads, versions
@@ -121,7 +122,8 @@ def perform(task: Task, progress: Progress) -> Outcome:
             raise
         # Loss of a network that trains; anywhere else the measure says what it cannot do.
         diverged = isinstance(error, NonFiniteLossError) and task.measure == "train"
-        refused = isinstance(error, ValueError | TypeError | ThalwegError)
+        is_input = isinstance(error, ValueError | TypeError | ThalwegError)
+        refused = is_input and not isinstance(error, BusyError)
         kind = "diverged" if diverged else "refused" if refused else "crashed"
         reason = " ".join(str(error).split()) if refused else in_words(error)
         return outcome(None, kind=kind, reason=reason, error=error)

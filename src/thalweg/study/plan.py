@@ -24,7 +24,7 @@ from thalweg.measures import MEASURES
 from thalweg.objective.batch_norm import BatchNormMode
 from thalweg.objective.objective import Objective
 from thalweg.operators.folding import without_batch_norm
-from thalweg.study.costs import PASSES, PASSES_RECALIBRATED, UNKNOWN
+from thalweg.study.costs import passes
 from thalweg.study.moments import Moment
 from thalweg.study.networks import ANY_MODE, PlannedRun, StudyNetworks, first_examples, unit_of
 from thalweg.study.runner import Task, resolved
@@ -197,13 +197,12 @@ class StudyPlan:
             result = compute(progress)
             return dataclasses.replace(result, provenance={**result.provenance, "study": where})
 
-        passes = PASSES.get(function, UNKNOWN) * (PASSES_RECALIBRATED if place.mode == "recalibrated" else 1)
         return Task(
             subject.run,
             function,
             {**subject.labels, **where, "mode": place.mode},
             decisive,
-            place.num_examples * passes * share,
+            place.num_examples * passes(function, place.mode) * share,
             placed,
             needs=subject.needs,
             unit=subject.unit,

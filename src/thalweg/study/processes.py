@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing import connection
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -114,8 +117,17 @@ _tasks: Mapping[str, Task] = {}
 
 def _prepare(source: TaskSource, threads: int) -> None:
     global _tasks
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _tasks = source.tasks_by_key()
+
+
+def _die_with_parent() -> None:
+    # A runner that is killed cannot end its workers; one that went on would train beside the next runner's.
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has one"
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _work(key: str) -> Outcome:
