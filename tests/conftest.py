@@ -144,3 +144,14 @@ def _seed_global_generators() -> None:
     torch.manual_seed(1234)
     np.random.seed(1234)  # noqa: NPY002 - the global state is what is set
     random.seed(1234)
+
+
+@pytest.fixture
+def toy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the networks of the toy study, ``toy_networks``, which this process can import."""
+    from tests.study.toy import write_module
+
+    write_module(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "toy_networks", raising=False)
+    return tmp_path

@@ -7,6 +7,7 @@ from thalweg.analyses.compare import Comparison, compare
 from thalweg.analyses.contrast import contrast
 from thalweg.analyses.contrast_result import Contrast
 from thalweg.analyses.curvature_profile import CurvatureProfile, curvature_profile
+from thalweg.analyses.generalization_gap import GeneralizationGap, generalization_gap
 from thalweg.analyses.instability import Instability, instability
 from thalweg.analyses.invariance_audit import InvarianceAudit, invariance_audit
 from thalweg.analyses.mode_connectivity import mode_connectivity
@@ -59,6 +60,7 @@ from thalweg.objective.objective import Objective
 from thalweg.report.arrays import export_arrays
 from thalweg.report.order_page import page
 from thalweg.report.plot import plot
+from thalweg.study.study import Study
 from thalweg.training.config import TrainConfig
 from thalweg.training.trainer import train
 from thalweg.training.trajectory import TrainingHistory
@@ -82,6 +84,7 @@ __all__ = [
     "DerivativeError",
     "ErrorBudget",
     "FisherRaoNorm",
+    "GeneralizationGap",
     "GradientNoise",
     "HessianTrace",
     "Instability",
@@ -112,6 +115,7 @@ __all__ = [
     "SmallCNN",
     "SpectralDensity",
     "StandardError",
+    "Study",
     "ThalwegError",
     "TopEigenvalues",
     "TrainConfig",
@@ -129,6 +133,7 @@ __all__ = [
     "curvature_profile",
     "export_arrays",
     "fisher_rao_norm",
+    "generalization_gap",
     "gradient_noise",
     "hessian_trace",
     "instability",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,11 +21,14 @@ class Clock:
 
 def finish(watcher: StudyWatcher, number: int, cost: float, total: float | None) -> None:
     """One of two tasks, begun and done."""
-    watcher.start(SimpleNamespace(cost=cost, title="a task"), number, 2)  # type: ignore[arg-type]
+    task: Any = SimpleNamespace(cost=cost, title="a task", key=str(number))
+    watcher.start(task, number, 2)
     if total is not None:
-        watcher.advance(0.5, cost / 2, total)
-    record = SimpleNamespace(labels={"model": "A1"}, measurement=f"Result({number})", seconds=30.0)
-    watcher.finish(record)  # type: ignore[arg-type]
+        watcher.advance(task, 0.5, cost / 2, total)
+    record: Any = SimpleNamespace(
+        labels={"model": "A1"}, measurement=f"Result({number})", seconds=30.0, failure=None
+    )
+    watcher.finish(task, record)
 
 
 def test_each_task_is_a_line_with_the_time_left_at_the_pace_so_far(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thalweg.objective.objective import Objective
 from thalweg.operators import objective_operator
-from thalweg.operators.folding import Pair, foldable_pairs, folded
+from thalweg.operators.folding import Pair, foldable_pairs, folded, without_batch_norm
 from thalweg.operators.folding_guard import FoldingGuard
 from thalweg.operators.ggn import GGN
 from thalweg.operators.hessian import Hessian
@@ -408,3 +408,35 @@ def test_without_the_guard_it_would_be_wrong(other: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(FoldingGuard, "put_out", lambda self, name, output: output)
     monkeypatch.setattr(FoldingGuard, "take_in", lambda self, name, input: input)
     assert float((operator @ v - right).norm()) > 0.01 * float(right.norm())
+
+
+def test_a_network_without_its_batch_norms_is_the_same_function() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 5), nn.BatchNorm1d(5)
+    ).double()
+    x, y = torch.randn(20, 1, 6, 6).double(), torch.randint(0, 5, (20,))
+    with torch.no_grad():
+        for _ in range(3):
+            model(x + torch.randn_like(x))
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    objective = Objective(model.eval(), (x, y))
+    plain = without_batch_norm(objective)
+    assert [type(layer) for layer in plain] == [
+        nn.Conv2d, nn.Identity, nn.ReLU, nn.Flatten, nn.Linear, nn.Identity
+    ]  # fmt: skip
+    assert torch.allclose(plain(x), model(x), rtol=1e-12, atol=1e-12)
+    assert all(p.requires_grad for p in plain.parameters())
+    # Of the objective's point, not the model's.
+    moved = objective.at(objective.params * 1.1)
+    assert Objective(without_batch_norm(moved), (x, y)).evaluate().loss == pytest.approx(
+        moved.evaluate().loss
+    )
+
+
+def test_a_batch_norm_that_follows_no_linear_layer_cannot_be_taken_in() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.BatchNorm1d(3)).double().eval()
+    objective = Objective(model, (torch.randn(8, 4).double(), torch.randint(0, 3, (8,))))
+    with pytest.raises(ValueError, match="2 follows none"):
+        without_batch_norm(objective)

@@ -39,10 +39,10 @@ class Watcher:
     def start(self, task: Task, number: int, total: int) -> None:
         self.seen.append(("start", task.labels["name"], number, total))
 
-    def advance(self, fraction: float, done: float, total: float) -> None:
+    def advance(self, task: Task, fraction: float, done: float, total: float) -> None:
         self.seen.append(("advance", fraction, done, total))
 
-    def finish(self, record: Record) -> None:
+    def finish(self, task: Task, record: Record) -> None:
         self.seen.append(("finish", record.labels["name"]))
 
 

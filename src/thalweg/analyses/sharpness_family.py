@@ -73,10 +73,13 @@ class Member:
         """Whether it claims to be unmoved by rescaled weights, so that networks can be compared by it."""
         return "relu_rescaling" in self.invariant_to
 
+    def seeded(self, seed: int) -> dict[str, Any]:
+        """Its arguments, with the seed where it takes one."""
+        return {**self.arguments, **({"seed": seed} if self.is_seeded else {})}
+
     def __call__(self, objective: Objective, *, seed: int, progress: Progress | None = None) -> Measurement:
         """Measure `objective`."""
-        seeded = {"seed": seed} if self.is_seeded else {}
-        return self.measure(objective, **self.arguments, **seeded, progress=progress)
+        return self.measure(objective, **self.seeded(seed), progress=progress)
 
 
 # `preconditioned_sharpness` is none of them: it is about the state of an optimizer, which a checkpoint of

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -66,7 +67,7 @@ def progress_bar(title: str) -> Iterator[Callback]:
 
 
 class StudyWatcher:
-    """Progress of a list of tasks: the whole with its time left, the present one, a line for each done.
+    """Progress of a list of tasks: the whole with its time left, those under way, a line for each done.
 
     Where standard error is no terminal, the lines carry the time left instead of a bar.
 
@@ -79,11 +80,10 @@ class StudyWatcher:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began = clock()
-        self._cost = self._done = self._total = 0.0
+        self._done = self._total = 0.0
         self._bar = _bar()
         self._whole = self._bar.add_task("whole study", total=None)
-        self._task: int | None = None
-        self._place = ""
+        self._rows: dict[str, tuple[str, Any]] = {}
 
     @contextmanager
     def showing(self) -> Iterator[StudyWatcher]:
@@ -96,26 +96,25 @@ class StudyWatcher:
 
     def start(self, task: Task, number: int, total: int) -> None:
         """A task begins."""
-        self._place = f"[{number}/{total}]"
-        self._cost = task.cost
-        if self._task is not None:
-            self._bar.remove_task(self._task)  # type: ignore[arg-type]
-        self._task = self._bar.add_task(f"{self._place} {task.title}", total=1.0)
+        place = f"[{number}/{total}]"
+        self._rows[task.key] = place, self._bar.add_task(f"{place} {task.title}", total=1.0)
 
-    def advance(self, fraction: float, done: float, total: float) -> None:
+    def advance(self, task: Task, fraction: float, done: float, total: float) -> None:
         """So much of the task and of everything is done."""
         self._total = total
-        if self._task is not None:
-            self._bar.update(self._task, completed=fraction)  # type: ignore[arg-type]
+        self._bar.update(self._rows[task.key][1], completed=fraction)
         self._bar.update(self._whole, completed=done, total=total)
 
-    def finish(self, record: Record) -> None:
+    def finish(self, task: Task, record: Record) -> None:
         """A task is recorded."""
-        self._done += self._cost
+        self._done += task.cost
+        place, row = self._rows.pop(task.key)
+        self._bar.remove_task(row)
         names = " ".join(str(v) for v in record.labels.values())
         times = "" if errors.is_terminal else self._times()
+        failed = record.failure and f"{record.failure.kind}: {record.failure.reason}"
         errors.print(
-            f"{self._place} {names}: {record.measurement!r} in {record.seconds:.0f} s{times}",
+            f"{place} {names}: {failed or repr(record.measurement)} in {record.seconds:.0f} s{times}",
             markup=False,
             soft_wrap=True,
         )

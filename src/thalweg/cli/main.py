@@ -13,10 +13,14 @@ from thalweg.cli.audit import audit
 from thalweg.cli.compare import COMPARE_HELP, compare
 from thalweg.cli.console import errors
 from thalweg.cli.data import data
+from thalweg.cli.export import export
 from thalweg.cli.measure import MEASURES_HELP, measure
+from thalweg.cli.report import report
 from thalweg.cli.reproduce import reproduce
+from thalweg.cli.study import app as study_app
 from thalweg.cli.train import train
 from thalweg.core.errors import DataError, ThalwegError, is_out_of_memory
+from thalweg.core.imports import MissingExtraError
 
 # Set this variable to see the traceback of an error instead of its one line.
 DEBUG = "THALWEG_DEBUG"
@@ -42,6 +46,9 @@ app.command()(train)
 app.command(epilog=MEASURES_HELP)(measure)
 app.command()(audit)
 app.command(epilog=COMPARE_HELP)(compare)
+app.add_typer(study_app, name="study")
+app.command()(report)
+app.command()(export)
 app.command()(reproduce)
 
 
@@ -82,7 +89,7 @@ def _exit_code(error: Exception) -> int | None:
         return getattr(error, "exit_code", 2)
     if isinstance(error, OSError):
         return 2 if error.errno in WRONG_PATH else 1
-    if isinstance(error, ValueError | TypeError | DataError):
+    if isinstance(error, ValueError | TypeError | DataError | MissingExtraError):
         return 2
     if is_out_of_memory(error):
         return 1

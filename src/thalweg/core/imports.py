@@ -71,18 +71,22 @@ def naming(
         raise ValueError(f"`{argument}` {name} raised {in_words(error)}.") from error
 
 
+class MissingExtraError(ImportError):
+    """An optional package is not there; the message names the extra that brings it."""
+
+
 def import_extra(package: str, extra: str) -> ModuleType:
     """Import an optional package where it is used.
 
     Raises
     ------
-    ImportError
+    MissingExtraError
         If it is not there; the message names the `extra` that brings it.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(
+        raise MissingExtraError(
             f"this needs the package {package}, which cannot be imported ({in_words(error)}); install it: "
             f"pip install 'thalweg[{extra}]'."
         ) from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +16,19 @@ from thalweg.core.registry import Registry
 from thalweg.core.rng import preserved_global_rng, stream_seed
 from thalweg.models.small_cnn import SmallCNN
 
-Builder = Callable[[], nn.Module]
+Builder = Callable[..., nn.Module]
 
 _MODELS: Registry[Builder] = Registry(
     {
-        "small_cnn_bn": lambda: SmallCNN(batch_norm=True),
-        "small_cnn": lambda: SmallCNN(batch_norm=False),
+        "small_cnn_bn": functools.partial(SmallCNN, batch_norm=True),
+        "small_cnn": functools.partial(SmallCNN, batch_norm=False),
     }
 )
 
 
 def register_model(name: str, builder: Builder) -> None:
-    """Make a model known by `name`; `builder` is called without arguments and returns an ``nn.Module``.
+    """Make a model known by `name`; `builder`, called without arguments or with those that are asked for,
+    returns an ``nn.Module``.
 
     Raises
     ------
@@ -40,17 +43,19 @@ def model_names() -> tuple[str, ...]:
     return _MODELS.names
 
 
-def build_model(name: str, seed: int) -> nn.Module:
+def build_model(name: str, seed: int, **arguments: Any) -> nn.Module:
     """Build a model, initialised from the stream ``"init"`` of `seed`; no global generator moves.
 
     Parameters
     ----------
     name
-        A registered name, or ``"module:callable"``, which is imported and called without arguments: a
-        function or an ``nn.Module`` class.
+        A registered name, or ``"module:callable"``, which is imported and called: a function or an
+        ``nn.Module`` class.
     seed
         The same seed gives the same bits. Training with the same seed draws its data order from another
         stream.
+    arguments
+        What it is called with; nothing by default.
 
     Raises
     ------
@@ -65,7 +70,7 @@ def build_model(name: str, seed: int) -> nn.Module:
     421834
     """
     builder = _MODELS[name] if name in _MODELS else import_callable(name, "model", model_names())
-    return seeded_model(builder, seed, "model", name)
+    return seeded_model(lambda: builder(**arguments), seed, "model", name)
 
 
 def seeded_model(builder: Builder, seed: int, argument: str, label: str) -> nn.Module:

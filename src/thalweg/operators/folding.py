@@ -9,6 +9,7 @@ taken of either side. On the right no pass over the activations is left of batch
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,8 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from thalweg.core.rng import generator
+from thalweg.objective.batch_norm import batch_norm_layers
 from thalweg.objective.compilation import first_micro_batch
 from thalweg.objective.isolation import isolated
 from thalweg.objective.objective import Objective
@@ -169,3 +172,35 @@ def _both(linear: Any, norm: Any, put_out: Callable[[Tensor], Tensor], input: Te
     if isinstance(linear, nn.Linear):
         return put_out(nn.functional.linear(input, weight, shift))
     return put_out(linear._conv_forward(input, weight, shift))
+
+
+def without_batch_norm(objective: Objective) -> nn.Module:
+    """A copy of the objective's network, in eval mode, whose linear layers have taken their batch norms in.
+
+    Each batch norm becomes an identity, so that the copy has the parameters of a network built without them.
+
+    Raises
+    ------
+    ValueError
+        If a batch norm cannot be taken in, naming it.
+    """
+    model = copy.deepcopy(objective.loss.model).eval()
+    # The objective's own network is a form without a point of its own.
+    for name, tensor in objective.named_tensors.items():
+        own = model.get_parameter(name) if name in dict(model.named_parameters()) else model.get_buffer(name)
+        own.data.copy_(tensor)
+    model.requires_grad_(True)
+    pairs = foldable_pairs(objective)
+    for linear_name, norm_name in pairs:
+        linear, norm = model.get_submodule(linear_name), model.get_submodule(norm_name)
+        fuse = fuse_linear_bn_eval if isinstance(linear, nn.Linear) else fuse_conv_bn_eval
+        for name, layer in ((linear_name, fuse(linear, norm)), (norm_name, nn.Identity())):  # type: ignore[type-var, arg-type]
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, layer)
+    left = list(batch_norm_layers(model))
+    if left:
+        raise ValueError(
+            "`model` must have each batch norm right after a linear layer to be folded into it, but "
+            f"{left[0]} follows none."
+        )
+    return model

@@ -16,7 +16,7 @@ from thalweg.report.paper_choices import choices
 from thalweg.report.paper_figures import paper_figures
 from thalweg.report.paper_layout import MODE_NAMES, PaperFigure
 from thalweg.report.paper_tables import headline
-from thalweg.report.tables import flatten, format_interval, format_number, format_seconds, stages
+from thalweg.report.tables import flatten, format_interval, format_number, format_seconds, stages, versions
 from thalweg.study.paper_claims import AS_TRAINED, Claim, Number, paper_claims
 from thalweg.study.paper_evidence import (
     MODELS,
@@ -81,7 +81,7 @@ def write_paper_report(
         stages=stages(records),
         total_time=format_seconds(sum(record.seconds for record in records)),
         records=[_provenance(record) for record in records],
-        versions=_versions(records),
+        versions=versions(records),
         runs=sorted({record.run for record in records}),
         format_claim_number=_format_claim_number,
     )
@@ -147,12 +147,3 @@ def _provenance(record: Record) -> dict[str, Any]:
         "run": record.run,
         "entries": flatten(record.measurement.provenance),
     }
-
-
-def _versions(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Versions and threads of what ran, each name once; several of one name are all shown."""
-    found: dict[str, dict[str, None]] = {}
-    for record in records:
-        for name, version in {**record.versions, "threads": str(record.num_threads)}.items():
-            found.setdefault(name, {})[version] = None
-    return [(name, ", ".join(versions)) for name, versions in sorted(found.items())]

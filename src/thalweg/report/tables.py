@@ -125,13 +125,22 @@ def format_seconds(seconds: float) -> str:
 def stages(records: Sequence[Record]) -> list[Stage]:
     """Seconds by measure, in the order in which the measures first appear."""
     total = math.fsum(record.seconds for record in records)
-    names = dict.fromkeys(record.measurement.measure for record in records)
+    names = dict.fromkeys(record.measure for record in records)
     found = []
     for name in names:
-        seconds = [record.seconds for record in records if record.measurement.measure == name]
+        seconds = [record.seconds for record in records if record.measure == name]
         spent = math.fsum(seconds)
         found.append(Stage(name, len(seconds), spent, spent / total if total else 0.0))
     return found
+
+
+def versions(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Versions and threads of what ran, each name once; several of one name are all shown."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        for name, version in {**record.versions, "threads": str(record.num_threads)}.items():
+            found.setdefault(name, {})[version] = None
+    return [(name, ", ".join(versions)) for name, versions in sorted(found.items())]
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

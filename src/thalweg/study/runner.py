@@ -1,9 +1,10 @@
-"""Runs a list of tasks in order, each once: what a store already holds is not done again."""
+"""Runs tasks, each once and after those it needs: what a store already holds is not done again."""
 
 from __future__ import annotations
 
+import heapq
 import inspect
-import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,8 @@ from typing import Any, Protocol
 
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress
-from thalweg.study.store import Record, Store, host, num_threads, run_id, versions
+from thalweg.study.engine import Engine, InProcess, Outcome
+from thalweg.study.store import Failure, Record, Store, run_id
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class Task:
         Does the work; takes a progress callback.
     seconds_before
         Asked before `compute`: the seconds of killed attempts that it goes on from.
+    needs
+        Keys of the tasks that must have given a result before.
+    unit
+        What one of `cost` is of, a forward pass of one model say: tasks of one unit go at one pace.
+    keep_arrays
+        Whether large arrays of the result are kept beside its record.
     """
 
     run: str
@@ -43,6 +51,9 @@ class Task:
     cost: float
     compute: Callable[[Progress], Measurement]
     seconds_before: Callable[[], float] = lambda: 0.0
+    needs: tuple[str, ...] = ()
+    unit: str = ""
+    keep_arrays: bool = True
 
     @cached_property
     def key(self) -> str:
@@ -66,55 +77,141 @@ def resolved(function: Callable[..., Measurement], arguments: Mapping[str, Any])
 
 
 class Watcher(Protocol):
-    """Shows people how far a list of tasks is."""
+    """Shows people how far a list of tasks is; several may be under way at once."""
 
     def start(self, task: Task, number: int, total: int) -> None:
-        """A task begins."""
+        """A task begins, the how manieth of how many."""
         ...
 
-    def advance(self, fraction: float, done: float, total: float) -> None:
+    def advance(self, task: Task, fraction: float, done: float, total: float) -> None:
         """So much of the task, and so much cost of all tasks, is done."""
         ...
 
-    def finish(self, record: Record) -> None:
+    def finish(self, task: Task, record: Record) -> None:
         """A task is recorded."""
         ...
 
 
-def run_tasks(tasks: Sequence[Task], store: Store, watcher: Watcher | None = None) -> list[Record]:
-    """Run the tasks that `store` lacks, in order; returns the records of all of them.
+def run_tasks(
+    tasks: Sequence[Task],
+    store: Store,
+    watcher: Watcher | None = None,
+    *,
+    engine: Engine | None = None,
+    keep_going: bool = False,
+) -> list[Record]:
+    """Run the tasks that `store` lacks; returns the records of all of them that have one, in order.
 
     A kill between two tasks loses nothing; within one, that task is done again (training goes on from its
     last checkpoint). Records written by other settings stay in the file and are not returned.
-    """
-    with store.writing():
-        finished = {record.task: record for record in store.records()}
-        todo = [task for task in tasks if task.key not in finished]
-        total, done = sum(task.cost for task in todo), 0.0
-        for number, task in enumerate(todo, start=1):
-            if watcher:
-                watcher.start(task, number, len(todo))
 
-            def report(part: int, whole: int, task: Task = task, done: float = done) -> None:
+    Parameters
+    ----------
+    tasks
+        Each after those it needs; of those that can be run the first ones are.
+    store
+        Where the records are and go.
+    watcher
+        Is told.
+    engine
+        What runs them; by default this process, one at a time.
+    keep_going
+        Record that a task failed, and why, and go on with those that do not need it; what crashed is tried
+        again by the next call. Otherwise the first failure ends it all.
+
+    Raises
+    ------
+    OSError
+        If there is no room left on the disk, whatever `keep_going`.
+    """
+    engine = engine or InProcess()
+    with store.writing():
+        before = store.records()
+        finished = {record.task: record for record in before if record.is_final}
+        attempts = Counter(record.task for record in before if not record.is_final)
+        queue = _Queue([task for task in tasks if task.key not in finished], finished)
+        total, done, number = sum(task.cost for task in queue.tasks), 0.0, 0
+        under_way: dict[str, Task] = {}
+
+        def advancing(task: Task) -> Progress:
+            def report(part: int, whole: int) -> None:
                 if watcher:
                     fraction = part / max(1, whole)
-                    watcher.advance(fraction, done + fraction * task.cost, total)
+                    watcher.advance(task, fraction, done + fraction * task.cost, total)
 
-            before, began = task.seconds_before(), time.perf_counter()
-            measurement = task.compute(report)
-            record = Record(
-                run=task.run,
-                task=task.key,
-                content=measurement.to_dict(store.arrays),
-                labels=task.labels,
-                seconds=round(before + time.perf_counter() - began, 3),
-                host=host(),
-                versions=versions(),
-                num_threads=num_threads(),
-                arrays=store.arrays,
-            )
-            finished[task.key] = store.append(record)
-            done += task.cost
-            if watcher:
-                watcher.finish(record)
-    return [finished[task.key] for task in tasks]
+            return report
+
+        with engine:
+            while queue or under_way:
+                while queue and len(under_way) < engine.num_slots:
+                    task, number = queue.pop(), number + 1
+                    under_way[task.key] = task
+                    if watcher:
+                        watcher.start(task, number, len(queue.tasks))
+                    engine.submit(task, advancing(task))
+                key, outcome = engine.next_done()
+                task = under_way.pop(key)
+                if outcome.error and not keep_going:
+                    raise outcome.error
+                attempts[key] += 1
+                record = finished[key] = store.append(_record(task, outcome, attempts[key], store))
+                queue.settle(record)
+                done += task.cost
+                if watcher:
+                    watcher.finish(task, record)
+    return [finished[task.key] for task in tasks if task.key in finished]
+
+
+def _record(task: Task, outcome: Outcome, attempt: int, store: Store) -> Record:
+    common: dict[str, Any] = {
+        "run": task.run,
+        "task": task.key,
+        "labels": task.labels,
+        "seconds": round(outcome.seconds, 3),
+        "host": outcome.host,
+        "versions": outcome.versions,
+        "num_threads": outcome.num_threads,
+        "arrays": store.arrays,
+    }
+    if outcome.measurement is None:
+        return Record.of_failure(task.measure, Failure(outcome.kind, outcome.reason, attempt), **common)
+    arrays = store.arrays if task.keep_arrays else None
+    return Record(content=outcome.measurement.to_dict(arrays), **common)
+
+
+class _Queue:
+    """Tasks that can be run, the first first; those whose needs failed are never among them."""
+
+    def __init__(self, tasks: list[Task], finished: Mapping[str, Record]) -> None:
+        self.tasks = tasks
+        self._ready: list[int] = []
+        self._waiting: dict[int, set[str]] = {}
+        self._dependents: dict[str, list[int]] = {}
+        for place, task in enumerate(tasks):
+            needs = set(task.needs)
+            there = {key for key in needs if key in finished}
+            if any(finished[key].failure for key in there):
+                continue
+            if needs == there:
+                self._ready.append(place)
+                continue
+            self._waiting[place] = needs - there
+            for key in self._waiting[place]:
+                self._dependents.setdefault(key, []).append(place)
+
+    def pop(self) -> Task:
+        return self.tasks[heapq.heappop(self._ready)]
+
+    def settle(self, record: Record) -> None:
+        """A task is done: what waits for it may have become ready."""
+        for place in self._dependents.pop(record.task, ()):
+            if record.failure:
+                self._waiting.pop(place, None)
+            elif place in self._waiting:
+                self._waiting[place].discard(record.task)
+                if not self._waiting[place]:
+                    del self._waiting[place]
+                    heapq.heappush(self._ready, place)
+
+    def __bool__(self) -> bool:
+        return bool(self._ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,13 +13,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from thalweg.core.atomic import sweep_partials, sync_folder
 from thalweg.core.lock import sole_writer
-from thalweg.core.measurement import Measurement
+from thalweg.core.measurement import ErrorBudget, Measurement
 
 SCHEMA = 1
 
@@ -29,9 +30,30 @@ def run_id(configuration: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a task gave no result.
+
+    Parameters
+    ----------
+    kind
+        ``"diverged"``: the loss became NaN or infinite. ``"refused"``: the measure says why it cannot be
+        taken of this network. Both would happen again. ``"crashed"``: anything else, out of memory or a lost
+        worker, that may go better another time.
+    reason
+        In words.
+    attempt
+        The how manieth of the task, from 1.
+    """
+
+    kind: Literal["diverged", "refused", "crashed"]
+    reason: str
+    attempt: int = 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A measurement plus what only the runner knows.
+    """A measurement, or why there is none, plus what only the runner knows.
 
     Parameters
     ----------
@@ -47,6 +69,8 @@ class Record:
         Work that the result took; of a task that was killed and went on, that of all its parts.
     host, versions, num_threads
         Where it ran, what with and on how many threads: runs that share these last two agree to the bit.
+    failure
+        Why `content` has no value.
     """
 
     run: str
@@ -57,11 +81,32 @@ class Record:
     host: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     num_threads: int | None = None
+    failure: Failure | None = None
     arrays: Path | None = None
+
+    @classmethod
+    def of_failure(cls, measure: str, failure: Failure, **rest: Any) -> Record:
+        """That a task gave no result, and why."""
+        provenance = {"function": measure, "task": rest["task"], "attempt": failure.attempt}
+        content = {"measure": measure, "value": None, "error": ErrorBudget().to_dict()}
+        return cls(content={**content, "provenance": provenance}, failure=failure, **rest)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the task is done: what crashed may go better another time."""
+        return self.failure is None or self.failure.kind != "crashed"
 
     @cached_property
     def measurement(self) -> Measurement:
-        """The result, with its arrays."""
+        """The result, with its arrays.
+
+        Raises
+        ------
+        LookupError
+            If there is none.
+        """
+        if self.failure:
+            raise LookupError(f"{self.measure} of run {self.run} {self.failure.kind}: {self.failure.reason}")
         return Measurement.from_dict(self.content, self.arrays)
 
     @property
@@ -92,14 +137,18 @@ class Record:
             "versions": dict(self.versions),
             "num_threads": self.num_threads,
         }
+        if self.failure:
+            row["failure"] = dataclasses.asdict(self.failure)
         return json.dumps(row, allow_nan=False) + "\n"
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], arrays: Path) -> Record:
         """Inverse of `to_line`."""
-        own = ("run", "task", "labels", "schema", "seconds", "host", "versions", "num_threads")
+        own = ("run", "task", "labels", "schema", "seconds", "host", "versions", "num_threads", "failure")
         content = {k: v for k, v in row.items() if k not in own}
         known = {k: row[k] for k in own if k in row and k != "schema"}
+        if "failure" in known:
+            known["failure"] = Failure(**known["failure"])
         return cls(content=content, arrays=arrays, **known)
 
 
@@ -108,31 +157,46 @@ class Store:
 
     Opening never changes a file. A last line cut short by a kill is ignored when read and cut off before
     the next append, so nothing is lost and nothing doubled.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    part
+        Append to a file of one's own, ``records-PART.jsonl``, as several processes may do at once on one
+        folder; all of them read all files.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.file = self.path / "records.jsonl"
+    def __init__(self, path: str | Path, part: str | None = None) -> None:
+        self.path, self.part = Path(path), part
+        self.file = self.path / ("records.jsonl" if part is None else f"records-{part}.jsonl")
         self.arrays = self.path / "arrays"
         self._identities: set[tuple[str, str, str]] | None = None
 
     def records(self) -> list[Record]:
-        """All whole records, in the order they were written.
+        """All whole records, in the order they were written, file by file.
 
         Raises
         ------
         ValueError
             For a line that is whole and not a record, or of a later schema.
         """
-        return [Record.from_row(row, self.arrays) for row in self._rows()]
+        return [Record.from_row(row, self.arrays) for file in self._files() for row in _rows(file)]
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the only right to append; a second writer is told at once, what a killed one left goes."""
-        with sole_writer(self.path, "out"):
-            for folder in (self.path, self.arrays):
-                sweep_partials(folder)
-            self._cut_torn_line()
+        """Hold the only right to append; a second writer is told at once, what a killed one left goes.
+
+        Within it, doing so again changes nothing.
+        """
+        if self._identities is not None:
+            yield
+            return
+        with sole_writer(self.path, "out", self.part):
+            if self.part is None:  # beside other writers, what is left may be another one's work under way
+                for folder in (self.path, self.arrays):
+                    sweep_partials(folder)
+            _cut_torn_line(self.file)
             self._identities = {record.identity for record in self.records()}
             try:
                 yield
@@ -164,35 +228,38 @@ class Store:
         self._identities.add(record.identity)
         return record
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        if not self.file.exists():
-            return
-        with self.file.open() as f:
-            for number, line in enumerate(f, start=1):
-                if not line.endswith("\n"):
-                    return
-                try:
-                    row = json.loads(line)
-                    schema = int(row["schema"])
-                except (KeyError, TypeError, ValueError) as error:
-                    raise ValueError(
-                        f"{self.file} line {number} is not a record ({error}); mend or remove it."
-                    ) from None
-                if schema > SCHEMA:
-                    raise ValueError(
-                        f"{self.file} line {number} has schema {schema}, this version reads up to {SCHEMA}; "
-                        "upgrade thalweg."
-                    )
-                yield row
+    def _files(self) -> list[Path]:
+        return sorted(self.path.glob("records*.jsonl"))
 
-    def _cut_torn_line(self) -> None:
-        if not self.file.exists():
-            return
-        with self.file.open("rb+") as f:
-            content = f.read()
-            end = content.rfind(b"\n") + 1
-            if end < len(content):
-                f.truncate(end)
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open() as f:
+        for number, line in enumerate(f, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                row = json.loads(line)
+                schema = int(row["schema"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{file} line {number} is not a record ({error}); mend or remove it."
+                ) from None
+            if schema > SCHEMA:
+                raise ValueError(
+                    f"{file} line {number} has schema {schema}, this version reads up to {SCHEMA}; "
+                    "upgrade thalweg."
+                )
+            yield row
+
+
+def _cut_torn_line(file: Path) -> None:
+    if not file.exists():
+        return
+    with file.open("rb+") as f:
+        content = f.read()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            f.truncate(end)
 
 
 def versions() -> dict[str, str]:

@@ -24,6 +24,8 @@ from thalweg.core.atomic import replacing
 
 # Key of the JSON text in the file's header, which marks a file as one of ours.
 HEADER_KEY = "thalweg_checkpoint"
+# The same of what stands beside weights alone.
+WEIGHTS_KEY = "thalweg_weights"
 MODEL, OPTIMIZER, GENERATOR = "model/", "optimizer/", "generator/"
 
 # Under these keys training scripts wrap a state dictionary in a larger one.
@@ -97,9 +99,14 @@ class Checkpoint:
         return _under(prefix, self.tensors)
 
 
-def save_weights(path: str | Path, model: nn.Module) -> None:
-    """Write the model's state dictionary as plain safetensors that anyone can load."""
-    _write(path, state_tensors(model), None)
+def save_weights(path: str | Path, model: nn.Module, header: Mapping[str, Any] | None = None) -> None:
+    """Write the model's state dictionary as plain safetensors that anyone can load; see `weights_header`."""
+    _write(path, state_tensors(model), {WEIGHTS_KEY: json.dumps(header)} if header else None)
+
+
+def weights_header(path: str | Path) -> dict[str, Any]:
+    """What `save_weights` was told to write beside the weights; empty if nothing."""
+    return json.loads(_read_safetensors(Path(path))[1].get(WEIGHTS_KEY, "{}"))
 
 
 def load_weights(path: str | Path, model: nn.Module) -> None:

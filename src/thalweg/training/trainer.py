@@ -25,6 +25,7 @@ from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.lock import sole_writer
 from thalweg.core.progress import Progress
 from thalweg.core.rng import preserved_global_rng, stream_seed
+from thalweg.objective.evaluation import Evaluation
 from thalweg.objective.examples import Examples, read_examples
 from thalweg.objective.guards import unwrapped
 from thalweg.objective.losses import Loss, LossModule, cast_floating
@@ -209,18 +210,18 @@ def _train(
 
     def row(epoch: int, lr: float) -> dict[str, Any]:
         try:
-            trained = _evaluate(train_objective, model)
-            tested = _evaluate(test_objective, model) if test_objective else (None, None)
+            trained = evaluated_now(train_objective, model)
+            tested = evaluated_now(test_objective, model) if test_objective else None
         except NonFiniteLossError as error:
             raise NonFiniteLossError(
                 f"after epoch {epoch} (step {epoch * steps_per_epoch}): {error}"
             ) from error
         return {
             "epoch": epoch,
-            "train_loss": trained[0],
-            "train_accuracy": trained[1],
-            "test_loss": tested[0],
-            "test_accuracy": tested[1],
+            "train_loss": trained.loss,
+            "train_accuracy": trained.accuracy,
+            "test_loss": tested and tested.loss,
+            "test_accuracy": tested and tested.accuracy,
             "learning_rate": lr,
         }
 
@@ -334,11 +335,11 @@ def _refuse_batch_of_one(losses_of: LossModule, examples: Examples, batch_size: 
         ) from error
 
 
-def _evaluate(objective: Objective, model: nn.Module) -> tuple[float, float | None]:
+def evaluated_now(objective: Objective, model: nn.Module) -> Evaluation:
+    """The objective where `model`, which it was made of, has moved to since."""
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     buffers = {name: b for name, b in model.named_buffers() if name in objective.buffers}
-    evaluation = objective.at(objective.space.flatten(parameters), buffers).evaluate()
-    return evaluation.loss, evaluation.accuracy
+    return objective.at(objective.space.flatten(parameters), buffers).evaluate()
 
 
 def _check_finite(losses: list[Tensor], step: int, epoch: int) -> None:

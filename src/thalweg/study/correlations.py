@@ -1,0 +1,89 @@
+"""How the measures of a study rank its runs, by the gap and each other: Kendall's tau of every pair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from thalweg.stats.rank_correlation import Correlation, rank_correlation
+from thalweg.study.evidence import Evidence, Value
+from thalweg.study.spec import StudySpec
+
+# Below so many settings a tau says no more than which group is which.
+FEWEST_SETTINGS = 3
+
+# Resamples of seeds and exchanges of settings: the matrix is for looking over, a claim for deciding.
+NUM_RESAMPLES = 300
+SEED = 0
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """Tau of one pair, over the runs that have both values; without it, why."""
+
+    tau: Correlation | None
+    num_runs: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class CorrelationMatrix:
+    """Tau of each pair of `names` in one mode at one moment.
+
+    Parameters
+    ----------
+    mode, matching
+        See `thalweg.study.evidence.Evidence.values`.
+    names
+        The gap, then the measures.
+    cells
+        By two names, the one that stands earlier in `names` first.
+    level
+        Of the intervals, each for itself.
+    """
+
+    mode: str
+    matching: str
+    names: tuple[str, ...]
+    cells: Mapping[tuple[str, str], MatrixCell]
+    level: float
+
+
+def correlation_matrices(spec: StudySpec, evidence: Evidence) -> list[CorrelationMatrix]:
+    """Of each mode, at the last of the study's moments; none with fewer than three settings.
+
+    Runs that differ in their seed alone make a cell: intervals are by seeds, p-values by exchanging cells:
+    `thalweg.stats.rank_correlation`.
+    """
+    if len(spec.settings) < FEWEST_SETTINGS:
+        return []
+    return [_matrix(spec, evidence, mode, spec.moments[-1]) for mode in spec.objective.modes]
+
+
+def _matrix(spec: StudySpec, evidence: Evidence, mode: str, matching: str) -> CorrelationMatrix:
+    names = ("gap", *spec.measures)
+    columns = {name: {v.run: v for v in evidence.values(name, mode, matching)} for name in names}
+    names = tuple(name for name in names if columns[name])
+    cells = {(a, b): _cell(spec, columns[a], columns[b]) for i, a in enumerate(names) for b in names[i + 1 :]}
+    return CorrelationMatrix(mode, matching, names, cells, spec.level)
+
+
+def _cell(spec: StudySpec, a: Mapping[str, Value], b: Mapping[str, Value]) -> MatrixCell:
+    pairs = [(a[run], b[run]) for run in a if run in b]
+    pairs = [(x, y) for x, y in pairs if math.isfinite(x.value) and math.isfinite(y.value)]
+    settings = [tuple(x.fields[field] for field in spec.fields) for x, _ in pairs]
+    try:
+        found = rank_correlation(
+            [x.value for x, _ in pairs],
+            [y.value for _, y in pairs],
+            {"setting": settings},
+            errors=[x.standard_error for x, _ in pairs],
+            gap_errors=[y.standard_error for _, y in pairs],
+            level=spec.level,
+            num_resamples=NUM_RESAMPLES,
+            seed=SEED,
+        )
+    except ValueError as error:
+        return MatrixCell(None, len(pairs), str(error))
+    return MatrixCell(found.overall, len(pairs))

@@ -1,0 +1,128 @@
+"""What a study's records say of each run: values at a moment, or where the training loss was the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from thalweg.stats.matched_loss import at_matched_loss
+
+ANY_MODE = "any"
+MATCHED = "loss = "
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number of one run; NaN with a reason where there is none.
+
+    Parameters
+    ----------
+    run
+        Its identity; of a measure of two networks, the pair's.
+    fields
+        Its setting and seed.
+    value, standard_error, below, above
+        See `thalweg.study.table.rows`.
+    reason
+        Why there is no value.
+    """
+
+    run: str
+    fields: Mapping[str, Any]
+    value: float
+    standard_error: float = 0.0
+    below: float = 0.0
+    above: float = 0.0
+    reason: str = ""
+
+
+class Evidence:
+    """The table of a study, to be asked for a number of every run.
+
+    Parameters
+    ----------
+    rows
+        Of `thalweg.study.table.rows`.
+    moments
+        All moments, in the order of training as far as their names tell.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._index: dict[tuple[str, str], dict[str, dict[str, Mapping[str, Any]]]] = {}
+        for row in rows:
+            runs = self._index.setdefault((row["name"], row["mode"]), {})
+            runs.setdefault(row["run"], {})[row["moment"]] = row
+
+    def names(self) -> list[str]:
+        """What was to be measured."""
+        return list(dict.fromkeys(name for name, _ in self._index))
+
+    def values(self, name: str, mode: str, matching: str) -> list[Value]:
+        """The number `name` of every run that was to have it; of those without batch norm, in whatever mode.
+
+        Parameters
+        ----------
+        name, mode
+            Of the table.
+        matching
+            A moment, or ``"loss = 0.3"`` for where the training loss in that mode came down to so much,
+            between the moments that were measured.
+        """
+        found = {**self._index.get((name, ANY_MODE), {}), **self._index.get((name, mode), {})}
+        if matching.startswith(MATCHED):
+            target = float(matching.removeprefix(MATCHED))
+            values = [self._matched(run, rows, mode, target) for run, rows in found.items()]
+            return [value for value in values if value]
+        return [_value(rows[matching]) for rows in found.values() if matching in rows]
+
+    def _matched(
+        self, run: str, rows: Mapping[str, Mapping[str, Any]], mode: str, target: float
+    ) -> Value | None:
+        losses = self._index.get(("train_loss", mode), {}).get(run) or self._index.get(
+            ("train_loss", ANY_MODE), {}
+        ).get(run)
+        if losses is None:
+            return None  # of two networks, which have no one training loss
+        common = [
+            (losses[moment], row)
+            for moment, row in rows.items()
+            if moment in losses and math.isfinite(losses[moment]["value"])
+        ]
+        fields = _fields(next(iter(rows.values())))
+        missing = next((row["reason"] or "not measured" for _, row in common if math.isnan(row["value"])), "")
+        if len(common) < 2 or missing:
+            return Value(run, fields, math.nan, reason=missing or "fewer than two moments were measured")
+        # In the order of training: the loss of one moment need not be below that of the one before.
+        values = [row["value"] for _, row in common]
+        log = all(value > 0 for value in values)
+        at = at_matched_loss(
+            [loss["value"] for loss, _ in common],
+            values,
+            target,
+            value_errors=[row["standard_error"] for _, row in common],
+            log=log,
+        )
+        # What solvers left of either neighbour, for a value between them.
+        below, above = (max(row[side] for _, row in common) for side in ("below", "above"))
+        return Value(run, fields, at.value, at.standard_error, below, above, at.reason)
+
+
+def _value(row: Mapping[str, Any]) -> Value:
+    reason = row["reason"]
+    if math.isnan(row["value"]) and not reason:
+        reason = "not measured yet" if row["status"] == "open" else "the value is not a number"
+    return Value(
+        row["run"], _fields(row), row["value"], row["standard_error"], row["below"], row["above"], reason
+    )
+
+
+def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k not in _COLUMNS}
+
+
+_COLUMNS = {
+    *("run", "name", "measure", "moment", "mode", "value", "standard_error", "below", "above", "low", "high"),
+    *("is_lower_bound", "status", "reason", "seconds", "host"),
+}

@@ -1,0 +1,137 @@
+"""What so many seeds can show, before they are trained or while some of them are."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from thalweg.analyses.attainable import smallest_corrected_p
+from thalweg.stats.power import detectable_difference, seeds_for_equivalence, seeds_needed
+from thalweg.study.evidence import Evidence, Value
+from thalweg.study.spec import ContrastClaim, StudySpec
+from thalweg.study.verdicts import Cell, own_cell
+
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What the runs of one claim can show.
+
+    Parameters
+    ----------
+    claim
+        Its name.
+    num_a, num_b
+        Runs of the groups that there will be.
+    smallest_p
+        What no corrected p-value can go below; above 1 - level nothing can be decided.
+    detectable
+        The difference, in standard deviations from seed to seed, that would be found with probability 0.8.
+    spread
+        That standard deviation, of logarithms on the log scale, as far as records show it; else NaN.
+    seeds, seeds_equivalent
+        Seeds of each group that would find a difference of the claim's margin, and that would find there is
+        none; None where no spread is known or no margin was given.
+    """
+
+    claim: str
+    num_a: int
+    num_b: int
+    smallest_p: float
+    detectable: float
+    level: float
+    spread: float = math.nan
+    is_ratio: bool = True
+    margin: float | None = None
+    seeds: int | None = None
+    seeds_equivalent: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        content = dataclasses.asdict(self)
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in content.items()}
+
+    def __str__(self) -> str:
+        runs = f"{self.claim}: {self.num_a} runs against {self.num_b}"
+        if self.smallest_p > 1 - self.level + 1e-12:
+            return f"{runs} can decide nothing: no corrected p-value can be below {self.smallest_p:.2g}."
+        size = (
+            f"{runs} find a difference of {self.detectable:.2g} standard deviations with probability {POWER}"
+        )
+        if math.isnan(self.spread):
+            return f"{size}; how much that is shows once some runs are measured."
+        of = math.exp(self.detectable * self.spread) if self.is_ratio else self.detectable * self.spread
+        words = f"{size}, {'a ratio of ' if self.is_ratio else ''}{of:.3g} at the spread so far"
+        if self.seeds is not None:
+            words += f"; the margin of {self.margin:g} needs {self.seeds} seeds"
+            words += f", its absence {self.seeds_equivalent}"
+        return f"{words}."
+
+
+def foresight(spec: StudySpec, evidence: Evidence | None = None) -> list[Foresight]:
+    """Of each primary contrast, or of every one if none is primary; with what is measured so far."""
+    contrasts = [claim for claim in spec.claims if isinstance(claim, ContrastClaim)]
+    chosen = [claim for claim in contrasts if claim.primary] or contrasts
+    num_claims = sum(claim.primary for claim in spec.claims) or 1
+    cells = [own_cell(spec, evidence, claim) if evidence else None for claim in chosen]
+    return [_foreseen(spec, claim, num_claims, cell) for claim, cell in zip(chosen, cells, strict=True)]
+
+
+def _foreseen(spec: StudySpec, claim: ContrastClaim, num_claims: int, cell: Cell | None) -> Foresight:
+    num_a, num_b = (_num_runs(spec, claim, group) for group in claim.groups)
+    if min(num_a, num_b) < 2:
+        return Foresight(claim.name, num_a, num_b, 1.0, math.inf, spec.level)
+    smallest = smallest_corrected_p(num_a, num_b, paired=claim.paired, correction="holm", num_rows=num_claims)
+    detectable = detectable_difference(num_a, num_b, paired=claim.paired, level=spec.level, power=POWER)
+    known: dict[str, Any] = {}
+    spread = _spread(claim, cell) if cell else math.nan
+    if spread > 0:
+        known = {"spread": spread}
+        if claim.margin is not None:
+            common: dict[str, Any] = {
+                "ratio": claim.scale == "log",
+                "paired": claim.paired,
+                "num_claims": num_claims,
+                "level": spec.level,
+                "power": POWER,
+            }
+            known |= {
+                "margin": claim.margin,
+                "seeds": seeds_needed(claim.margin, spread, **common),
+                "seeds_equivalent": seeds_for_equivalence(claim.margin, spread, **common),
+            }
+    return Foresight(
+        claim.name, num_a, num_b, smallest, detectable, spec.level, is_ratio=claim.scale == "log", **known
+    )
+
+
+def _num_runs(spec: StudySpec, claim: ContrastClaim, group: Any) -> int:
+    wanted = {**claim.where, claim.by: group}
+    settings = [s for s in spec.settings if all(s.fields.get(k) == v for k, v in wanted.items())]
+    per_setting = len(spec.seeds)
+    pair = spec.pairs.get(claim.measure)
+    if pair and pair.across == "seed":
+        per_setting //= 2
+    return len(settings) * per_setting
+
+
+def _spread(claim: ContrastClaim, cell: Cell) -> float:
+    """Root of the mean variance of both groups, or of the pairs' differences."""
+
+    def numbers(values: tuple[Value, ...]) -> list[float]:
+        return [math.log(v.value) if cell.is_ratio else v.value for v in values]
+
+    a, b = numbers(cell.values_a), numbers(cell.values_b)
+    if min(len(a), len(b)) < 2:
+        return math.nan
+    if claim.paired:
+        return math.sqrt(_variance([x - y for x, y in zip(a, b, strict=True)]))
+    return math.sqrt((_variance(a) + _variance(b)) / 2)
+
+
+def _variance(x: list[float]) -> float:
+    mean = sum(x) / len(x)
+    return sum((v - mean) ** 2 for v in x) / (len(x) - 1)

@@ -1,0 +1,78 @@
+"""Moments of a training run at which its network is measured: by epoch, by step, by the loss reached."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+FORMS = "'end', 'start', 'epoch N', 'step N' or 'loss X'"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When to measure.
+
+    Parameters
+    ----------
+    kind
+        ``"epoch"``, ``"step"``, or ``"loss"`` for the first look at which the training loss is no larger.
+    number
+        Which; None for the last epoch.
+    """
+
+    kind: Literal["epoch", "step", "loss"]
+    number: float | None
+
+    @property
+    def name(self) -> str:
+        """As study files and tables have it."""
+        if self.kind == "epoch" and self.number is None:
+            return "end"
+        if self.kind == "step" and self.number == 0:
+            return "start"
+        return f"{self.kind} {self.number:g}"
+
+    def step(self, steps_per_epoch: int, epochs: int) -> int | None:
+        """The step it comes after, where the run's length tells; None for a loss.
+
+        Raises
+        ------
+        ValueError
+            If the run is not so long.
+        """
+        if self.kind == "loss":
+            return None
+        number = epochs if self.number is None else int(self.number)
+        step = number * steps_per_epoch if self.kind == "epoch" else number
+        if step > epochs * steps_per_epoch:
+            raise ValueError(
+                f"`moments` must lie within the run of {epochs} epochs, {epochs * steps_per_epoch} steps, "
+                f"got {self.name!r}."
+            )
+        return step
+
+
+def parsed(text: str) -> Moment:
+    """The moment that a text names.
+
+    Raises
+    ------
+    ValueError
+        If it names none.
+
+    Examples
+    --------
+    >>> parsed("epoch 2"), parsed("end").name
+    (Moment(kind='epoch', number=2.0), 'end')
+    """
+    if text == "end":
+        return Moment("epoch", None)
+    if text == "start":
+        return Moment("step", 0.0)
+    match = re.fullmatch(r"(epoch|step) +(\d+)|(loss) +(\d*\.?\d+(?:[eE][+-]?\d+)?)", text)
+    if match:
+        kind, number = (match[1], match[2]) if match[1] else (match[3], match[4])
+        if float(number) > 0 or kind == "step":
+            return Moment(kind, float(number))  # type: ignore[arg-type]
+    raise ValueError(f"a moment is {FORMS}, got {text!r}")

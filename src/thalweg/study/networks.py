@@ -1,0 +1,254 @@
+"""A study's networks: which runs there are, on which data, and where their weights lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from thalweg.core.identity import code_identity
+from thalweg.core.imports import import_callable
+from thalweg.data.label_noise import with_label_noise
+from thalweg.data.registry import load_train_test
+from thalweg.models.registry import build_model, model_names
+from thalweg.objective.batch_norm import BatchNormMode, batch_norm_layers
+from thalweg.objective.examples import Examples, read_examples
+from thalweg.objective.losses import NAMED, Loss
+from thalweg.objective.objective import Objective
+from thalweg.study.grid import Settings
+from thalweg.study.moments import Moment
+from thalweg.study.spec import StudySpec
+from thalweg.study.store import run_id, versions
+from thalweg.training.branch import kept_checkpoint
+from thalweg.training.checkpoint import load_weights
+from thalweg.training.config import TrainConfig
+from thalweg.training.loss_reached import reached_file
+from thalweg.training.trainer import WEIGHTS_FILE
+
+# Of which labels are wrong: the same ones in every run.
+NOISE_SEED = 0
+
+# Where the three modes are one function.
+ANY_MODE = "any"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One network: a setting and a seed.
+
+    Parameters
+    ----------
+    settings, seed
+        What it is trained with.
+    run
+        Its identity, a hash of all that decides its weights.
+    has_batch_norm
+        Whether the modes are different functions.
+    """
+
+    settings: Settings
+    seed: int
+    run: str
+    has_batch_norm: bool
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Its fields and its seed."""
+        return {**self.settings.fields, "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class StudyNetworks:
+    """The networks of a study.
+
+    Parameters
+    ----------
+    spec
+        The study file.
+    out
+        Folder of the checkpoints.
+    data_root
+        Where a named data set's files are; None for the cache.
+    device
+        Where the networks live.
+    """
+
+    spec: StudySpec
+    out: Path
+    data_root: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @cached_property
+    def runs(self) -> list[PlannedRun]:
+        """Every setting with every seed, seeds outermost."""
+        return [self._planned(s, seed) for seed in self.spec.seeds for s in self.spec.settings]
+
+    @cached_property
+    def moments(self) -> list[Moment]:
+        """When runs are measured."""
+        return self.spec.moments_of(None)
+
+    @cached_property
+    def _data(self) -> tuple[Examples, Examples]:
+        train_data, test_data = load_train_test(self.spec.data.name, self.data_root)
+        if test_data is None:
+            raise ValueError(
+                "`data` must give test data as well, for the gap of every network; let "
+                f"{self.spec.data.name} return the pair (train, test)."
+            )
+        return read_examples(train_data)[0], first_examples(
+            read_examples(test_data)[0], self.spec.data.num_test
+        )
+
+    @property
+    def test_data(self) -> Examples:
+        """The first so many of the test data, the same for all."""
+        return self._data[1]
+
+    @cached_property
+    def _variants(self) -> dict[tuple[int | None, float], Examples]:
+        return {}
+
+    def train_data(self, settings: Settings) -> Examples:
+        key = settings.data["num_train"], settings.data["label_noise"]
+        if key not in self._variants:
+            first = first_examples(self._data[0], key[0])
+            self._variants[key] = (
+                Examples(tuple(with_label_noise(first.batch, key[1], seed=NOISE_SEED))) if key[1] else first
+            )
+        return self._variants[key]
+
+    @cached_property
+    def loss(self) -> Loss:
+        name = self.spec.loss
+        return name if name in NAMED else import_callable(name, "loss", tuple(NAMED))  # type: ignore[return-value]
+
+    def build(self, settings: Settings, seed: int) -> nn.Module:
+        return build_model(self.spec.models[settings.model].build, seed, **settings.arguments)
+
+    def _planned(self, settings: Settings, seed: int) -> PlannedRun:
+        architecture = self._architecture(settings)
+        configuration = {
+            "model": architecture[0],
+            "training": dataclasses.asdict(self.train_config(settings, seed)),
+            "loss": self.spec.loss if self.spec.loss in NAMED else [self.spec.loss, code_identity(self.loss)],
+            "train_data": self.train_data(settings).hash,
+            "test_data": self.test_data.hash,
+            "device": self.device.type,
+            "dtype": str(torch.get_default_dtype()),
+            # Other code may give other numbers, so that new versions train anew.
+            "versions": {name: versions()[name] for name in ("thalweg", "torch")},
+        }
+        return PlannedRun(settings, seed, run_id(configuration), architecture[1])
+
+    @cached_property
+    def _architectures(self) -> dict[str, tuple[dict[str, Any], bool]]:
+        return {}
+
+    def _architecture(self, settings: Settings) -> tuple[dict[str, Any], bool]:
+        """What identifies the network's code, and whether it has batch norm."""
+        key = unit_of(settings)
+        if key not in self._architectures:
+            build = self.spec.models[settings.model].build
+            network = self.build(settings, 0)
+            identity = {"build": build, "arguments": dict(settings.arguments)}
+            if build not in model_names():
+                identity["code"] = code_identity(network)
+            self._architectures[key] = identity, bool(batch_norm_layers(network))
+        return self._architectures[key]
+
+    def train_config(self, settings: Settings, seed: int) -> TrainConfig:
+        return TrainConfig(seed=seed, **settings.training)
+
+    def folder(self, run: PlannedRun) -> Path:
+        """Where a run's checkpoints are; others moments are kept elsewhere, by training anew."""
+        kept = run_id({"moments": sorted(m.name for m in self.moments), "every": self.spec.look_every})
+        return self.out / "checkpoints" / f"{run.run}-{kept[:4]}"
+
+    def keep_steps(self, run: PlannedRun) -> list[int]:
+        training = run.settings.training
+        per_epoch = -(-self.train_data(run.settings).num_examples // training["batch_size"])
+        steps = {
+            moment.step(per_epoch, training["epochs"]) for moment in self.moments if moment.number is not None
+        }
+        return sorted(step for step in steps if step is not None)
+
+    def _weights(self, run: PlannedRun, moment: Moment) -> Path:
+        folder = self.folder(run)
+        if moment.kind == "loss":
+            assert moment.number is not None
+            path = reached_file(folder, moment.number)
+            if not path.exists():
+                raise ValueError(f"the training loss never came down to {moment.number:g}.")
+            return path
+        if moment.number is None:
+            return folder / WEIGHTS_FILE
+        training = run.settings.training
+        per_epoch = -(-self.train_data(run.settings).num_examples // training["batch_size"])
+        return kept_checkpoint(folder, moment.step(per_epoch, training["epochs"]) or 0)
+
+    def network(self, run: PlannedRun, moment: Moment) -> nn.Module:
+        network = self.build(run.settings, run.seed)
+        load_weights(self._weights(run, moment), network)
+        return network.to(self.device).eval()
+
+    def objective(
+        self,
+        run: PlannedRun,
+        moment: Moment,
+        mode: str,
+        num_examples: int | None,
+        *,
+        test: bool = False,
+        network: nn.Module | None = None,
+    ) -> Objective:
+        training = first_examples(self.train_data(run.settings), num_examples)
+        return Objective(
+            self.network(run, moment) if network is None else network,
+            self.test_data if test else training,
+            self.loss,
+            batch_norm=_mode(mode),
+            batch_size=self.spec.objective.batch_size,
+            calibration_data=training if mode == "recalibrated" else None,
+        )
+
+    def fresh_objective(self, unit: str, num_examples: int) -> Objective:
+        """Of the architecture that a task's unit names, as it is initialised: something to time."""
+        settings = next(s for s in self.spec.settings if unit_of(s) == unit)
+        network = self.build(settings, 0).to(self.device).eval()
+        return Objective(network, first_examples(self.train_data(settings), num_examples), self.loss)
+
+    def num_examples(self, run: PlannedRun, asked: int | None) -> int:
+        size = self.train_data(run.settings).num_examples
+        return min(size, asked or self.spec.objective.num_examples or size)
+
+
+def first_examples(examples: Examples, count: int | None) -> Examples:
+    if count is None or count == examples.num_examples:
+        return examples
+    if count > examples.num_examples:
+        raise ValueError(
+            f"`data` must hold as many examples as are asked for, {count:,}, got {examples.num_examples:,}."
+        )
+    return _first_of(examples, count)
+
+
+@functools.lru_cache(maxsize=32)
+def _first_of(examples: Examples, count: int) -> Examples:
+    # One object, so that its hash is taken once.
+    return Examples(examples.slice(0, count))
+
+
+def _mode(mode: str) -> BatchNormMode:
+    return "running" if mode == ANY_MODE else mode  # type: ignore[return-value]
+
+
+def unit_of(settings: Settings) -> str:
+    return json.dumps([settings.model, dict(settings.arguments)], sort_keys=True)

@@ -1,0 +1,318 @@
+"""A study as tasks: every run of the grid trained, then measured at each moment in each mode."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from thalweg.analyses import ANALYSES
+from thalweg.analyses.generalization_gap import generalization_gap
+from thalweg.analyses.measure_choice import bounded_at
+from thalweg.analyses.sharpness_family import Member
+from thalweg.core.measurement import Measurement
+from thalweg.core.progress import Progress
+from thalweg.core.rng import stream_seed
+from thalweg.measures import MEASURES
+from thalweg.objective.batch_norm import BatchNormMode
+from thalweg.objective.objective import Objective
+from thalweg.operators.folding import without_batch_norm
+from thalweg.study.costs import passes
+from thalweg.study.moments import Moment
+from thalweg.study.networks import ANY_MODE, PlannedRun, StudyNetworks, first_examples, unit_of
+from thalweg.study.runner import Task, resolved
+from thalweg.study.spec import PairSpec, StudySpec
+from thalweg.study.store import run_id
+from thalweg.training.loss_reached import LossReached
+from thalweg.training.trainer import seconds_spent, train
+
+# Steps between checkpoints: a kill costs no more than these.
+CHECKPOINT_EVERY = 100
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A study on given data, in a given folder.
+
+    Parameters
+    ----------
+    spec
+        The study file.
+    out
+        Folder of records and checkpoints.
+    data_root
+        Where a named data set's files are; None for the cache.
+    device
+        Where the networks live.
+    """
+
+    spec: StudySpec
+    out: Path
+    data_root: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """Everything, seed by seed, so that a study that is stopped has as many runs of each setting."""
+        tasks = []
+        for run in self.runs:
+            training = self._training(run)
+            tasks.append(training)
+            tasks += [
+                self._gap(run, moment, mode, training)
+                for moment in self.spec.moments_of(None)
+                for mode in self._modes(run, None)
+            ]
+            for name in self.spec.measures:
+                tasks += self._measurements(run, name, training)
+        for name, pair in self.spec.pairs.items():
+            tasks += self._pairs(name, pair)
+        return tasks
+
+    @property
+    def runs(self) -> list[PlannedRun]:
+        """Every setting with every seed, seeds outermost."""
+        return self.networks.runs
+
+    @cached_property
+    def networks(self) -> StudyNetworks:
+        """Its networks."""
+        return StudyNetworks(self.spec, self.out, self.data_root, self.device)
+
+    def _modes(self, run: PlannedRun, asked: Sequence[BatchNormMode] | None) -> list[str]:
+        modes = self.spec.objective.modes if asked is None else asked
+        return list(modes) if run.has_batch_norm else [ANY_MODE]
+
+    # -- tasks ----------------------------------------------------------------------------------------
+
+    def _training(self, run: PlannedRun) -> Task:
+        networks = self.networks
+        config, folder = networks.train_config(run.settings, run.seed), networks.folder(run)
+        moments = [m.name for m in networks.moments]
+        losses = [m.number for m in networks.moments if m.kind == "loss" and m.number is not None]
+        keep_steps = networks.keep_steps(run)
+
+        def compute(progress: Progress) -> Measurement:
+            data = networks.train_data(run.settings)
+            looked_at = first_examples(data, networks.num_examples(run, None))
+            look = LossReached(losses, looked_at, networks.loss, every=self.spec.look_every, folder=folder)
+            history = train(
+                networks.build(run.settings, run.seed).to(networks.device),
+                data,
+                networks.test_data,
+                config,
+                loss=networks.loss,
+                checkpoint_dir=folder,
+                checkpoint_every=CHECKPOINT_EVERY,
+                keep_steps=keep_steps,
+                callbacks=[look] if losses else (),
+                progress=progress,
+            )
+            # Trained again for other moments, the same run is another record.
+            kept = {"moments": moments, "look_every": self.spec.look_every if losses else None}
+            return dataclasses.replace(history, provenance={**history.provenance, **kept})
+
+        num_train, num_test = networks.train_data(run.settings).num_examples, networks.test_data.num_examples
+        cost = config.epochs * 3 * num_train + (config.epochs + 1) * (num_train + num_test)
+        arguments = {"folder": folder.name}
+        return Task(
+            run.run,
+            "train",
+            {**run.labels, "name": "train"},
+            arguments,
+            cost,
+            compute,
+            lambda: seconds_spent(folder),
+            unit=unit_of(run.settings),
+            keep_arrays=self.spec.keep_arrays,
+        )
+
+    def _gap(self, run: PlannedRun, moment: Moment, mode: str, training: Task) -> Task:
+        place = _Place(moment, mode, self.networks.num_examples(run, None))
+
+        def compute(progress: Progress) -> Measurement:
+            network = self.networks.network(run, moment)
+            train, test = (self._objective(run, place, test=test, network=network) for test in (False, True))
+            return generalization_gap(train, test, progress=progress)
+
+        share = 1 + self.networks.test_data.num_examples / place.num_examples
+        subject = _Subject(run.run, run.labels, (training.key,), unit_of(run.settings))
+        return self._task(subject, place, "gap", "generalization_gap", {}, share, compute)
+
+    def _measurements(self, run: PlannedRun, name: str, training: Task) -> list[Task]:
+        spec = self.spec.measures[name]
+        asked = spec.measure or name
+        member: Member = bounded_at(self.spec.level, {asked: self.spec.member(name)})[asked]
+        num_examples = self.networks.num_examples(run, spec.num_examples)
+        seed = stream_seed(0, "study", run.run, name)
+        function = member.measure.__name__
+        arguments = resolved(member.measure, member.seeded(seed))
+        subject = _Subject(run.run, run.labels, (training.key,), unit_of(run.settings))
+
+        def task(place: _Place) -> Task:
+            def compute(progress: Progress) -> Measurement:
+                return member(self._objective(run, place), seed=seed, progress=progress)
+
+            return self._task(subject, place, name, function, arguments, 1.0, compute)
+
+        return [
+            task(_Place(moment, mode, num_examples))
+            for moment in self.spec.moments_of(spec.moments)
+            for mode in self._modes(run, spec.modes)
+        ]
+
+    def _task(
+        self,
+        subject: _Subject,
+        place: _Place,
+        name: str,
+        function: str,
+        arguments: Mapping[str, Any],
+        share: float,
+        compute: Callable[[Progress], Measurement],
+    ) -> Task:
+        """A measurement; `share` is its work by that of its function on the examples of the place."""
+        where = {"name": name, "moment": place.moment.name}
+        decisive = {
+            **arguments,
+            **where,
+            "objective": {
+                "mode": place.mode,
+                "num_examples": place.num_examples,
+                "batch_size": self.spec.objective.batch_size,
+            },
+        }
+        if place.moment.kind == "loss":
+            decisive["look_every"] = self.spec.look_every
+
+        def placed(progress: Progress) -> Measurement:
+            # Two moments may be one point, the step at which a loss is reached the last one, say.
+            result = compute(progress)
+            return dataclasses.replace(result, provenance={**result.provenance, "study": where})
+
+        return Task(
+            subject.run,
+            function,
+            {**subject.labels, **where, "mode": place.mode},
+            decisive,
+            place.num_examples * passes(function, place.mode) * share,
+            placed,
+            needs=subject.needs,
+            unit=subject.unit,
+            keep_arrays=self.spec.keep_arrays,
+        )
+
+    def _objective(
+        self, run: PlannedRun, place: _Place, *, test: bool = False, network: nn.Module | None = None
+    ) -> Objective:
+        return self.networks.objective(
+            run, place.moment, place.mode, place.num_examples, test=test, network=network
+        )
+
+    def _pairs(self, name: str, spec: PairSpec) -> list[Task]:
+        function = {**MEASURES, **ANALYSES}[spec.measure]
+        return [
+            self._pair(name, spec, function, pair, labels, moment, mode)
+            for pair, labels in self._partners(spec.across)
+            for moment in self.spec.moments_of(spec.moments)
+            for mode in self._pair_modes(spec, pair)
+        ]
+
+    def _pair_modes(self, spec: PairSpec, pair: tuple[PlannedRun, PlannedRun]) -> list[str]:
+        if spec.fold_batch_norm:
+            return ["running"]
+        # With batch norm on one side only there is no path, which the task itself says.
+        return self._modes(max(pair, key=lambda run: run.has_batch_norm), spec.modes)
+
+    def _partners(self, across: str) -> list[tuple[tuple[PlannedRun, PlannedRun], dict[str, Any]]]:
+        """Runs that differ in one field alone, two by two, each in one pair: pairs are independent."""
+        groups: dict[str, list[PlannedRun]] = {}
+        for run in self.runs:
+            rest = {k: v for k, v in run.labels.items() if k != across}
+            groups.setdefault(json.dumps(rest), []).append(run)
+        found = []
+        for group in groups.values():
+            for a, b in zip(group[::2], group[1::2], strict=False):
+                joined = f"{a.labels[across]}-{b.labels[across]}"
+                found.append(((a, b), {**a.labels, across: joined}))
+        return found
+
+    def _pair(
+        self,
+        name: str,
+        spec: PairSpec,
+        function: Callable[..., Measurement],
+        pair: tuple[PlannedRun, PlannedRun],
+        labels: Mapping[str, Any],
+        moment: Moment,
+        mode: str,
+    ) -> Task:
+        run = run_id({"runs": [part.run for part in pair]})
+        place = _Place(moment, mode, min(self.networks.num_examples(p, spec.num_examples) for p in pair))
+        seed = stream_seed(0, "study", run, name)
+        given = Member(function, spec.arguments).seeded(seed)
+        arguments = {**resolved(function, given), "folded": spec.fold_batch_norm}
+
+        def compute(progress: Progress) -> Measurement:
+            a, b = (self._end(part, place, spec.fold_batch_norm) for part in pair)
+            return function(a, b, **given, progress=progress)
+
+        needs = tuple(self._training(part).key for part in pair)
+        subject = _Subject(run, labels, needs, unit_of(pair[0].settings))
+        return self._task(subject, place, name, spec.measure, arguments, 1.0, compute)
+
+    def _end(self, run: PlannedRun, place: _Place, fold: bool) -> Objective:
+        objective = self._objective(run, place)
+        return self._objective(run, place, network=without_batch_norm(objective)) if fold else objective
+
+
+@dataclass(frozen=True)
+class _Place:
+    """When, in which mode, on how many examples."""
+
+    moment: Moment
+    mode: str
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """Of which run, or pair of runs, and what of the study must be done before."""
+
+    run: str
+    labels: Mapping[str, Any]
+    needs: tuple[str, ...]
+    unit: str
+
+
+@dataclass(frozen=True)
+class PlanSource:
+    """What another process needs to make the plan again."""
+
+    spec: Mapping[str, Any]
+    out: Path
+    data_root: Path | None
+    device: str
+
+    @classmethod
+    def of(cls, plan: StudyPlan) -> PlanSource:
+        """Of a plan."""
+        return cls(plan.spec.frozen(), plan.out, plan.data_root, str(plan.device))
+
+    def tasks_by_key(self) -> dict[str, Task]:
+        """The plan's tasks, each under its key."""
+        spec = StudySpec.model_validate(self.spec)
+        plan = StudyPlan(spec, self.out, self.data_root, torch.device(self.device))
+        return {task.key: task for task in plan.tasks}
+
+
+def unique_tasks(tasks: Iterable[Task]) -> list[Task]:
+    """Each task once: settings that come to the same run share its records."""
+    return list({task.key: task for task in tasks}.values())

@@ -1,0 +1,336 @@
+"""Study files: what is trained, what is measured, what is claimed; TOML, validated field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from thalweg.analyses.measure_choice import chosen_measures
+from thalweg.core.arguments import check_one_of
+from thalweg.objective.batch_norm import MODES, BatchNormMode
+from thalweg.study.grid import Grid, Settings
+from thalweg.study.moments import Moment, parsed
+from thalweg.study.table import PERFORMANCE
+from thalweg.study.validation import validated
+
+SCHEMA = 1
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class ModelSpec(_Table):
+    """A network: a registered name or ``module:callable``, and the arguments it is built with."""
+
+    build: str
+    arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+
+class DataSpec(_Table):
+    """What is trained and tested on.
+
+    `name` is that of a registered data set, or a ``module:callable`` that returns the pair of training and
+    test data. `num_train` and `num_test` take the first so many examples, all if left out; `label_noise`
+    gives that share of the training examples another class.
+    """
+
+    name: str = "fashion-mnist"
+    num_train: PositiveInt | None = None
+    num_test: PositiveInt | None = None
+    label_noise: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TrainingSpec(_Table):
+    """SGD with momentum and a step schedule; see `thalweg.training.config.TrainConfig`."""
+
+    epochs: PositiveInt = 6
+    lr: PositiveFloat = 0.01
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    batch_size: PositiveInt = 128
+    weight_decay: float = Field(default=0.0, ge=0)
+    step_size: PositiveInt = 2
+    gamma: PositiveFloat = 0.5
+
+
+class RangeSpec(_Table):
+    """Where a random grid draws an axis from: evenly between `low` and `high`, or evenly in the logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RangeSpec:
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        if self.log and not self.low > 0:
+            raise ValueError(f"a logarithmic range needs low > 0, got {self.low}")
+        return self
+
+
+class GridSpec(_Table):
+    """Which settings are trained: all combinations, the axes side by side, or so many drawn at random."""
+
+    kind: Literal["product", "zip", "random"] = "product"
+    axes: dict[str, list[bool | int | float | str] | RangeSpec] = Field(default_factory=dict)
+    num_settings: PositiveInt | None = None
+    seed: int | None = None
+
+
+class ObjectiveSpec(_Table):
+    """What is measured on: the first `num_examples` of the training data, and of the test data."""
+
+    num_examples: PositiveInt | None = None
+    modes: list[BatchNormMode] = Field(default_factory=lambda: list(MODES), min_length=1)
+    batch_size: PositiveInt = 128
+
+
+class MeasureSpec(_Table):
+    """A measure of one network; what is left out is the study's own.
+
+    `measure` is a name of ``thalweg measure`` or of the sharpness family, by default the name it stands
+    under.
+    """
+
+    measure: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    modes: list[BatchNormMode] | None = None
+    moments: list[str] | None = None
+    num_examples: PositiveInt | None = None
+
+
+class PairSpec(_Table):
+    """A measure of two networks that differ in `across` and agree in every other field.
+
+    With ``across = "seed"``, the networks of one setting are set against each other, first with second, third
+    with fourth, so that pairs are independent; with any other field, those of one seed. `fold_batch_norm`
+    replaces each batch norm by the layer that computes the same in running mode, without which networks with
+    and without it have no line between them.
+    """
+
+    measure: str = "linear_path"
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    across: str = "seed"
+    fold_batch_norm: bool = False
+    modes: list[BatchNormMode] | None = None
+    moments: list[str] = Field(default_factory=lambda: ["end"])
+    num_examples: PositiveInt | None = None
+
+
+class _Claim(_Table):
+    name: str
+    text: str = ""
+    measure: str
+    mode: BatchNormMode = "running"
+    moment: str | None = None
+    matched_loss: PositiveFloat | None = None
+    where: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    primary: bool = False
+    margin: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> _Claim:
+        if self.moment is not None and self.matched_loss is not None:
+            raise ValueError("give moment or matched_loss, not both")
+        return self
+
+    @property
+    def matching(self) -> str:
+        """Where the networks are compared: at a moment, or where their training losses agree."""
+        return self.moment or "end" if self.matched_loss is None else f"loss = {self.matched_loss:g}"
+
+
+class ContrastClaim(_Claim):
+    """Of two groups of runs: the first one's values are larger, smaller, or the same within `margin`.
+
+    `by` is the field that tells the groups apart, `groups` two of its values. On the scale ``log`` the effect
+    is the ratio of geometric means and `margin` a ratio above 1; on ``linear`` a difference, in the unit of
+    the measure. `paired` sets runs of one seed and setting against each other.
+    """
+
+    kind: Literal["contrast"] = "contrast"
+    by: str
+    groups: list[bool | int | float | str] = Field(min_length=2, max_length=2)
+    expect: Literal["larger", "smaller", "equivalent"]
+    scale: Literal["log", "linear"] = "log"
+    paired: bool = False
+
+    @model_validator(mode="after")
+    def _margin_fits(self) -> ContrastClaim:
+        if self.expect == "equivalent" and self.margin is None:
+            raise ValueError("a claim of equivalence needs a margin")
+        if self.scale == "log" and self.margin is not None and not self.margin > 1:
+            raise ValueError(f"margin is a ratio on the log scale and must be above 1, got {self.margin}")
+        return self
+
+
+class CorrelationClaim(_Claim):
+    """Over all runs: the measure ranks `ranks` (the gap, say) positively, negatively, or not at all.
+
+    The statistic is Kendall's tau over all runs, its mean over pairs that differ in one hyperparameter alone
+    (``granulated``), or tau with the covariates `given` held fixed (``partial``).
+    """
+
+    kind: Literal["correlation"] = "correlation"
+    ranks: str = "gap"
+    expect: Literal["positive", "negative", "none"]
+    statistic: Literal["kendall", "granulated", "partial"] = "kendall"
+    given: list[str] = Field(default_factory=list)
+
+
+class StudySpec(_Table):
+    """A study, as its file says, with everything left out filled in.
+
+    `look_every` is the steps between looks whether a moment ``loss X`` is reached; with `keep_arrays` the
+    store keeps large arrays too, eigenvectors say, beside its records.
+    """
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    question: str = ""
+    models: dict[str, ModelSpec] = Field(min_length=1)
+    data: DataSpec = DataSpec()
+    loss: str = "cross_entropy"
+    training: TrainingSpec = TrainingSpec()
+    grid: GridSpec = GridSpec()
+    seeds: list[NonNegativeInt] = Field(min_length=1)
+    moments: list[str] = Field(default_factory=lambda: ["end"], min_length=1)
+    look_every: PositiveInt = 20
+    keep_arrays: bool = False
+    objective: ObjectiveSpec = ObjectiveSpec()
+    measures: dict[str, MeasureSpec] = Field(default_factory=dict)
+    pairs: dict[str, PairSpec] = Field(default_factory=dict)
+    level: float = Field(default=0.95, gt=0.5, lt=1)
+    claims: list[ContrastClaim | CorrelationClaim] = Field(default_factory=list)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _named_models(cls, models: Any) -> Any:
+        if not isinstance(models, Mapping):
+            return models
+        return {k: {"build": v} if isinstance(v, str) else v for k, v in models.items()}
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _counted_seeds(cls, seeds: Any) -> Any:
+        if isinstance(seeds, int) and not isinstance(seeds, bool):
+            return list(range(1, seeds + 1))
+        if isinstance(seeds, list) and len(set(map(str, seeds))) < len(seeds):
+            raise ValueError("a seed stands here twice")
+        return seeds
+
+    @field_validator("claims", mode="before")
+    @classmethod
+    def _kinds(cls, claims: Any) -> Any:
+        # Told apart before the union is tried, whose errors would speak of both kinds.
+        if not isinstance(claims, list):
+            return claims
+        kinds = {"contrast": ContrastClaim, "correlation": CorrelationClaim}
+        built = []
+        for number, claim in enumerate(claims):
+            if not isinstance(claim, Mapping):
+                raise ValueError(f"claim {number + 1} is no table")
+            kind = claim.get("kind", "contrast" if "by" in claim else "correlation")
+            check_one_of("kind", kind, kinds)
+            built.append(validated(kinds[kind], claim, f"claims.{number + 1}"))
+        return built
+
+    @field_validator("moments", mode="after")
+    @classmethod
+    def _moments_parse(cls, moments: list[str]) -> list[str]:
+        return [parsed(moment).name for moment in moments]
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> StudySpec:
+        Grid.of(self)  # refuses axes that are none
+        fields = self.fields
+        own = {parsed(moment).name for moment in self.moments}
+        for name, measure in self.measures.items():
+            if name in PERFORMANCE:
+                raise ValueError(f"measures.{name}: the name is taken by what is measured of every network")
+            self.member(name)
+            _check_known(f"measures.{name}.moments", measure.moments or (), own)
+        for name, pair in self.pairs.items():
+            if name in self.measures or name in PERFORMANCE:
+                raise ValueError(f"pairs.{name}: the name is taken")
+            check_one_of(f"pairs.{name}.measure", pair.measure, PAIR_MEASURES)
+            check_one_of(f"pairs.{name}.across", pair.across, ["seed", *fields])
+            if pair.fold_batch_norm and pair.modes not in (None, ["running"]):
+                raise ValueError(f"pairs.{name}.modes: folded batch norm is that of running statistics alone")
+            _check_known(f"pairs.{name}.moments", pair.moments, own)
+        if len({claim.name for claim in self.claims}) < len(self.claims):
+            raise ValueError("claims: two have one name")
+        for claim in self.claims:
+            self._check_claim(claim, own)
+        return self
+
+    def _check_claim(self, claim: ContrastClaim | CorrelationClaim, own: set[str]) -> None:
+        place = f"claims.{claim.name}"
+        check_one_of(f"{place}.measure", claim.measure, [*PERFORMANCE, *self.measures, *self.pairs])
+        check_one_of(f"{place}.mode", claim.mode, self.objective.modes)
+        if claim.moment is not None:
+            check_one_of(f"{place}.moment", claim.moment, own)
+        fields = self.fields
+        for field, value in claim.where.items():
+            check_one_of(f"{place}.where", field, fields)
+            check_one_of(f"{place}.where.{field}", value, fields[field])
+        if isinstance(claim, ContrastClaim):
+            check_one_of(f"{place}.by", claim.by, fields)
+            for group in claim.groups:
+                check_one_of(f"{place}.groups", group, fields[claim.by])
+            if claim.groups[0] == claim.groups[1]:
+                raise ValueError(f"{place}.groups: the two are the same")
+        else:
+            check_one_of(f"{place}.ranks", claim.ranks, [*PERFORMANCE, *self.measures])
+            for covariate in claim.given:
+                check_one_of(f"{place}.given", covariate, [*PERFORMANCE, *self.measures])
+            if claim.given and claim.statistic != "partial":
+                raise ValueError(f"{place}.given: only the statistic partial takes covariates")
+
+    @property
+    def settings(self) -> list[Settings]:
+        """Every setting of the grid; see `thalweg.study.grid`."""
+        return Grid.of(self).settings()
+
+    @property
+    def fields(self) -> dict[str, list[Any]]:
+        """What settings differ in, and its values: model first, then the other axes by their short names."""
+        columns: dict[str, dict[Any, None]] = {}
+        for setting in self.settings:
+            for field, value in setting.fields.items():
+                columns.setdefault(field, {})[value] = None
+        return {field: list(values) for field, values in columns.items()}
+
+    def member(self, name: str) -> Any:
+        """The measure that stands under `name`, with its arguments."""
+        measure = self.measures[name]
+        asked = measure.measure or name
+        return chosen_measures({asked: measure.arguments}, f"measures.{name}")[asked]
+
+    def moments_of(self, names: Iterable[str] | None) -> list[Moment]:
+        """Those named, or all of the study."""
+        return [parsed(moment) for moment in (self.moments if names is None else names)]
+
+    def frozen(self) -> dict[str, Any]:
+        """JSON-safe form with every default: what a store keeps of the file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+PAIR_MEASURES = ("linear_path", "bezier_path", "align_permutation", "mode_connectivity")
+
+
+def _check_known(place: str, names: Iterable[str], known: set[str]) -> None:
+    for name in names:
+        check_one_of(place, parsed(name).name, known, some=True)

@@ -1,0 +1,259 @@
+"""A study on disk: opened from its folder alone, run from its file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from thalweg.core.atomic import replacing
+from thalweg.core.imports import import_extra
+from thalweg.study.engine import Engine, InProcess
+from thalweg.study.plan import PlanSource, StudyPlan, unique_tasks
+from thalweg.study.processes import Processes
+from thalweg.study.runner import Task, Watcher, run_tasks
+from thalweg.study.spec import StudySpec
+from thalweg.study.store import Record, Store
+from thalweg.study.study_file import read_study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STUDY_FILE = "study.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class PlannedTask:
+    """What a study's folder says of a task: enough to tell what is done, without data or networks."""
+
+    key: str
+    run: str
+    measure: str
+    labels: Mapping[str, Any]
+    needs: tuple[str, ...]
+
+
+class Study:
+    """A study's folder: its file as last run, what was planned by it, and the records.
+
+    Records that other versions of the file made stay in the store and are left out here.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.store = Store(self.path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Study:
+        """Open a study's folder; nothing in it changes, whether or not somebody is at work there.
+
+        Raises
+        ------
+        ValueError
+            If there is no study, or one of a later version.
+        """
+        study = cls(path)
+        study._content  # noqa: B018 - read now, so that a wrong folder is told now
+        return study
+
+    @classmethod
+    def run(
+        cls,
+        source: str | Path,
+        out: str | Path,
+        *,
+        preset: str | None = None,
+        workers: int | None = None,
+        data_root: str | Path | None = None,
+        device: str = "cpu",
+    ) -> Study:
+        """Run what a study file asks for and its folder lacks; open the folder.
+
+        Parameters
+        ----------
+        source, preset
+            See `thalweg.study.spec.read_study`.
+        out
+            The study's folder.
+        workers
+            Processes, see `run_study`. A script that asks for more than one needs the guard
+            ``if __name__ == "__main__":``, for each of them imports it.
+        data_root
+            Folder of a named data set's files; None for the cache.
+        device
+            Where the networks live.
+        """
+        root = None if data_root is None else Path(data_root)
+        plan = StudyPlan(read_study(source, preset), Path(out), root, torch.device(device))
+        run_study(plan, workers=workers)
+        return cls.open(out)
+
+    @cached_property
+    def _content(self) -> Mapping[str, Any]:
+        file = self.path / STUDY_FILE
+        if not file.is_file():
+            raise ValueError(
+                f"`path` must be the folder of a study, but {self.path} has no {STUDY_FILE}; `thalweg "
+                "study run` makes one."
+            )
+        content = json.loads(file.read_text())
+        if content["schema"] > SCHEMA:
+            raise ValueError(
+                f"{file} has schema {content['schema']}, this version reads up to {SCHEMA}; upgrade thalweg."
+            )
+        return content
+
+    @property
+    def spec(self) -> StudySpec:
+        """The study file as it was last run, every default filled in."""
+        return StudySpec.model_validate(self._content["spec"])
+
+    @property
+    def threads(self) -> int:
+        """Threads of each worker, chosen when the study was first run."""
+        return self._content["threads"]
+
+    @cached_property
+    def tasks(self) -> list[PlannedTask]:
+        """What the file asks for."""
+        return [PlannedTask(**{**t, "needs": tuple(t["needs"])}) for t in self._content["tasks"]]
+
+    @cached_property
+    def records(self) -> dict[str, Record]:
+        """The last record of each planned task that has one, by the task's key."""
+        wanted = {task.key for task in self.tasks}
+        return {record.task: record for record in self.store.records() if record.task in wanted}
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each number measured; see `thalweg.study.table.rows`.
+
+        A column that holds text for some rows, as ``seed`` does for pairs of networks, holds text for all.
+
+        Raises
+        ------
+        ImportError
+            Without pandas, naming the extra that brings it.
+        """
+        from thalweg.study.table import rows
+
+        frame = import_extra("pandas", "dataframe").DataFrame(rows(self))
+        mixed = [name for name in frame if len({type(value) is str for value in frame[name]}) > 1]
+        return frame.astype(dict.fromkeys(mixed, str))
+
+    def status(self) -> dict[str, int]:
+        """How many of the planned tasks are in each state.
+
+        ``done``, ``diverged``, ``refused``, ``crashed``, ``blocked`` (what they need failed) and ``open``.
+        """
+        counts: dict[str, int] = dict.fromkeys(
+            ("done", "diverged", "refused", "crashed", "blocked", "open"), 0
+        )
+        for task in self.tasks:
+            counts[self.state(task)] += 1
+        return counts
+
+    def state(self, task: PlannedTask) -> str:
+        """Which of those a task is."""
+        record = self.records.get(task.key)
+        if record is not None:
+            return record.failure.kind if record.failure else "done"
+        needed = [self.records.get(key) for key in task.needs]
+        return "blocked" if any(r is not None and r.failure for r in needed) else "open"
+
+
+def _freeze(plan: StudyPlan, tasks: list[Task], threads: int) -> None:
+    """Write what the folder says of the study."""
+    content = {
+        "schema": SCHEMA,
+        "spec": plan.spec.frozen(),
+        "threads": threads,
+        "tasks": [
+            {
+                "key": task.key,
+                "run": task.run,
+                "measure": task.measure,
+                "labels": dict(task.labels),
+                "needs": list(task.needs),
+            }
+            for task in tasks
+        ],
+    }
+    with replacing(plan.out / STUDY_FILE) as partial:
+        partial.write_text(json.dumps(content))
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers(plan: StudyPlan) -> int:
+    """On a CPU a worker for each processor, but no more than there are runs; on an accelerator one."""
+    return min(cores(), len(plan.runs)) if plan.device.type == "cpu" else 1
+
+
+def chosen_threads(plan: StudyPlan, num_workers: int) -> int:
+    """Threads of each of so many workers: what the folder's first run chose, else the processors' share.
+
+    Sums are grouped by threads, so that a study that goes on keeps to them.
+    """
+    try:
+        return Study.open(plan.out).threads
+    except ValueError:
+        return max(1, cores() // num_workers)
+
+
+def run_study(
+    plan: StudyPlan,
+    *,
+    workers: int | None = None,
+    shard: tuple[int, int] | None = None,
+    engine: Engine | None = None,
+    watcher: Watcher | None = None,
+) -> list[Record]:
+    """Run what the plan asks for and its folder lacks; failures are recorded, and the rest goes on.
+
+    Parameters
+    ----------
+    plan
+        The study.
+    workers
+        Processes; by default `default_workers`. One is this process.
+    shard
+        ``(i, n)``: of n that share the folder this is the i-th, from 1, which does every n-th run and what is
+        measured of it alone. What is measured of two networks is left to a call without shards.
+    engine
+        Carries the tasks out, in place of `workers`.
+    watcher
+        Is told.
+
+    Returns
+    -------
+    list of Record
+        Of everything the plan asks for that has a record.
+    """
+    tasks = unique_tasks(plan.tasks)
+    workers = workers or default_workers(plan)
+    threads = chosen_threads(plan, workers)
+    if engine is None:
+        engine = InProcess(threads) if workers == 1 else Processes(PlanSource.of(plan), workers, threads)
+    store = Store(plan.out, shard and f"{shard[0]}-of-{shard[1]}")
+    with store.writing():
+        _freeze(plan, tasks, threads)
+        if shard is not None:
+            runs = list(dict.fromkeys(run.run for run in plan.runs))
+            mine = set(runs[shard[0] - 1 :: shard[1]])
+            tasks = [task for task in tasks if task.run in mine]
+        return run_tasks(tasks, store, watcher, engine=engine, keep_going=True)

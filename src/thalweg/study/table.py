@@ -1,0 +1,119 @@
+"""The numbers of a study, one a row: which run, when, in which mode, what, and how certain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from scipy.stats import norm
+
+from thalweg.analyses.generalization_gap import GeneralizationGap
+from thalweg.analyses.readings import Reading
+from thalweg.core.measurement import Measurement
+from thalweg.study.store import Record
+
+if TYPE_CHECKING:
+    from thalweg.study.study import PlannedTask, Study
+
+# Labels that every task has, beside the study's own fields.
+OWN = ("name", "moment", "mode", "seed")
+
+# Numbers of every network, at every moment, in every mode.
+PERFORMANCE = ("gap", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
+
+NAN = math.nan
+
+
+def rows(study: Study) -> list[dict[str, Any]]:
+    """All numbers of a study, in the order they were planned.
+
+    Returns
+    -------
+    list of dict
+        Keys: ``run``; the study's fields (``model``, ``lr``, ...) and ``seed``; ``name``, ``measure``,
+        ``moment``, ``mode`` (``"any"`` without batch norm); ``value``, ``standard_error`` of its random
+        parts, ``below`` and ``above`` of what is not random, ``low`` and ``high`` at the study's level;
+        ``is_lower_bound``; ``status`` (done, diverged, refused, crashed, blocked, open) and ``reason``;
+        ``seconds``, ``host``. Without a value that is NaN.
+    """
+    level = study.spec.level
+    return [row for task in study.tasks for row in _rows(study, task, level)]
+
+
+def _rows(study: Study, task: PlannedTask, level: float) -> Iterator[dict[str, Any]]:
+    if task.measure == "train":
+        return
+    record = study.records.get(task.key)
+    labels = task.labels
+    fields = {k: v for k, v in labels.items() if k not in OWN}
+    head = {
+        "run": task.run,
+        **fields,
+        "seed": labels["seed"],
+        "name": labels["name"],
+        "measure": task.measure,
+        "moment": labels["moment"],
+        "mode": labels["mode"],
+    }
+    status = study.state(task)
+    tail = {
+        "status": status,
+        "reason": _reason(study, task, record),
+        "seconds": record.seconds if record else NAN,
+        "host": record.host if record else "",
+    }
+    if record is None or record.failure:
+        names = _performance(None, level) if task.measure == GeneralizationGap.measure else {}
+        for name, reading in (names or {labels["name"]: Reading.missing("")}).items():
+            yield {**head, "name": name, **_numbers(reading), **tail}
+        return
+    # Without its arrays, which lie in files of their own.
+    result = Measurement.from_dict(record.content)
+    if isinstance(result, GeneralizationGap):
+        for name, reading in _performance(result, level).items():
+            yield {**head, "name": name, **_numbers(reading), **tail}
+    else:
+        yield {**head, **_numbers(Reading.of(result, level)), **tail}
+
+
+def _numbers(reading: Reading) -> dict[str, Any]:
+    return {
+        "value": reading.value,
+        "standard_error": reading.standard_error,
+        "below": reading.below,
+        "above": reading.above,
+        "low": reading.low,
+        "high": reading.high,
+        "is_lower_bound": reading.is_lower_bound,
+    }
+
+
+def _reason(study: Study, task: PlannedTask, record: Record | None) -> str:
+    if record is not None:
+        return record.failure.reason if record.failure else ""
+    for key in task.needs:
+        needed = study.records.get(key)
+        if needed is not None and needed.failure:
+            return f"training {needed.failure.kind}: {needed.failure.reason}"
+    return ""
+
+
+def _performance(result: GeneralizationGap | None, level: float) -> Mapping[str, Reading]:
+    """What a network does on data, number by number."""
+    if result is None:
+        return dict.fromkeys(PERFORMANCE, Reading.missing(""))
+    numbers = {
+        "gap": (result.value, result.error.data.value if result.error.data else 0.0),
+        "train_loss": (result.train_loss, result.train_loss_error),
+        "test_loss": (result.test_loss, result.test_loss_error),
+        "train_accuracy": (result.train_accuracy, result.train_accuracy_error),
+        "test_accuracy": (result.test_accuracy, result.test_accuracy_error),
+    }
+    return {name: _normal(*pair, level) for name, pair in numbers.items()}
+
+
+def _normal(value: float, error: float, level: float) -> Reading:
+    # Of thousands of examples: Student's quantile is the normal one.
+    half = float(norm.ppf(0.5 + level / 2)) * error
+    return Reading(value, value - half, value + half, error)

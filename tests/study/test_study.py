@@ -1,0 +1,362 @@
+"""A study from its file to its verdicts: run once, whatever interrupts it, and only what is new."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.study.toy import write_study
+
+from thalweg.core.atomic import replacing
+from thalweg.core.lock import sole_writer
+from thalweg.study.plan import StudyPlan
+from thalweg.study.store import Store
+from thalweg.study.study import STUDY_FILE, Study, run_study
+from thalweg.study.study_file import read_study
+from thalweg.study.table import rows
+
+# What two runs of one study may differ in.
+CIRCUMSTANCES = ("seconds", "host")
+
+
+def plan(folder: Path, out: str = "out", preset: str | None = None, **replaced: str) -> StudyPlan:
+    return StudyPlan(read_study(write_study(folder, **replaced), preset), folder / out)
+
+
+def results(out: Path) -> dict[str, dict[str, Any]]:
+    """What the store holds, by task, but for the circumstances."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted(out.glob("records*.jsonl")):
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            assert row["task"] not in found, "nothing is doubled"
+            found[row["task"]] = {k: v for k, v in row.items() if k not in CIRCUMSTANCES}
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy study, run without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    from tests.study.toy import write_module
+
+    write_module(folder)
+    sys.path.insert(0, str(folder))
+    try:
+        run_study(plan(folder), workers=1)
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop("toy_networks", None)
+    return folder / "out"
+
+
+def test_every_run_is_measured_at_each_moment_in_each_mode(whole: Path) -> None:
+    study = Study.open(whole)
+    assert study.status() == {
+        "done": len(study.tasks),
+        "diverged": 0,
+        "refused": 0,
+        "crashed": 0,
+        "blocked": 0,
+        "open": 0,
+    }
+    table = rows(study)
+    sam = [(r["model"], r["seed"], r["moment"], r["mode"]) for r in table if r["name"] == "sam_sharpness"]
+    modes = {"bn": ["running", "batch"], "plain": ["any"]}
+    expected = [
+        (model, seed, moment, mode)
+        for seed in (1, 2)
+        for model in ("bn", "plain")
+        for moment in ("epoch 1", "end")
+        for mode in modes[model]
+    ]
+    assert sorted(sam) == sorted(expected)
+    assert {r["name"] for r in table} == {
+        *("gap", "train_loss", "test_loss", "train_accuracy", "test_accuracy"),
+        *("sam_sharpness", "average", "barrier"),
+    }
+    barriers = [(r["model"], r["seed"]) for r in table if r["name"] == "barrier" and r["mode"] != "batch"]
+    assert barriers == [("bn", "1-2"), ("plain", "1-2")]
+    assert all(r["low"] <= r["value"] <= r["high"] for r in table)
+
+
+def test_the_numbers_are_those_of_the_library(whole: Path, toy_folder: Path) -> None:
+    import thalweg as tw
+    from thalweg.models.registry import build_model
+    from thalweg.training.checkpoint import load_weights
+
+    (row,) = [
+        r
+        for r in rows(Study.open(whole))
+        if (r["name"], r["model"], r["seed"], r["moment"], r["mode"])
+        == ("sam_sharpness", "bn", 1, "end", "batch")
+    ]
+    made = plan(toy_folder)
+    run = next(run for run in made.runs if run.run == row["run"])
+    network = build_model("toy_networks:Net", 1, batch_norm=True)
+    folder = made.networks.folder(run).name
+    load_weights(whole / "checkpoints" / folder / "model.safetensors", network)
+    objective = tw.Objective(
+        network.eval(), made.networks.train_data(run.settings), batch_norm="batch", batch_size=16
+    )
+    record = next(r for r in Study.open(whole).records.values() if r.content["value"] == row["value"])
+    seed = record.content["provenance"]["arguments"]["seed"]
+    assert tw.sam_sharpness(objective, seed=seed).value == pytest.approx(row["value"], rel=1e-5)
+
+
+def test_a_study_is_never_done_twice(toy_folder: Path, whole: Path) -> None:
+    class Nothing:
+        num_slots = 1
+
+        def __enter__(self) -> Nothing:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def submit(self, task: object, progress: object) -> None:
+            raise AssertionError("nothing is left to do")
+
+        def next_done(self) -> Any:
+            raise AssertionError
+
+    made = StudyPlan(plan(toy_folder).spec, whole)
+    assert len(run_study(made, engine=Nothing())) == len(made.tasks)
+
+
+def test_several_processes_give_the_same_records(toy_folder: Path, whole: Path) -> None:
+    run_study(plan(toy_folder, "two"), workers=2)
+    threads = Study.open(toy_folder / "two").threads
+    here, there = results(toy_folder / "two"), results(whole)
+    assert here.keys() == there.keys()
+    if threads == Study.open(whole).threads:
+        assert here == there
+
+
+def test_more_seeds_add_runs_and_change_none(toy_folder: Path, whole: Path) -> None:
+    out = toy_folder / "out"
+    out.mkdir()
+    for file in ("records.jsonl", STUDY_FILE):
+        (out / file).write_bytes((whole / file).read_bytes())
+    before = (out / "records.jsonl").read_bytes()
+    run_study(plan(toy_folder, preset="three"), workers=1)
+    after = (out / "records.jsonl").read_bytes()
+    assert after.startswith(before)
+    added = [json.loads(line) for line in after[len(before) :].splitlines()]
+    assert {row["labels"]["seed"] for row in added} == {3}, "a third seed has no partner"
+    assert Study.open(out).status()["done"] == len(Study.open(out).tasks)
+
+
+def test_a_changed_setting_makes_other_runs_and_old_records_stay(toy_folder: Path, whole: Path) -> None:
+    out = toy_folder / "out"
+    out.mkdir()
+    (out / "records.jsonl").write_bytes((whole / "records.jsonl").read_bytes())
+    run_study(plan(toy_folder, lr="lr = 0.05"), workers=1)
+    study = Study.open(out)
+    assert study.status()["done"] == len(study.tasks)
+    assert len(study.store.records()) == 2 * len(study.tasks)
+    assert not {r.run for r in study.records.values()} & {row["run"] for row in results(whole).values()}
+
+
+def test_another_moment_trains_again_but_measures_only_what_is_new(toy_folder: Path, whole: Path) -> None:
+    out = toy_folder / "out"
+    out.mkdir()
+    (out / "records.jsonl").write_bytes((whole / "records.jsonl").read_bytes())
+    run_study(plan(toy_folder, moments='moments = ["epoch 1", "step 2", "loss 0.6", "end"]'), workers=1)
+    old = results(whole)
+    new = {k: row for k, row in results(out).items() if k not in old}
+    assert {row["labels"].get("moment") for row in new.values()} == {None, "step 2", "loss 0.6"}
+    assert Study.open(out).status()["done"] > 0
+    reached = [r for r in rows(Study.open(out)) if r["moment"] == "loss 0.6" and r["name"] == "train_loss"]
+    assert all(r["status"] in ("done", "refused") for r in reached)
+    # The look is at running statistics, on the very examples that are measured.
+    assert all(
+        r["value"] <= 0.6 for r in reached if r["status"] == "done" and r["mode"] in ("running", "any")
+    )
+
+
+def test_a_run_that_diverges_is_recorded_and_the_study_goes_on(toy_folder: Path) -> None:
+    made = plan(toy_folder, lr="lr = 1e38")
+    run_study(made, workers=1)
+    study = Study.open(made.out)
+    status = study.status()
+    assert status["diverged"] == 4
+    assert status["blocked"] == len(study.tasks) - 4
+    reasons = {r["reason"] for r in rows(study)}
+    assert any(reason.startswith("training diverged: ") for reason in reasons)
+    before = (made.out / "records.jsonl").read_bytes()
+    run_study(made, workers=1)
+    assert (made.out / "records.jsonl").read_bytes() == before, "it would diverge again"
+
+
+def test_a_crash_is_recorded_and_tried_again_by_the_next_call(
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import thalweg.study.plan as plan_module
+
+    made = plan(toy_folder)
+    gap = plan_module.generalization_gap
+
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr(plan_module, "generalization_gap", out_of_memory)
+    run_study(made, workers=1)
+    study = Study.open(made.out)
+    crashed = [r for r in study.records.values() if r.failure]
+    assert crashed
+    assert {r.failure.kind for r in crashed if r.failure} == {"crashed"}
+    assert all("no memory left" in r.failure.reason for r in crashed if r.failure)
+    monkeypatch.setattr(plan_module, "generalization_gap", gap)
+    run_study(made, workers=1)
+    assert Study.open(made.out).status()["done"] == len(study.tasks)
+
+
+def test_a_worker_that_dies_costs_its_own_task_alone(toy_folder: Path) -> None:
+    made = plan(toy_folder, plain='plain = "toy_networks:Dying"')
+    run_study(made, workers=2)
+    study = Study.open(made.out)
+    for task in study.tasks:
+        is_dying = "plain" in str(task.labels["model"])
+        expected = ("crashed" if task.measure == "train" else "blocked") if is_dying else "done"
+        assert study.state(task) == expected, task.labels
+
+
+def test_a_full_disk_ends_the_study_and_loses_nothing(
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
+) -> None:
+    made = plan(toy_folder)
+    append, count = Store.append, 0
+
+    def fills_up(self: Store, record: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 5:
+            with self.file.open("a") as f:
+                f.write(record.to_line()[:50])  # as much as there was room for
+            raise OSError(28, "No space left on device")
+        return append(self, record)
+
+    monkeypatch.setattr(Store, "append", fills_up)
+    with pytest.raises(OSError, match="No space left"):
+        run_study(made, workers=1)
+    monkeypatch.setattr(Store, "append", append)
+    assert len(Store(made.out).records()) == 4
+    run_study(made, workers=1)
+    assert results(made.out) == results(whole)
+
+
+def test_two_runners_on_one_store_are_told_at_once(toy_folder: Path) -> None:
+    made = plan(toy_folder)
+    with sole_writer(made.out, "out"), pytest.raises(ValueError, match="another one is at work in"):
+        run_study(made, workers=1)
+    assert not (made.out / STUDY_FILE).exists(), "whoever is at work there has its own file"
+
+
+def test_shards_share_a_store_and_leave_pairs_to_the_last(toy_folder: Path, whole: Path) -> None:
+    made = plan(toy_folder)
+    with Store(made.out, "2-of-2").writing():  # at work at the same time
+        run_study(made, workers=1, shard=(1, 2))
+        with pytest.raises(ValueError, match="another one is at work"):
+            run_study(made, workers=1)
+    run_study(made, workers=1, shard=(2, 2))
+    names = {row["labels"]["name"] for row in results(made.out).values()}
+    assert names == {"train", "gap", "sam_sharpness", "average"}
+    run_study(made, workers=1)
+    assert results(made.out) == results(whole)
+
+
+def test_a_store_of_a_later_version_is_refused(toy_folder: Path) -> None:
+    made = plan(toy_folder)
+    made.out.mkdir()
+    with replacing(made.out / STUDY_FILE) as partial:
+        partial.write_text(json.dumps({"schema": 99}))
+    with pytest.raises(ValueError, match=r"has schema 99, this version reads up to 1; upgrade thalweg"):
+        Study.open(made.out)
+    with pytest.raises(ValueError, match=r"has no study\.json"):
+        Study.open(toy_folder)
+
+
+def test_the_threads_are_those_of_the_first_run(toy_folder: Path) -> None:
+    made = plan(toy_folder)
+    here = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        run_study(made, workers=2)
+        assert Study.open(made.out).threads == max(1, len(os.sched_getaffinity(0)) // 2)
+        run_study(plan(toy_folder, preset="three"), workers=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(here)
+    assert len({row["num_threads"] for row in results(made.out).values()}) == 1
+
+
+def start(folder: Path, out: Path, workers: int = 1) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    command = [
+        sys.executable,
+        "-m",
+        "thalweg",
+        "study",
+        "run",
+        "toy.toml",
+        "--out",
+        str(out),
+        "--workers",
+        str(workers),
+    ]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Processes that one has begun, and those they have."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *children(int(child))]
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_workers_die_with_a_runner_that_is_killed(toy_folder: Path) -> None:
+    write_study(toy_folder)
+    process = start(toy_folder, toy_folder / "out", workers=2)
+    deadline = time.monotonic() + 120
+    while not (toy_folder / "out" / "records.jsonl").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    workers = [
+        pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert workers
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, "a worker lives on"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_twenty_times_the_records_are_equal(toy_folder: Path) -> None:
+    write_study(toy_folder)
+    began = time.monotonic()
+    assert start(toy_folder, toy_folder / "one").wait() == 0
+    whole_time = time.monotonic() - began
+    clock = random.Random(0)
+    out = toy_folder / "killed"
+    for i in range(20):
+        process = start(toy_folder, out, workers=1 + i % 2)
+        time.sleep(clock.uniform(0.3, 1.0) * whole_time)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(toy_folder, out).wait() == 0
+    assert results(out) == results(toy_folder / "one")
