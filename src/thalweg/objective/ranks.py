@@ -32,7 +32,7 @@ TOLD = (
     "whether they failed",
     "the point",
     "the examples",
-    "what is multiplied",
+    "what is evaluated or multiplied",
     "the form of the result",
     "the sums of the pass before",
 )
@@ -192,6 +192,12 @@ class Ranks:
                     f"distributed() needs the same objective on every rank, but ranks 0 and {rank} differ in "
                     f"{told}. {REMEDY}"
                 )
+
+
+def refuse_ranks(objective: Objective, argument: str, reason: str) -> None:
+    """Raise where several processes share the objective."""
+    if objective._ranks is not None and objective._ranks.size > 1:
+        raise ValueError(f"`{argument}` {reason}; leave it out of measures of a distributed() objective.")
 
 
 def _carrier(group: dist.ProcessGroup | None, device: torch.device) -> torch.device:
