@@ -110,7 +110,7 @@ def products(share: Share) -> Found:
     counted: list[int] = []
     counting = Hessian(o := share(make())).counting(counted.append)
     with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as all_reduce:
-        counting @ columns(o, 3)
+        counting.matmat(columns(o, 3))
     return found | {"counted": torch.tensor(sum(counted)), "messages": torch.tensor(all_reduce.call_count)}
 
 
@@ -206,8 +206,7 @@ CASES = (values, variants, products, reductions, measures)
 def main(rank: int, size: int, folder: Path) -> None:
     """Be one rank."""
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=size)
     found = {case.__name__: case(tw.Objective.distributed) for case in CASES}
     found["troubles"] = troubles(tw.Objective.distributed, folder, rank)
     torch.save(found, folder / f"{rank}.pt")

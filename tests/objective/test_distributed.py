@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -107,15 +106,13 @@ def test_ranks_that_go_apart_are_told_so_and_can_go_on(ranks: list[dict[str, Fou
     for name, what in {
         "structure": "the form of the result",
         "point": "the point",
-        "columns": "what is multiplied",
+        "columns": "what is evaluated or multiplied",
         "examples": "the examples",
     }.items():
         told = {found["troubles"][name] for found in ranks}
         assert len(told) == 1, name
-        assert (
-            f"NondeterminismError: the {len(ranks)} ranks no longer compute the same, but differ in {what}"
-            in (told.pop())
-        )
+        words = f"the {len(ranks)} ranks no longer compute the same, but differ in {what}"
+        assert f"NondeterminismError: {words}" in told.pop()
     for found in ranks:
         text = found["troubles"]["objective"]
         assert "ValueError: distributed() needs the same objective on every rank, but ranks 0 and 1" in text
@@ -133,8 +130,7 @@ def test_without_a_group_there_is_nothing_to_share():
 
 
 def test_how_many_ranks_there_are_is_not_in_the_provenance(tmp_path: Path) -> None:
-    store: Any = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
     try:
         one = make()
         shared = one.distributed()

@@ -65,7 +65,8 @@ def run() -> None:
             code = app(standalone_mode=False)
         sys.stdout.flush()  # or a full disk would show only after the exit code is chosen
     except (typer.Abort, KeyboardInterrupt):
-        errors.print("thalweg: interrupted; what was finished is kept.", markup=False)
+        if RANKS.is_first:
+            errors.print("thalweg: interrupted; what was finished is kept.", markup=False)
         sys.exit(130)
     except Exception as error:
         # Errors of the command line itself carry their own text and code.

@@ -9,13 +9,15 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from thalweg.objective.objective import Objective
 
 # Verbs whose processes share an objective. Of any other each would do all the work, and write the same file.
 SHARED = ("measure", "audit")
 
-# How long a rank waits for the first one to say the same before it complains itself.
+# The name under which the first rank tells the others its error, and how long they wait for that.
+COMPLAINT = "thalweg/complaint"
 PATIENCE = timedelta(seconds=10)
 
 
@@ -29,7 +31,7 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        self.is_first, self._store, self._rank = True, None, 0
+        self.is_first, self._store, self._rank, self._repeats = True, None, 0, False
 
     @contextmanager
     def joined(self) -> Iterator[None]:
@@ -37,19 +39,24 @@ class Ranks:
         if not (dist.is_available() and dist.is_torchelastic_launched()):
             yield
             return
-        self._store, self._rank, size = next(iter(dist.rendezvous("env://")))
+        self._store, self._rank, size = next(iter(rendezvous("env://")))
         self.is_first = self._rank == 0
         if _local_rank() < torch.cuda.device_count():
             torch.cuda.set_device(_local_rank())
         dist.init_process_group(store=self._store, rank=self._rank, world_size=size)
         try:
             yield
-        finally:
-            dist.destroy_process_group()
+        except Exception as error:
+            # The group stays, or the others would fall over its end before they have said what is wrong.
+            self._repeats = not self.is_first and self._first_says(error)
+            if self.is_first:
+                self._store.set(COMPLAINT, _words(error))
+            raise
+        dist.destroy_process_group()
 
     def check_verb(self, verb: str | None) -> None:
         """Raise for a verb that is one process's."""
-        if self._store is not None and verb is not None and verb not in SHARED:
+        if self._store is not None and verb not in (None, *SHARED):
             raise ValueError(
                 f"`thalweg {verb}` is the work of one process, got several of torchrun's, which are for "
                 f"{' and '.join(SHARED)}; start it without torchrun."
@@ -78,18 +85,21 @@ class Ranks:
         return objective if self._store is None else objective.distributed()
 
     def complaint(self, text: str) -> str | None:
-        """What to print of an error: nothing on a later rank where the first says the same."""
-        if self._store is None:
-            return text
-        if self.is_first:
-            self._store.set("complaint", text)
-            return text
+        """What to print of the error that ended it: nothing where the first rank says the same."""
+        return None if self._repeats else text if self.is_first else f"{text} (on rank {self._rank})"
+
+    def _first_says(self, error: Exception) -> bool:
+        """Whether the first rank ends by this error, too."""
+        assert self._store is not None
         try:
-            self._store.wait(["complaint"], PATIENCE)
-            first = self._store.get("complaint").decode()
-        except RuntimeError:  # in time it said nothing, or there is no one to ask
-            first = None
-        return None if first == text else f"{text} (on rank {self._rank})"
+            self._store.wait([COMPLAINT], PATIENCE)
+            return self._store.get(COMPLAINT).decode() == _words(error)
+        except RuntimeError:  # it goes on, waiting for this rank, or there is no one to ask
+            return False
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _local_rank() -> int:
