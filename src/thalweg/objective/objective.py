@@ -32,13 +32,11 @@ from thalweg.objective.guards import (
     refuse_batch_of_one,
     unwrapped,
 )
-from thalweg.objective.isolation import isolated
 from thalweg.objective.losses import Batch, Loss, LossModule
 from thalweg.objective.micro_batch import MicroBatch, cut, resolve_micro_batch
 from thalweg.objective.network import PureNetwork
-from thalweg.objective.passes import over_data, recalibrated
+from thalweg.objective.passes import recalibrated, reduced
 from thalweg.objective.ranks import Ranks
-from thalweg.objective.reduction import summed
 from thalweg.objective.sampling import draw_subset
 
 DEFAULT_BATCH_SIZE = 128
@@ -351,11 +349,7 @@ class Objective:
         -------
         The same structure, summed in the dtype of its tensors; rows in the order of the data.
         """
-        with isolated(self.device):
-            # Known before `fn` starts a transform, inside which they would be that transform's tensors.
-            _ = self.effective_buffers
-            size = min(at_most or self.micro_batch, self.micro_batch) if self.passes_open else None
-            return over_data(self, lambda passing: summed(map(fn, passing)), None, size, on_examples, given)
+        return reduced(self, fn, at_most, on_examples, given)
 
     def describe(self) -> dict[str, Any]:
         """What identifies this function and point: goes into every provenance."""

@@ -13,7 +13,7 @@ from thalweg.objective.checksum import checksum
 from thalweg.objective.examples import Examples
 from thalweg.objective.isolation import isolated
 from thalweg.objective.micro_batch import MicroBatch, cut
-from thalweg.objective.reduction import without_marks
+from thalweg.objective.reduction import summed, without_marks
 
 if TYPE_CHECKING:
     from thalweg.objective.objective import Objective
@@ -59,6 +59,22 @@ def over_data(
     taken = zlib.crc32(repr((examples.origin, examples.num_examples, size)).encode())
     identity = checksum(*point), taken, checksum(*given)
     return without_marks(ranks.joined(lambda: fold(own()), counts, identity))
+
+
+def reduced(
+    objective: Objective,
+    fn: Callable[[MicroBatch], Any],
+    at_most: int | None,
+    on_examples: Callable[[int], None] | None,
+    given: Sequence[Tensor],
+) -> Any:
+    """The body of `Objective.reduce`."""
+    with isolated(objective.device):
+        # Known before `fn` starts a transform, inside which they would be that transform's tensors.
+        _ = objective.effective_buffers
+        whole = objective.micro_batch
+        size = min(at_most or whole, whole) if objective.passes_open else None
+        return over_data(objective, lambda passing: summed(map(fn, passing)), None, size, on_examples, given)
 
 
 def recalibrated(objectives: Sequence[Objective]) -> list[dict[str, Tensor]]:
