@@ -44,17 +44,17 @@ def started(folder: Path, *arguments: str, num_ranks: int = 2) -> subprocess.Com
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks), "-m"]
     program = [sys.executable, "-m", *(launcher if num_ranks > 1 else []), "thalweg", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, timeout=3000)
 
 
-def measure(folder: Path, data: str, num_ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    options = ["--model", "own:build", "--data", f"own:{data}", "--batch-norm", "recalibrated"]
+def measure(folder: Path, data: str, mode: str, num_ranks: int = 2) -> subprocess.CompletedProcess[str]:
+    options = ["--model", "own:build", "--data", f"own:{data}", "--batch-norm", mode]
     options += ["--micro-batch", "8", "--dtype", "float64", "--device", "cpu", "--json"]
     return started(folder, "measure", "hessian_trace", *options, num_ranks=num_ranks)
 
 
 def test_torchrun_prints_the_result_of_one_process_once(folder):
-    shared, alone = measure(folder, "data"), measure(folder, "data", num_ranks=1)
+    shared, alone = (measure(folder, "data", "recalibrated", num_ranks) for num_ranks in (2, 1))
     assert shared.returncode == alone.returncode == 0, shared.stderr + alone.stderr
     (line,) = [line for line in shared.stdout.splitlines() if line]
     found, expected = json.loads(line), json.loads(alone.stdout)
@@ -63,7 +63,7 @@ def test_torchrun_prints_the_result_of_one_process_once(folder):
 
 
 def test_an_error_is_told_once_and_ends_all(folder):
-    done = measure(folder, "broken")
+    done = measure(folder, "broken", "running")
     assert done.returncode == 1
     assert done.stdout == ""
     complaints = [line for line in done.stderr.splitlines() if line.startswith("thalweg:")]

@@ -38,7 +38,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         for rank in range(size)
     ]
     try:
-        texts = [process.communicate(timeout=600)[0] for process in started]
+        texts = [process.communicate(timeout=3000)[0] for process in started]
     finally:
         for process in started:
             process.kill()
