@@ -167,7 +167,7 @@ def troubles(share: Share, folder: Path, rank: int = 0) -> Found:
     bad, o = share(tw.Objective(residual(0), (broken, y), micro_batch=5)), share(make("recalibrated"))
     matrix, shift = Hessian(o), columns(o, 1)[:, 0] * rank
     matrix.check  # noqa: B018 - before ranks go apart
-    elsewhere = o.at(o.params + 0.1)
+    elsewhere, other = o.at(o.params + 0.1), share(make(seed=1))
 
     def odd(micro: Any) -> Tensor:
         if micro.stop == 21:
@@ -188,6 +188,7 @@ def troubles(share: Share, folder: Path, rank: int = 0) -> Found:
         "objective": lambda: share(tw.Objective(residual(0), (x + rank, y))),
         "store": lambda: tw.line_slice(o, num_points=3, store=tw.ArrayStore(folder), seed=0),
         "nested": lambda: o.reduce(lambda micro: torch.tensor(elsewhere.value())),
+        "nested in another": lambda: o.reduce(lambda micro: torch.tensor(other.value())),
     }
     return {name: in_words(call) for name, call in calls.items()} | {"afterwards": torch.tensor(o.value())}
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import pickle
 import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -56,6 +56,9 @@ class Ranks:
         If there is no group, it cannot carry tensors of this device, or ranks hold different objectives.
     """
 
+    # Whether this process is within a pass, of any objective: another one's would be as much out of step.
+    _busy: ClassVar[bool] = False
+
     def __init__(self, group: dist.ProcessGroup | None, objective: Objective) -> None:
         if not (dist.is_available() and dist.is_initialized()):
             raise ValueError(
@@ -67,7 +70,7 @@ class Ranks:
         if self.rank < 0:
             raise ValueError("`group` must hold this process; call distributed() on its ranks only.")
         self._device = _carrier(group, objective.device)
-        self._busy, self._received = False, 0
+        self._received = 0
         self._compare(objective)
 
     def share(self, starts: range) -> tuple[range, bool]:
@@ -100,18 +103,18 @@ class Ranks:
         Exception
             Whatever `compute` raises on any rank, on all of them: that of the first rank where it does.
         """
-        if self._busy:
+        if Ranks._busy:
             raise RuntimeError(
                 "a pass over the data began within another one's function, whose ranks are not in step; what "
                 "it gives has to be known before, say by `objective.effective_buffers`."
             )
-        self._busy, error, leaves, form = True, None, [], None
+        Ranks._busy, error, leaves, form = True, None, [], None
         try:
             leaves, form = pytree.tree_flatten(compute())
         except Exception as raised:
             error = raised
         finally:
-            self._busy = False
+            Ranks._busy = False
         structure = zlib.crc32(repr((form, [_kind(x) for x in leaves])).encode())
         table = self._told([int(error is not None), *identity, structure, self._received])
         failed = [rank for rank, row in enumerate(table) if row[0]]
