@@ -36,6 +36,7 @@ from thalweg.cli.options import (
     check_figure,
     names_in,
 )
+from thalweg.cli.ranks import RANKS
 from thalweg.report.audit_text import LEGEND, SIGNS, audit_rows
 from thalweg.report.plot import plot as plot_result
 from thalweg.report.tables import format_number
@@ -116,6 +117,8 @@ def audit(
         result = invariance_audit(
             objective, members=chosen, strength=strength, resolution=resolution, seed=seed, progress=progress
         )
+    if not RANKS.is_first:  # it has the same result
+        return
     # The file first: who reads the text may stop reading it, and the program with it.
     if plot:
         plot_result(result, plot)

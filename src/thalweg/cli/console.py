@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from thalweg.cli.ranks import RANKS
 from thalweg.core.progress import Progress as Callback
 from thalweg.study.runner import Task
 from thalweg.study.store import Record
@@ -58,7 +59,7 @@ def _bar() -> Progress:
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callback]:
     """Yield a callback ``(done, total)``; a bar where standard error is a terminal, silence elsewhere."""
-    if not errors.is_terminal:
+    if not (errors.is_terminal and RANKS.is_first):
         yield lambda done, total: None
         return
     with _bar() as bar:

@@ -15,6 +15,7 @@ from thalweg.cli.console import errors
 from thalweg.cli.data import data
 from thalweg.cli.export import export
 from thalweg.cli.measure import MEASURES_HELP, measure
+from thalweg.cli.ranks import RANKS
 from thalweg.cli.report import report
 from thalweg.cli.reproduce import reproduce
 from thalweg.cli.study import app as study_app
@@ -56,8 +57,9 @@ app.command()(reproduce)
     epilog="Each command has --help with an example. Exit codes: 0 done, 1 the measurement failed, 2 bad "
     f"input. {DEBUG}=1 shows the traceback of an error."
 )
-def main() -> None:
+def main(context: typer.Context) -> None:
     """The geometry of neural-network loss landscapes, with error bars."""
+    RANKS.check_verb(context.invoked_subcommand)
 
 
 def run() -> None:
@@ -66,10 +68,12 @@ def run() -> None:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        code = app(standalone_mode=False)
+        with RANKS.joined():
+            code = app(standalone_mode=False)
         sys.stdout.flush()  # or a full disk would show only after the exit code is chosen
     except (typer.Abort, KeyboardInterrupt):
-        errors.print("thalweg: interrupted; what was finished is kept.", markup=False)
+        if RANKS.is_first:
+            errors.print("thalweg: interrupted; what was finished is kept.", markup=False)
         sys.exit(130)
     except Exception as error:
         # Errors of the command line itself carry their own text and code.
@@ -102,4 +106,6 @@ def _complain(error: Exception) -> None:
     hint = f" ({DEBUG}=1 shows the traceback.)" if error.__cause__ else ""
     if is_out_of_memory(error):
         text = f"out of memory; fewer examples, a smaller --micro-batch or fewer points need less: {text}"
-    errors.print(f"thalweg: {' '.join(text.split())}{hint}", markup=False, soft_wrap=True)
+    words = RANKS.complaint(f"{' '.join(text.split())}{hint}")
+    if words:
+        errors.print(f"thalweg: {words}", markup=False, soft_wrap=True)

@@ -34,6 +34,7 @@ from thalweg.cli.options import (
     WeightDecay,
     check_figure,
 )
+from thalweg.cli.ranks import RANKS
 from thalweg.cli.slice_options import Directions, SlicePlot, StoreFolder, Trajectory, slice_arguments
 from thalweg.core.arguments import check_one_of
 from thalweg.core.measurement import Measurement, jsonable
@@ -133,7 +134,8 @@ def measure(
 ) -> None:
     """Measure the loss landscape of your own network.
 
-    Prints the value with its uncertainty; --json everything, with what produced it.
+    Prints the value with its uncertainty; --json everything, with what produced it. `torchrun
+    --nproc-per-node 4 -m thalweg measure ...` shares the passes over the data among four processes.
 
     Example: `thalweg measure top_eigenvalues --model pkg.mod:build --checkpoint w.safetensors
     --data fashion-mnist:train:4096 --batch-norm running --set k=2 --seed 0 --json`
@@ -143,6 +145,8 @@ def measure(
     num_networks = 2 if list(inspect.signature(function).parameters)[:2] == ["a", "b"] else 1
     checkpoints = checkpoint or []
     check_figure(plot, interactive=name in TURNABLE)
+    if store:
+        RANKS.refuse("store", "is written by one process")
     if plot and name not in pictured():
         raise ValueError(
             f"`plot` is for measures that have something to see, {', '.join(pictured())}; {name} is a number."
@@ -178,6 +182,8 @@ def measure(
     objectives = networks(checkpoints or [None])
     with progress_bar(name) as progress:
         result = function(*objectives, **arguments, progress=progress)
+    if not RANKS.is_first:  # it has the same result
+        return
     # Files first: who reads the text may stop reading it, and the program with it.
     if plot:
         plot_result(result, plot)

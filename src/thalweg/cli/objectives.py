@@ -7,6 +7,7 @@ from pathlib import Path
 
 from thalweg.cli.objective_options import objective_options
 from thalweg.cli.options import DTYPES, resolve_device
+from thalweg.cli.ranks import RANKS
 from thalweg.core.arguments import check_one_of
 from thalweg.models.registry import build_model
 from thalweg.objective.objective import Objective
@@ -29,7 +30,10 @@ def build_objectives(
     device: str,
     data_root: Path | None,
 ) -> list[Objective]:
-    """One objective for each checkpoint, or for the model as it is built where that is None."""
+    """One objective for each checkpoint, or for the model as it is built where that is None.
+
+    Shared by the ranks, if `torchrun` started several.
+    """
     check_one_of("dtype", dtype, DTYPES)
     options = objective_options(
         data,
@@ -42,11 +46,13 @@ def build_objectives(
         recalibrates=batch_norm == "recalibrated",
     )
     place = resolve_device(device)
+    RANKS.check_device(device, place)
     objectives = []
     for checkpoint in checkpoints:
         network = build_model(model, seed)
         if checkpoint:
             load_weights(checkpoint, network)
         network.to(place, DTYPES[dtype]).eval()
-        objectives.append(Objective(network, batch_norm=batch_norm, **options))  # type: ignore[arg-type]
+        objective = Objective(network, batch_norm=batch_norm, **options)  # type: ignore[arg-type]
+        objectives.append(RANKS.share(objective))
     return objectives

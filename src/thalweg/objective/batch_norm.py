@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from thalweg.core.precision import full_precision
+from thalweg.objective.reduction import Rows
 
 BatchNormMode = Literal["running", "recalibrated", "batch"]
 MODES: tuple[BatchNormMode, ...] = ("running", "recalibrated", "batch")
@@ -96,7 +97,7 @@ def execution_order(layers: dict[str, _BatchNorm], forward: Callable[[], None]) 
 def recalibrate_batch_norm(
     layers: Mapping[str, _BatchNorm],
     buffers: Sequence[Mapping[str, Tensor]],
-    batches: Callable[[], Iterable[Any]],
+    over_data: Callable[[Callable[[Iterable[Any]], Any]], Any],
     forward: Callable[[Any, int, dict[str, Tensor]], object],
 ) -> list[dict[str, Tensor]]:
     """Buffers of several points with the exact statistics of each point in place.
@@ -107,8 +108,8 @@ def recalibrate_batch_norm(
         Batch-norm layers by name, in the order of execution.
     buffers
         Each point's buffers by name.
-    batches
-        Makes a fresh iterator over the calibration data.
+    over_data
+        Hands a function the calibration data, batch by batch, and gives what it returns, `Rows` as tensors.
     forward
         ``forward(batch, i, buffers)`` runs point `i` with these buffers; one pass per layer over the data,
         each ending at that layer.
@@ -116,14 +117,18 @@ def recalibrate_batch_norm(
     results = [dict(b) for b in buffers]
     with torch.no_grad():
         for name, layer in layers.items():
-            moments: list[Moments | None] = [None] * len(results)
-            for batch in batches():
-                for i, point in enumerate(results):
-                    new = _moments_of_inputs(layer, lambda b=batch, i=i, p=point: forward(b, i, p))
-                    old = moments[i]
-                    moments[i] = new if old is None else old.merge(new)
-            for point, moment in zip(results, moments, strict=True):
-                assert moment is not None, "calibration data are never empty"
+
+            def fold(batches: Iterable[Any], layer: _BatchNorm = layer) -> list[tuple[Rows, ...]]:
+                moments: list[Moments | None] = [None] * len(results)
+                for batch in batches:
+                    for i, point in enumerate(results):
+                        new = _moments_of_inputs(layer, lambda b=batch, i=i, p=point: forward(b, i, p))
+                        old = moments[i]
+                        moments[i] = new if old is None else old.merge(new)
+                return [moment.as_rows() for moment in moments if moment is not None]
+
+            for point, rows in zip(results, over_data(fold), strict=True):
+                moment = Moments.of_all(*rows)
                 point[f"{name}.running_mean"] = moment.mean.to(point[f"{name}.running_mean"])
                 point[f"{name}.running_var"] = moment.var.to(point[f"{name}.running_var"])
     return results
@@ -192,3 +197,15 @@ class Moments:
         mean = self.mean + share * delta
         var = self.var + share * (other.var - self.var) + share * (1 - share) * delta.square()
         return Moments(count, mean, var)
+
+    def as_rows(self) -> tuple[Rows, Rows, Rows]:
+        """One row of each, for `of_all`."""
+        return Rows(torch.tensor([self.count])), Rows(self.mean[None]), Rows(self.var[None])
+
+    @classmethod
+    def of_all(cls, counts: Tensor, means: Tensor, variances: Tensor) -> Moments:
+        """Moments of m samples together, from their counts ``(m,)``, means and variances ``(m, C)``."""
+        first, *others = (cls(*part) for part in zip(counts.tolist(), means, variances, strict=True))
+        for other in others:
+            first = first.merge(other)
+        return first

@@ -33,6 +33,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from thalweg.core.rng import generator, normal
+from thalweg.objective.micro_batch import cut
 
 if TYPE_CHECKING:
     from thalweg.objective.micro_batch import MicroBatch
@@ -62,7 +63,7 @@ def check_compile(asked: Any) -> bool | str:
 
 def first_micro_batch(objective: Objective) -> MicroBatch:
     """Of the usual size, which all but the last have."""
-    return next(objective._micro_batches())
+    return cut(objective, objective._examples, 0, objective.micro_batch)
 
 
 def forward_flops(objective: Objective) -> float:

@@ -15,6 +15,8 @@ from torch import Tensor
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.objective.compilation import COMPILED, EAGER, away, compiled, first_micro_batch, is_compiled
 from thalweg.objective.isolation import isolated
+from thalweg.objective.passes import over_data, recalibrated
+from thalweg.objective.reduction import Rows, summed
 
 if TYPE_CHECKING:
     from thalweg.objective.micro_batch import MicroBatch
@@ -106,15 +108,20 @@ class PointEvaluator:
             group = max(1, POINT_GROUP_BYTES // (objective.space.dim * objective.params.element_size()))
             while chunk := list(islice(iterator, group)):
                 placed = _placed(objective, chunk)
-                rows: list[tuple[Tensor, Tensor]] = []
+
+                def rows(micro: MicroBatch, placed: list[Objective] = placed) -> tuple[Rows, ...]:
+                    parts = [self._losses_and_correct(o, micro, allow_non_finite) for o in placed]
+                    return tuple(Rows(torch.stack(column, 1)) for column in zip(*parts, strict=True))
+
                 with torch.no_grad():
-                    for micro in objective._micro_batches():
-                        parts = [self._losses_and_correct(o, micro, allow_non_finite) for o in placed]
-                        rows.append((torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])))
-                        if on_point:
-                            on_point(done + len(chunk) * micro.stop // objective.num_examples)
-                losses.append(torch.cat([row[0] for row in rows], dim=1).cpu())
-                correct.append(torch.cat([row[1] for row in rows], dim=1).cpu())
+                    found = over_data(
+                        objective,
+                        lambda passing, rows=rows: summed(map(rows, passing)),
+                        on_examples=_telling(on_point, done, len(chunk), objective.num_examples),
+                        given=[t for o in placed for t in (o.params, *o.buffers.values())],
+                    )
+                for row, table in zip(found, (losses, correct), strict=True):
+                    table.append(row.T.contiguous().cpu())
                 done += len(chunk)
         if not losses:
             raise ValueError("`points` must hold at least one point, got none.")
@@ -138,6 +145,22 @@ class PointEvaluator:
         if module.classifies and outputs is not None:
             return losses, micro.weighted(module.correct(outputs, micro.batch))
         return losses, torch.full_like(losses, math.nan)
+
+
+def _telling(
+    on_point: Callable[[int], None] | None, done: int, num_points: int, num_examples: int
+) -> Callable[[int], None] | None:
+    """What counts examples and tells the points done, `done` of them before."""
+    if on_point is None:
+        return None
+    passed = 0
+
+    def add(count: int) -> None:
+        nonlocal passed
+        passed += count
+        on_point(done + num_points * passed // num_examples)
+
+    return add
 
 
 def l2_term(objective: Objective, params: Tensor) -> float:
@@ -176,7 +199,7 @@ def _placed(objective: Objective, points: list[Point]) -> list[Objective]:
         return [objective]
     placed = [objective.at(params, buffers) for params, buffers in points]
     if objective._recalibrates:
-        for other, buffers in zip(placed, objective._recalibrated(placed), strict=True):
+        for other, buffers in zip(placed, recalibrated(placed), strict=True):
             other.__dict__["effective_buffers"] = buffers
     return placed
 

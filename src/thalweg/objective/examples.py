@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from thalweg.core.imports import in_words
 from thalweg.core.measurement import hash_tensors
 from thalweg.core.rng import preserved_global_rng
+from thalweg.objective.checksum import checksum
 from thalweg.objective.data_guards import refuse_random_items, refuse_shuffling
 from thalweg.objective.losses import Batch
 
@@ -32,9 +33,11 @@ class Examples:
         A tuple or a dictionary of tensors, each ``(N, ...)``.
     weights
         ``(N,)`` float64: what each example's loss is multiplied by. ``None`` is one for all.
+    origin
+        A number for how they were taken from those that were read, nought for all of these.
     """
 
-    def __init__(self, batch: Batch, weights: Tensor | None = None) -> None:
+    def __init__(self, batch: Batch, weights: Tensor | None = None, origin: int = 0) -> None:
         tensors = list(batch.values()) if isinstance(batch, dict) else list(batch)
         lengths = {len(t) if t.ndim else 0 for t in tensors}
         if len(lengths) != 1 or lengths == {0}:
@@ -42,7 +45,7 @@ class Examples:
                 "`data` must hold at least one example and tensors of one length, got shapes "
                 f"{', '.join(str(tuple(t.shape)) for t in tensors) or 'none'}."
             )
-        self.batch, self.weights = batch, weights
+        self.batch, self.weights, self.origin = batch, weights, origin
         self.num_examples = lengths.pop()
         self._hash: str | None = None
 
@@ -54,7 +57,8 @@ class Examples:
         """The chosen examples, in the order of `index` (n,), with `weights` (n,) on top of their own."""
         own = None if self.weights is None else self.weights[index.to(self.weights.device)]
         both = own if weights is None else weights if own is None else own * weights
-        return Examples(self._map(lambda t: t[index.to(t.device)]), both)
+        origin = checksum(torch.tensor(self.origin), index, *([] if weights is None else [weights]))
+        return Examples(self._map(lambda t: t[index.to(t.device)]), both, origin)
 
     def in_channels_last(self) -> Examples:
         """The same numbers with 4-D floating tensors stored channels last: convolutions run faster on them.
@@ -89,7 +93,7 @@ class Examples:
         return list(self.batch.values() if isinstance(self.batch, dict) else self.batch)
 
     def _same(self, batch: Batch) -> Examples:
-        other = Examples(batch, self.weights)
+        other = Examples(batch, self.weights, self.origin)
         other._hash = self._hash
         return other
 

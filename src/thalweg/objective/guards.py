@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+
+from thalweg.core.errors import NonFiniteLossError
+
+if TYPE_CHECKING:
+    from thalweg.objective.objective import Objective
 
 
 def check_point(params: Tensor, dim: int) -> None:
@@ -113,6 +119,16 @@ def checked_weights(weights: Tensor | None, num_examples: int) -> Tensor | None:
     if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
         raise ValueError("`weights` must be finite and not negative.")
     return weights.cpu().double()
+
+
+def finite_gradient(objective: Objective, gradient: Tensor) -> Tensor:
+    """The gradient ``(P,)``, or the error that names the batch, where the loss itself is at fault."""
+    if not bool(gradient.isfinite().all()):
+        objective.value()
+        raise NonFiniteLossError(
+            "the gradient is not finite although the loss is; see the layers' derivatives."
+        )
+    return gradient
 
 
 def check_buffers(given: Mapping[str, Tensor], own: Mapping[str, Tensor], computed: Collection[str]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from thalweg.core.alignment import aligned
 from thalweg.core.allocator import keep_freed_memory
 from thalweg.core.arguments import check_count, check_one_of
-from thalweg.core.errors import NonFiniteLossError
-from thalweg.objective.batch_norm import MODES, BatchNormMode, recalibrate_batch_norm
+from thalweg.objective.batch_norm import MODES, BatchNormMode
 from thalweg.objective.compilation import check_compile
 from thalweg.objective.description import describe
 from thalweg.objective.evaluation import Evaluation, Point, PointEvaluations, PointEvaluator, l2_term
@@ -29,15 +28,16 @@ from thalweg.objective.guards import (
     check_index,
     check_point,
     checked_weights,
+    finite_gradient,
     refuse_active_dropout,
     refuse_batch_of_one,
     unwrapped,
 )
-from thalweg.objective.isolation import isolated
 from thalweg.objective.losses import Batch, Loss, LossModule
 from thalweg.objective.micro_batch import MicroBatch, accelerator_micro_batch, cut, resolve_micro_batch
 from thalweg.objective.network import PureNetwork
-from thalweg.objective.reduction import summed
+from thalweg.objective.passes import recalibrated, reduced
+from thalweg.objective.ranks import Ranks
 from thalweg.objective.sampling import draw_subset
 
 DEFAULT_BATCH_SIZE = 128
@@ -140,6 +140,7 @@ class Objective:
 
     _sealed = False
     _statistics_held = False
+    _ranks: Ranks | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._sealed:
@@ -224,6 +225,19 @@ class Objective:
         """The same function without its L2 term."""
         return self._variant(weight_decay=0.0) if self.weight_decay else self
 
+    def distributed(self, group: Any = None) -> Objective:
+        """The same function, whose passes over the data the ranks of a process group (default: all) share.
+
+        Every rank makes this and all later calls alike, and gets what one process would, to rounding, and the
+        same bits as the others. So does all that comes of it: `at`, `subset`, ...; see docs/distributed.md.
+
+        Raises
+        ------
+        ValueError
+            If there is no group, or the ranks do not hold the same objective.
+        """
+        return self._variant(_ranks=Ranks(group, self))
+
     def frozen(self) -> Objective:
         """The function whose derivatives are taken: recalibrated statistics here become constants."""
         if not self._recalibrates:
@@ -263,7 +277,7 @@ class Objective:
     @cached_property
     def effective_buffers(self) -> Named:
         """The buffers this point is evaluated with: recalibrated ones in that mode, else its own."""
-        return self._recalibrated([self])[0] if self._recalibrates else dict(self.buffers)
+        return recalibrated([self])[0] if self._recalibrates else dict(self.buffers)
 
     # -- values ---------------------------------------------------------------------------------------
 
@@ -308,37 +322,37 @@ class Objective:
 
     def gradient(self) -> Tensor:
         """Gradient ``(P,)`` of `value`; recalibrated statistics are held constant."""
-        named = self.named_params
-        gradient_of = torch.func.grad(lambda p, micro: micro.loss_sum(p))
+        gradient_of, named = torch.func.grad(lambda p, micro: micro.loss_sum(p)), self.named_params
         total = self.reduce(lambda micro: self.space.flatten(gradient_of(named, micro)))
-        result = total / self.num_examples + self.weight_decay * self.params
-        if not bool(torch.isfinite(result).all()):
-            self.value()  # names the batch, where the loss itself is at fault
-            raise NonFiniteLossError(
-                "the gradient is not finite although the loss is; see the layers' derivatives."
-            )
-        return result
+        return finite_gradient(self, total / self.num_examples + self.weight_decay * self.params)
 
-    def reduce(self, fn: Callable[[MicroBatch], Any], at_most: int | None = None) -> Any:
+    def reduce(
+        self,
+        fn: Callable[[MicroBatch], Any],
+        at_most: int | None = None,
+        on_examples: Callable[[int], None] | None = None,
+        given: Sequence[Tensor] = (),
+    ) -> Any:
         """Sum ``fn(micro_batch)`` over the micro-batches: the single reduction over the data.
 
         Parameters
         ----------
         fn
             Takes a `MicroBatch` and returns a tensor, or a tuple, list or dictionary of tensors, each a
-            *sum* over its examples. In ``"batch"`` mode a micro-batch is a batch of the partition.
+            *sum* over its examples, or `Rows` of what is kept of each. It must not collect anything aside:
+            other ranks' examples never pass here. In ``"batch"`` mode a micro-batch is one of the partition.
         at_most
             Examples of a micro-batch, where the objective was given no size and the mode prescribes none.
+        on_examples
+            Called with the number of examples done after each micro-batch: N in all.
+        given
+            What `fn` multiplies besides the point: ranks compare it before they add up.
 
         Returns
         -------
-        The same structure, summed in the dtype of its tensors.
+        The same structure, summed in the dtype of its tensors; rows in the order of the data.
         """
-        with isolated(self.device):
-            # Known before `fn` starts a transform, inside which they would be that transform's tensors.
-            _ = self.effective_buffers
-            size = min(at_most or self.micro_batch, self.micro_batch)
-            return summed(fn(micro) for micro in self._micro_batches(size=size if self.passes_open else None))
+        return reduced(self, fn, at_most, on_examples, given)
 
     def describe(self) -> dict[str, Any]:
         """What identifies this function and point: goes into every provenance."""
@@ -374,25 +388,9 @@ class Objective:
         laid_out = examples.in_channels_last() if self._network.wants_channels_last else examples
         return laid_out.beside(self._network.device)
 
-    def _micro_batches(self, data: Examples | None = None, size: int | None = None) -> Iterator[MicroBatch]:
-        examples, size = data or self._examples, size or self.micro_batch
-        for start in range(0, examples.num_examples, size):
-            yield cut(self, examples, start, size)
-
     def _forward(
         self, batch: Batch, params: Named | None = None, buffers: Named | None = None
     ) -> tuple[Tensor, Tensor | None]:
         named = self.named_params if params is None else params
         buffers = self.effective_buffers if buffers is None else buffers
         return self._network(batch, {**self._constants, **named, **buffers})
-
-    def _recalibrated(self, objectives: list[Objective]) -> list[Named]:
-        """Buffers of each point with the exact statistics over the calibration data in place."""
-        layers = {name: self._network.norm_layers[name] for name in self._network.norm_order}
-        with isolated(self.device):
-            return recalibrate_batch_norm(
-                layers,
-                [o.buffers for o in objectives],
-                lambda: self._micro_batches(self._calibration),
-                lambda micro, i, buffers: objectives[i]._forward(micro.batch, None, buffers),
-            )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thalweg.core.errors import NonFiniteLossError
 from thalweg.objective.evaluation import l2_term
+from thalweg.objective.guards import finite_gradient
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 
@@ -32,10 +32,8 @@ def value_and_gradient(objective: Objective) -> tuple[float, Tensor]:
 
     gradient_sum, loss_sum = objective.reduce(sums)
     gradient = gradient_sum / objective.num_examples + objective.weight_decay * objective.params
-    if not (bool(loss_sum.isfinite()) and bool(gradient.isfinite().all())):
-        objective.value()  # names the batch, where the loss itself is at fault
-        raise NonFiniteLossError(
-            "the gradient is not finite although the loss is; see the layers' derivatives."
-        )
+    if not bool(loss_sum.isfinite()):
+        objective.value()  # names the batch
+    gradient = finite_gradient(objective, gradient)
     penalty = l2_term(objective, objective.params)
     return float(loss_sum) / objective.num_examples + penalty, gradient

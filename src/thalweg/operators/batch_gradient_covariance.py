@@ -44,6 +44,6 @@ class BatchGradientCovariance(LinearOperator):
         def product(deviations: Named, sizes: Tensor) -> Tensor:
             return self.units.combined(deviations, sizes[:, None] * self.units.dot(deviations, V))
 
-        result = self.units.each(product) / self.units.num_units
+        result = self.units.each(product, [V]) / self.units.num_units
         is_rounding = result.norm(dim=0) <= rounding_of(self.units.mean) * V.norm(dim=0)
         return torch.where(is_rounding, 0.0, result)

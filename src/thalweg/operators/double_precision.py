@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 from thalweg.operators.slope_comparison import OUT_OF_MEMORY, Claim
 
@@ -51,6 +52,11 @@ def _floating_dtypes(tree: Any) -> set[torch.dtype]:
 
 def rounds_inside(precise: Objective) -> bool:
     """Whether the model, given float64, rounds to less on the way."""
-    with torch.no_grad(), _NotesRounding() as rounding:
-        precise.reduce(lambda micro: micro.loss_sum())
-    return rounding.seen
+
+    def rounds(micro: MicroBatch) -> Tensor:
+        with _NotesRounding() as rounding:
+            micro.loss_sum()
+        return torch.tensor(int(rounding.seen))
+
+    with torch.no_grad():
+        return bool(precise.reduce(rounds))

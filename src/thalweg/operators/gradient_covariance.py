@@ -62,6 +62,9 @@ class GradientCovariance(SumOfSquares):
         is_rounding = product.norm(dim=0) <= self._rounding(self.objective, self.dtype) * V.norm(dim=0)
         return torch.where(is_rounding, 0.0, product)
 
+    def prepare(self, objective: Objective) -> None:
+        self._mean_gradient(objective)
+
     def prepared(self, micro: MicroBatch) -> MicroBatch:
         return dataclasses.replace(micro, constants=self._mean_gradient(micro.objective))
 

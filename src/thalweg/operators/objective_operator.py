@@ -129,6 +129,9 @@ class ObjectiveOperator(LinearOperator):
             return -math.inf
         return self.objective.weight_decay if self.has_weight_decay else 0.0
 
+    def prepare(self, objective: Objective) -> None:
+        """Compute what `prepared` needs of all the data: within a pass over them there is no other."""
+
     def prepared(self, micro: MicroBatch) -> MicroBatch:
         """The micro-batch with the `constants` that `micro_product` and `micro_gradient` need of it."""
         return micro
@@ -176,6 +179,7 @@ class ObjectiveOperator(LinearOperator):
         on_examples: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Product with one block ``(P, K)`` by one composition, unchecked, without the L2 term."""
+        self.prepare(objective)
         space, named = objective.space, objective.named_params
         rows = V.T.contiguous()
         tangents = {s.name: rows[:, s.start : s.stop].view(-1, *s.shape) for s in space}
@@ -188,22 +192,27 @@ class ObjectiveOperator(LinearOperator):
                         result = self.micro_product(composition, micro, named, tangents)
                 except OtherUseError:  # these examples take another branch
                     result = self.micro_product(composition, micro, named, tangents)
-            if on_examples:
-                on_examples(micro.size * V.shape[1])
             return result
+
+        def count(examples: int) -> None:
+            if on_examples:
+                on_examples(examples * V.shape[1])
 
         pass_ = CPU_PASS if self.device.type == "cpu" else WHOLE_PASS_COLUMNS * objective.micro_batch
         at_most = max(1, pass_ // V.shape[1])
         with differentiable_kernels():
-            total = objective.reduce(product, at_most)
+            total = objective.reduce(product, at_most, count, [V])
         flat = torch.cat([total[s.name].reshape(V.shape[1], -1) for s in space], dim=1)
         return flat.T / objective.num_examples
 
     def data_gradient(self, objective: Objective, displacement: Tensor) -> Tensor:
         """``(P,)``: what the matrix is the slope of, a displacement ``(P,)`` away, without the L2 term."""
+        self.prepare(objective)
         named, moved = objective.named_params, objective.space.unflatten(displacement)
         with differentiable_kernels():
-            total = objective.reduce(lambda micro: self.micro_gradient(self.prepared(micro), named, moved))
+            total = objective.reduce(
+                lambda micro: self.micro_gradient(self.prepared(micro), named, moved), given=[displacement]
+            )
         return objective.space.flatten(total) / objective.num_examples
 
     def _proved(self) -> SelfCheck:

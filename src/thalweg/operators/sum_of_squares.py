@@ -17,6 +17,7 @@ from torch import Tensor
 
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
+from thalweg.objective.reduction import Rows
 from thalweg.operators.gauss_newton_form import GaussNewtonForm
 from thalweg.operators.jacobians import Named
 from thalweg.operators.kernels import differentiable_kernels
@@ -48,17 +49,16 @@ class SumOfSquares(GaussNewtonForm):
 
     def data_squares(self, objective: Objective, displacement: Tensor) -> float:
         """The quadratic form along a short displacement ``(P,)``, by forward passes."""
+        self.prepare(objective)
         named, moved = objective.named_params, objective.space.unflatten(displacement)
         ahead, behind = ({k: p + sign * moved[k] for k, p in named.items()} for sign in (1, -1))
-        parts: list[Tensor] = []
 
-        def collect(micro: MicroBatch) -> Tensor:
-            parts.append(self.micro_slopes(self.prepared(micro), ahead, behind))
-            return parts[-1].sum()
+        def slopes_of(micro: MicroBatch) -> Rows:
+            return Rows(self.micro_slopes(self.prepared(micro), ahead, behind))
 
         with torch.no_grad(), differentiable_kernels():
-            objective.reduce(collect)
-        return float(self.centred(torch.cat(parts)).square().sum()) / objective.num_examples
+            slopes = objective.reduce(slopes_of, given=[displacement])
+        return float(self.centred(slopes).square().sum()) / objective.num_examples
 
     def _claim(self) -> Claim:
         return dataclasses.replace(super()._claim(), squares=self.data_squares)

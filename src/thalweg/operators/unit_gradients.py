@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from thalweg.core.errors import DerivativeError, NonFiniteLossError
 from thalweg.core.rng import generator, normal
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
-from thalweg.objective.reduction import summed
+from thalweg.objective.reduction import Rows, summed
 from thalweg.operators.derivative_rules import OwnDerivativeRules
 from thalweg.operators.gradient_covariance import rounding_of
 from thalweg.operators.jacobians import Named, column, gradient
@@ -116,7 +116,7 @@ class UnitGradients:
         """U."""
         return len(self.sizes)
 
-    def each(self, fn: Callable[[Named, Tensor], Any]) -> Any:
+    def each(self, fn: Callable[[Named, Tensor], Any], given: Sequence[Tensor] = ()) -> Any:
         """Sum ``fn(deviations, sizes)`` over chunks of m units, in their order.
 
         Parameters
@@ -124,13 +124,15 @@ class UnitGradients:
         fn
             Takes e_u by name, each ``(m, *shape)``, and :math:`n_u` ``(m,)``, both in the objective's dtype;
             returns what `Objective.reduce` sums.
+        given
+            What it multiplies them by.
         """
 
         def of_micro_batch(micro: MicroBatch) -> Any:
-            return summed(self._told(fn, micro))
+            return summed(fn(*deviations) for deviations in self._deviations(micro))
 
         with differentiable_kernels():
-            return self.objective.reduce(of_micro_batch)
+            return self.objective.reduce(of_micro_batch, on_examples=self.on_examples, given=given)
 
     def squares(self, along: Tensor) -> tuple[Tensor, Tensor]:
         """``(U,)`` float64: the squared length of every e_u, and its product with `along` ``(P,)``.
@@ -141,35 +143,28 @@ class UnitGradients:
             found = self._tapped_squares(along)
             if found is not None:
                 return found
-        lengths, products, rounding = [], [], rounding_of(self.mean)
+        rounding = rounding_of(self.mean)
 
-        def collect(deviations: Named, _sizes: Tensor) -> Tensor:
+        def both(deviations: Named, _sizes: Tensor) -> tuple[Rows, Rows]:
             parts = [torch.linalg.vector_norm(flat(e), dim=1).square() for e in deviations.values()]
             squares = torch.stack(parts).sum(0)
-            lengths.append(torch.where(squares <= rounding, 0.0, squares).cpu().double())
-            products.append(self.dot(deviations, along[:, None])[:, 0].cpu().double())
-            return lengths[-1].sum()
+            squares = torch.where(squares <= rounding, 0.0, squares).cpu().double()
+            return Rows(squares), Rows(self.dot(deviations, along[:, None])[:, 0].cpu().double())
 
-        self.each(collect)
-        return torch.cat(lengths), torch.cat(products)
+        return self.each(both, [along])
 
     def _tapped_squares(self, along: Tensor) -> tuple[Tensor, Tensor] | None:
         """The same from squares of whole gradients, unless these are too long for it to show."""
-        lengths, products = [], []
         vectors = [self._named_mean, self.objective.space.unflatten(along)]
 
-        def collect(micro: MicroBatch) -> Tensor:
+        def both(micro: MicroBatch) -> tuple[Rows, Rows]:
             found = tapped_lengths(micro, vectors)
             assert found is not None, "it was proved"
-            lengths.append(found[0].cpu().double())
-            products.append(found[1].cpu().double())
-            if self.on_examples:
-                self.on_examples(micro.size)
-            return found[0].sum()
+            return Rows(found[0].cpu().double()), Rows(found[1].cpu().double())
 
         with differentiable_kernels():
-            self.objective.reduce(collect)
-        whole, (of_mean, of_along) = torch.cat(lengths), torch.cat(products).unbind(1)
+            whole, products = self.objective.reduce(both, on_examples=self.on_examples, given=[along])
+        of_mean, of_along = products.unbind(1)
         mean = self.mean.cpu().double()
         squares = whole - 2 * of_mean + mean @ mean
         if not float(squares.sum()) > math.sqrt(torch.finfo(self.mean.dtype).eps) * float(whole.sum()):
@@ -181,15 +176,14 @@ class UnitGradients:
 
         C is the covariance of the units, the mean of n_u e_u e_u'.
         """
-        found = []
 
-        def collect(deviations: Named, sizes: Tensor) -> Tensor:
+        def both(deviations: Named, sizes: Tensor) -> tuple[Rows, Tensor]:
             slopes = self.dot(deviations, W)
-            found.append(slopes.cpu().double())
-            return self.combined(deviations, sizes[:, None] * slopes[:, :num_multiplied])
+            product = self.combined(deviations, sizes[:, None] * slopes[:, :num_multiplied])
+            return Rows(slopes.cpu().double()), product
 
-        product = self.each(collect) / self.num_units
-        return torch.cat(found), product
+        slopes, product = self.each(both, [W])
+        return slopes, product / self.num_units
 
     def dot(self, deviations: Named, W: Tensor) -> Tensor:
         """``(m, K)``: each of m deviations times each column of W ``(P, K)``."""
@@ -200,14 +194,11 @@ class UnitGradients:
         """``(P, K)``: sums of the m deviations with weights ``(m, K)``."""
         return torch.cat([flat(deviations[s.name]).T @ weights for s in self.objective.space])
 
-    def _told(self, fn: Callable[[Named, Tensor], Any], micro: MicroBatch) -> Iterator[Any]:
+    def _deviations(self, micro: MicroBatch) -> Iterator[tuple[Named, Tensor]]:
         for part, gradients in self._gradients(micro):
             deviations = {k: g - self._named_mean[k] for k, g in gradients.items()}
             num_units = len(next(iter(deviations.values())))
-            size = part.size / num_units
-            yield fn(deviations, torch.full((num_units,), size).to(self.mean))
-            if self.on_examples:
-                self.on_examples(part.size)
+            yield deviations, torch.full((num_units,), part.size / num_units).to(self.mean)
 
     def _gradients(self, micro: MicroBatch) -> Iterator[tuple[MicroBatch, Named]]:
         """The units' gradients ``(m, *shape)``, with the examples they are of."""
@@ -252,27 +243,26 @@ class UnitGradients:
         """Whether lengths without gradients are to be had, and are those of gradients."""
         few = check_examples(self.objective)
         vector = normal(generator(0, "layer-taps"), few.space.dim, like=few.params)
-        found, true = [], []
 
-        def collect(micro: MicroBatch) -> Tensor:
+        def both(micro: MicroBatch) -> tuple[Rows, Rows]:
             lengths = tapped_lengths(micro, [few.space.unflatten(vector)])
-            if lengths is not None:
-                gradients = alone(micro)
-                rows = torch.cat([flat(gradients[name]) for name in few.space.names], 1)
-                true.append(torch.stack([rows.norm(dim=1).square(), rows @ vector]))
-                found.append(torch.stack([lengths[0], lengths[1][:, 0]]))
-            return vector.sum()
+            gradients = alone(micro) if lengths is not None else None
+            if lengths is None or gradients is None:
+                return Rows(vector.new_zeros(0, 2)), Rows(vector.new_zeros(0, 2))
+            rows = torch.cat([flat(gradients[name]) for name in few.space.names], 1)
+            true = torch.stack([rows.norm(dim=1).square(), rows @ vector], 1)
+            return Rows(torch.stack([lengths[0], lengths[1][:, 0]], 1)), Rows(true)
 
         try:
             with differentiable_kernels():
-                few.reduce(collect)
+                found, true = few.reduce(both)
         except OUT_OF_MEMORY:
             raise
         except Exception:  # a layer that works in place, say: gradients one by one will do
             return False
-        if not found:
+        if not len(found):
             return False
-        pairs = zip(torch.cat(found, 1), torch.cat(true, 1), strict=True)
+        pairs = zip(found.T, true.T, strict=True)
         return all(relative(ours, theirs) <= tolerance_of(few.dtype) for ours, theirs in pairs)
 
 
@@ -302,27 +292,27 @@ def examples_between(micro: MicroBatch, start: int, stop: int) -> MicroBatch:
 
 def _fault(few: Objective, way: Callable[[MicroBatch], Named], whole: Tensor, tolerance: float) -> str:
     """What is wrong with this way to take gradients of examples, in words; empty if nothing is."""
-    space, lengths, compared = few.space, [], []
+    space = few.space
 
-    def collect(micro: MicroBatch) -> Tensor:
+    def seen(micro: MicroBatch) -> tuple[Tensor, Tensor, Rows]:
         found = way(micro)
         rows = torch.cat([flat(found[name]) for name in space.names], 1)
-        lengths.append(float(rows.norm(dim=1).sum()))
-        if not compared:
-            ones = [alone(examples_between(micro, i, i + 1)) for i in range(min(NUM_COMPARED, micro.size))]
-            compared.extend(relative(rows[i], space.flatten(column(g, 0))) for i, g in enumerate(ones))
-        return rows.sum(0)
+        num_compared = min(NUM_COMPARED, micro.size) if micro.start == 0 else 0
+        ones = [alone(examples_between(micro, i, i + 1)) for i in range(num_compared)]
+        compared = [relative(rows[i], space.flatten(column(g, 0))) for i, g in enumerate(ones)]
+        lengths = rows.norm(dim=1).sum().cpu().double()
+        return rows.sum(0), lengths, Rows(torch.tensor(compared, dtype=torch.float64))
 
     try:
         with differentiable_kernels():
-            total = few.reduce(collect)
+            total, lengths, compared = few.reduce(seen)
     except OUT_OF_MEMORY:
         raise
     except Exception as error:  # the network runs, so that a layer lacks a rule for this
         return f"cannot be taken ({(str(error).strip() or type(error).__name__).splitlines()[0][:120]})"
-    if not max(compared) <= tolerance:
-        return f"differ from plain reverse mode by {max(compared):.0e}"
-    error = float((total - whole).norm()) / (math.fsum(lengths) or 1.0)
+    if not float(compared.max()) <= tolerance:
+        return f"differ from plain reverse mode by {float(compared.max()):.0e}"
+    error = float((total - whole).norm()) / (float(lengths) or 1.0)
     return "" if error <= tolerance else f"do not add up to that of all, by {error:.0e}"
 
 

@@ -43,6 +43,7 @@ from thalweg.objective.evaluation import independent_unit
 from thalweg.objective.losses import inputs_and_targets
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
+from thalweg.objective.reduction import Rows
 from thalweg.operators.jacobians import gradient
 from thalweg.operators.likelihood import likelihood_of
 
@@ -154,25 +155,19 @@ def group_size(objective: Objective) -> int:
 def _scores(objective: Objective, on_examples: Callable[[int], None] | None) -> tuple[Tensor, Tensor]:
     """tr M + ||g|| of each example ``(N,)`` float64; its two likeliest classes ``(N, 2)``."""
     likelihood = likelihood_of(objective)
-    scores: list[Tensor] = []
-    leaders: list[Tensor] = []
 
-    def score(micro: MicroBatch) -> Tensor:
+    def score(micro: MicroBatch) -> tuple[Rows, Rows]:
         outputs = micro.outputs()
         known = likelihood.information(outputs, inputs_and_targets(micro.batch)[-1])
         p = known["p"]
         slope = gradient(lambda f: micro.losses_of(f["f"]).sum(), {"f": outputs})["f"].flatten(1)
         curvature = (known["weights"] * p * (1 - p)).flatten(1).sum(1)
-        scores.append((curvature + torch.linalg.vector_norm(slope, dim=1)).double().cpu())
-        leaders.append(p.reshape(*p.shape[:2], -1).mean(2).topk(2, dim=1).indices.cpu())
-        if on_examples:
-            on_examples(micro.size)
-        return scores[-1].sum()
+        scores = (curvature + torch.linalg.vector_norm(slope, dim=1)).double().cpu()
+        return Rows(scores), Rows(p.reshape(*p.shape[:2], -1).mean(2).topk(2, dim=1).indices.cpu())
 
     with torch.no_grad():
-        objective.reduce(score)
-    found = torch.cat(scores)
+        found, leaders = objective.reduce(score, on_examples=on_examples)
     if not bool(torch.isfinite(found).all()):
         objective.value()  # names the batch
         raise NonFiniteLossError("the model's outputs are not finite although the loss is.")
-    return found, torch.cat(leaders)
+    return found, leaders

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thalweg.core.progress import Progress
+from thalweg.core.progress import Progress, Work
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 from thalweg.solvers.matching import InnerProduct, PairScores, Term, Units
@@ -64,11 +64,10 @@ def activation_terms(
             count = torch.tensor(x.shape[1], dtype=torch.float64)
             squares = (x.square().sum(1), y.square().sum(1), x @ y.T)
             sums.append((count, *(t.cpu().double() for t in (x.sum(1), y.sum(1), *squares))))
-        if progress:
-            progress(micro.stop, a.num_examples)
         return sums
 
-    totals = a.reduce(moments, at_most=EXAMPLES_AT_ONCE)
+    work = Work(progress, a.num_examples)
+    totals = a.reduce(moments, at_most=EXAMPLES_AT_ONCE, on_examples=work.add)
     return [
         PairScores(_correlations(*sums), _units_of(sight, layers))
         for sums, sight in zip(totals, sights, strict=True)

@@ -14,6 +14,7 @@ from thalweg.objective.compilation import first_micro_batch
 from thalweg.objective.isolation import isolated
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
+from thalweg.objective.reduction import Rows
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -63,29 +64,26 @@ def feature_spread(objective: Objective, slot: Slot) -> Tensor:
         x = inputs[0].detach()
         seen.append(Moments.of(x.reshape(-1, x.shape[-1]) if isinstance(layer, nn.Linear) else x))
 
-    calls: list[int] = []
+    refusal = ValueError(
+        "`normalize_features` needs a weight that one dense layer or ungrouped convolution uses, once a "
+        f"pass, for what it reads to have a spread; {slot.name!r} is none: leave it False."
+    )
 
-    def look(micro: MicroBatch) -> Tensor:
-        before = len(seen)
-        result = micro.loss_sum()
-        calls.append(len(seen) - before)
-        return result
+    def look(micro: MicroBatch) -> tuple[Rows, ...]:
+        seen.clear()
+        micro.loss_sum()
+        if len(seen) != 1:
+            raise refusal
+        return seen[0].as_rows()
 
-    if layer is not None:
-        handle = layer.register_forward_pre_hook(hook)
-        try:
-            with torch.no_grad():
-                objective.reduce(look)
-        finally:
-            handle.remove()
-    if layer is None or set(calls) != {1}:
-        raise ValueError(
-            "`normalize_features` needs a weight that one dense layer or ungrouped convolution uses, once a "
-            f"pass, for what it reads to have a spread; {slot.name!r} is none: leave it False."
-        )
-    moments = seen[0]
-    for other in seen[1:]:
-        moments = moments.merge(other)
+    if layer is None:
+        raise refusal
+    handle = layer.register_forward_pre_hook(hook)
+    try:
+        with torch.no_grad():
+            moments = Moments.of_all(*objective.reduce(look))
+    finally:
+        handle.remove()
     spread = moments.var.cpu().double().sqrt()
     # Rounding of a constant is no spread.
     spread[spread <= 1e-6 * moments.mean.cpu().double().abs()] = 0

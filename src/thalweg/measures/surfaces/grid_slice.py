@@ -31,6 +31,7 @@ from thalweg.measures.surfaces.slice_arguments import (
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.evaluation import independent_unit
 from thalweg.objective.objective import Objective
+from thalweg.objective.ranks import refuse_ranks
 from thalweg.solvers.directions import find_directions
 from thalweg.solvers.grid_evaluation import GridLosses, evaluate_grid, grid_steps, symmetric_axis
 from thalweg.solvers.projection import Projection, project
@@ -189,6 +190,8 @@ def slice_grid(
             f"`store` must keep arrays by key, got {type(store).__name__}; of a folder make "
             "tw.ArrayStore(folder)."
         )
+    if store is not None:
+        refuse_ranks(objective, "store", "keeps what one process evaluates")
     target = Tolerance.checked(("atol", atol), ("rtol", rtol))
     allowed = checked_tolerance(tolerance)
     stream_seed(seed)

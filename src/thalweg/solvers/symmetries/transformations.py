@@ -266,6 +266,7 @@ def agreement(before: Objective, after: Objective) -> Agreement:
         table[micro.start // size] = row
         return table
 
+    _ = after.effective_buffers  # before the pass, within which there is no other
     with torch.no_grad():
         table = before.reduce(differences).cpu().double()
     largest = table.amax(0).tolist()
