@@ -13,7 +13,7 @@ from thalweg.analyses.mode_connectivity_result import aligned_name, line_key
 from thalweg.analyses.network_plane import are_apart, middle, through
 from thalweg.core.errors import ThalwegError
 from thalweg.core.progress import STEPS, Work
-from thalweg.measures.connectivity.bezier_path import GRADIENT_PASSES, BezierPath, bezier_path
+from thalweg.measures.connectivity.bezier_path import BezierPath, bezier_path
 from thalweg.measures.connectivity.linear_path import LinearPath, linear_path
 from thalweg.measures.connectivity.permutation import Method, PermutationAlignment, align_permutation
 from thalweg.measures.surfaces.plane import PlaneSlice
@@ -21,6 +21,7 @@ from thalweg.measures.topology.persistence import Persistence, persistence
 from thalweg.objective.batch_norm import BatchNormMode
 from thalweg.objective.evaluation import independent_unit
 from thalweg.objective.objective import Objective
+from thalweg.objective.value_and_gradient import GRADIENT_PASSES
 from thalweg.solvers.projection import project
 
 T = TypeVar("T")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from thalweg.core.array_store import Store, check_store
 from thalweg.core.progress import Progress
 from thalweg.measures.connectivity.path import Path, between, check_path, evaluate_path
 from thalweg.objective.objective import Objective
@@ -23,6 +24,7 @@ def linear_path(
     *,
     num_points: int = 21,
     population: bool = False,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> LinearPath:
     r"""Evaluate :math:`L((1 - \alpha)\,\theta_a + \alpha\,\theta_b)` on a grid; the barrier between the ends.
@@ -49,6 +51,8 @@ def linear_path(
         the chord at the highest interior point. Two things it leaves out: that the same data chose that
         point, which biases upwards a barrier no larger than its standard error, and that recalibrated
         statistics come from a sample too.
+    store
+        Keeps the points that are done, some at a time; as in `plane_slice`.
     progress
         Called as ``progress(points done, points in all)``.
 
@@ -67,11 +71,13 @@ def linear_path(
     Connectivity of Neural Networks, ICLR.
     """
     check_path(a, b, num_points, population)
+    check_store(store)
     return LinearPath(
         **evaluate_path(
             a,
             b,
             lambda alpha: between(a.params, b.params, alpha),
+            decided_by="straight",
             num_points=num_points,
             population=population,
             shape="line",
@@ -79,6 +85,7 @@ def linear_path(
                 "function": "linear_path",
                 "arguments": {"num_points": num_points, "population": population},
             },
+            store=store,
             progress=progress,
         )
     )

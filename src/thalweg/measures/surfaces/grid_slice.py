@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from thalweg.core.arguments import check_count, check_flag, check_fraction
-from thalweg.core.array_store import Store
+from thalweg.core.array_store import Store, check_store
 from thalweg.core.measurement import ErrorBudget, StandardError
 from thalweg.core.progress import Progress, Work, part_of
 from thalweg.core.rng import stream_seed
@@ -184,11 +184,7 @@ def slice_grid(
     check_spans(span, num_axes, trajectory is not None)
     check_flag("population", population)
     check_flag("agreement", agreement)
-    if store is not None and not hasattr(store, "get"):
-        raise TypeError(
-            f"`store` must keep arrays by key, got {type(store).__name__}; of a folder make "
-            "tw.ArrayStore(folder)."
-        )
+    check_store(store)
     target = Tolerance.checked(("atol", atol), ("rtol", rtol))
     allowed = checked_tolerance(tolerance)
     stream_seed(seed)
