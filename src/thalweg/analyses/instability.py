@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from thalweg.analyses.readings import checked_modes
 from thalweg.core.arguments import check_count, check_fraction
+from thalweg.core.array_store import ArrayStore
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.progress import Progress, part_of
@@ -164,8 +165,8 @@ def instability(
     num_points
         Of the grid on each line.
     checkpoint_dir
-        Folder for the runs, which go on there after a kill; another list of steps needs another folder.
-        Default: a temporary one.
+        Folder for the runs and the lines, which go on there after a kill; another list of steps needs another
+        folder. Default: a temporary one.
     seed
         Of everything.
     progress
@@ -230,6 +231,7 @@ def instability(
     failures: dict[str, str] = {}
     distances = torch.zeros(num_seeds, len(steps), dtype=torch.float64)
     with _folder(checkpoint_dir) as folder:
+        store = ArrayStore(folder / "lines")
         for i, own in enumerate(configs):
             home = folder / f"seed{i}"
             run = _trained(build, examples, own, loss, home / "run", next_part(), keep_steps=steps)
@@ -248,7 +250,7 @@ def instability(
                 for mode, (a, b) in zip(wanted, pairs, strict=True):
                     line = None
                     try:
-                        line = linear_path(a, b, num_points=num_points, progress=next_part())
+                        line = linear_path(a, b, num_points=num_points, store=store, progress=next_part())
                     except NonFiniteLossError as error:
                         failures[f"seed {i}, step {step}, {mode}"] = str(error)
                     lines[i][-1].append(line)

@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from thalweg.analyses.stored_calls import stored_call
 from thalweg.core.arguments import check_count
+from thalweg.core.array_store import Store, check_store
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
-from thalweg.core.progress import Progress, part_of
+from thalweg.core.progress import STEPS, Progress, part_of
 from thalweg.core.rng import stream_seed
 from thalweg.objective.objective import Objective
 
@@ -55,6 +57,7 @@ def seed_spread(
     *objectives: Objective,
     num_seeds: int = 5,
     seed: int,
+    store: Store | None = None,
     progress: Progress | None = None,
     **arguments: Any,
 ) -> SeedSpread:
@@ -75,6 +78,9 @@ def seed_spread(
         R, at least 2. The first ones of a seed are the same whatever their number.
     seed
         Of the seeds.
+    store
+        Keeps what is done, an `ArrayStore` say: a killed call, made again, goes on from there and gives the
+        same bits. A measure that takes a store itself gets this one; of others the finished results are kept.
     progress
         Called with parts done and all parts.
     arguments
@@ -102,11 +108,16 @@ def seed_spread(
             "`measure` must be a function that takes a `seed`, such as thalweg.bezier_path, got "
             f"{getattr(measure, '__qualname__', repr(measure))}: what draws nothing has no spread."
         )
+    check_store(store)
     seeds = tuple(stream_seed(seed, "repeat", i) for i in range(num_seeds))
     results = tuple(
-        measure(*objectives, seed=s, progress=part_of(progress, i, num_seeds), **arguments)
+        stored_call(
+            store, measure, objectives, {**arguments, "seed": s}, progress=part_of(progress, i, num_seeds)
+        )
         for i, s in enumerate(seeds)
     )
+    if progress:
+        progress(num_seeds * STEPS, num_seeds * STEPS)  # what was stored has told of no progress
     values = torch.tensor([result.value for result in results], dtype=torch.float64)
     bounds = [result.error.solver for result in results if result.error.solver is not None]
     samples = [result.error.data for result in results if result.error.data is not None]

@@ -39,14 +39,16 @@ from thalweg.cli.options import (
     MicroBatch,
     Model,
     SetOfMeasure,
+    StoreFolder,
     WeightDecay,
     names_in,
     resolve_device,
 )
 from thalweg.cli.order_text import print_order
 from thalweg.core.arguments import check_one_of
+from thalweg.core.array_store import ArrayStore
 from thalweg.core.atomic import replacing
-from thalweg.core.errors import ThalwegError
+from thalweg.core.errors import DataError, ThalwegError
 from thalweg.core.imports import import_callable
 from thalweg.core.measurement import jsonable
 from thalweg.models.registry import build_model, model_names
@@ -131,6 +133,7 @@ def compare(
     dtype: DType = "float32",
     device: Device = "auto",
     data_root: DataRoot = None,
+    store: StoreFolder = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Write FOLDER/index.html, a page that stands alone, as well."),
@@ -175,7 +178,13 @@ def compare(
         recalibrates="recalibrated" in wanted,
     )
     builders = [_builder(name, device, dtype) for name in dict.fromkeys([model, model_b or model])]
-    shared: dict[str, Any] = {"measures": chosen, "modes": wanted, "level": level, "seed": seed}
+    shared: dict[str, Any] = {
+        "measures": chosen,
+        "modes": wanted,
+        "level": level,
+        "seed": seed,
+        "store": None if store is None else ArrayStore(store),
+    }
     result: Comparison | Contrast | None = None
     between: ModeConnectivity | None = None
     if by is None:
@@ -248,12 +257,13 @@ def _between(
     shared: Mapping[str, Any],
 ) -> ModeConnectivity | None:
     """What lies between the two; where it was not asked for and cannot be had, a line that says why."""
-    kept = {key: shared[key] for key in ("modes", "level", "seed")}
+    kept = {key: shared[key] for key in ("modes", "level", "seed", "store")}
     try:
         with progress_bar("between them") as progress:
             return mode_connectivity(a, b, start=start, names=names, progress=progress, **kept, **arguments)
     except (ValueError, ThalwegError) as error:
-        if is_asked or str(a.path) in str(error) or str(b.path) in str(error):
+        is_of_file = str(a.path) in str(error) or str(b.path) in str(error)
+        if is_asked or is_of_file or isinstance(error, DataError):
             raise
         errors.print(f"What lies between the two was not measured: {error}", markup=False, soft_wrap=True)
     return None

@@ -190,14 +190,15 @@ class Measurement:
         objective = self.provenance.get("objective", {})
         return objective.get("batch_norm") if objective.get("has_batch_norm", True) else None
 
-    def to_dict(self, arrays: str | Path | None = None) -> dict[str, Any]:
+    def to_dict(self, arrays: str | Path | dict[str, Tensor] | None = None) -> dict[str, Any]:
         """JSON-safe form; NaN becomes ``null``, an infinity the text ``"inf"`` or ``"-inf"``.
 
         Parameters
         ----------
         arrays
-            Folder for tensors of more than 4,096 entries, each a safetensors file named by its hash.
-            Without one, such tensors are left out and named under ``"omitted"``.
+            Folder for tensors of more than 4,096 entries, each a safetensors file named by its hash; or a
+            dictionary, which gets them under that name. Without one, such tensors are left out and named
+            under ``"omitted"``.
         """
         head = {
             "measure": self.measure,
@@ -205,7 +206,7 @@ class Measurement:
             "error": self.error.to_dict(),
             "provenance": jsonable(self.provenance),
         }
-        folder = None if arrays is None else Path(arrays)
+        folder = Path(arrays) if isinstance(arrays, str) else arrays
         omitted = []
         for f in dataclasses.fields(self):
             if f.name in head:
@@ -223,7 +224,9 @@ class Measurement:
         return head
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], arrays: str | Path | None = None) -> Measurement:
+    def from_dict(
+        cls, raw: Mapping[str, Any], arrays: str | Path | Mapping[str, Tensor] | None = None
+    ) -> Measurement:
         """Inverse of `to_dict`: the result of the class that ``raw["measure"]`` names.
 
         Tensors that were left out come back as ``None``, and so does what an earlier version did not write;
@@ -271,7 +274,7 @@ def _number(x: float | None) -> float | str | None:
     return float(x) if math.isfinite(x) else str(float(x))
 
 
-def jsonable(x: Any, arrays: Path | None = None) -> Any:
+def jsonable(x: Any, arrays: Path | dict[str, Tensor] | None = None) -> Any:
     """What JSON can hold; tensors of a measurement go to the folder `arrays` where they are large."""
     match x:
         case None | bool() | int() | str():
@@ -318,12 +321,14 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def _restore(x: Any, arrays: str | Path | None) -> Any:
+def _restore(x: Any, arrays: str | Path | Mapping[str, Tensor] | None) -> Any:
     match x:
         case {"tensor": values, "shape": shape, "dtype": dtype}:
             return _nan_tensor(values, shape, getattr(torch, dtype))
         case {"array": name}:
-            return None if arrays is None else load_file(Path(arrays) / name)["array"]
+            if arrays is None or isinstance(arrays, Mapping):
+                return arrays and arrays[name]
+            return load_file(Path(arrays) / name)["array"]
         case {"measure": _, "value": _, "error": _}:
             return Measurement.from_dict(x, arrays)
         case dict():
@@ -339,9 +344,11 @@ def _nan_tensor(values: Any, shape: list[int], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array).to(dtype)
 
 
-def _save_array(tensor: Tensor, folder: Path) -> dict[str, Any]:
+def _save_array(tensor: Tensor, folder: Path | dict[str, Tensor]) -> dict[str, Any]:
     name = f"{hash_tensors(tensor)}.safetensors"
-    if not (folder / name).exists():
+    if isinstance(folder, dict):
+        folder[name] = tensor.detach().cpu()
+    elif not (folder / name).exists():
         with replacing(folder / name) as partial:
             save_file({"array": tensor.detach().cpu().contiguous()}, partial)
     return {"array": name, "shape": list(tensor.shape)}

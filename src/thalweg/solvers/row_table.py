@@ -17,8 +17,8 @@ from thalweg.core.measurement import hash_tensors
 from thalweg.core.progress import Work
 from thalweg.objective.compilation import is_compiled
 from thalweg.objective.evaluation import Point, PointEvaluations, PointEvaluator, l2_term
-from thalweg.objective.kill_cost import points_at_risk
 from thalweg.objective.objective import Objective
+from thalweg.objective.resuming import points_at_risk
 from thalweg.objective.sampling import examples_of
 from thalweg.solvers.directions import Directions
 from thalweg.stats.clustered_mean import UnitMoments
@@ -26,7 +26,7 @@ from thalweg.stats.clustered_mean import UnitMoments
 Array = NDArray[np.float64]
 
 # Most points and example losses evaluated, and stored, at a time: what memory it takes. Where points are slow
-# they are fewer, for what a kill can cost: see `thalweg.objective.kill_cost`.
+# they are fewer, for what a kill can cost: see `thalweg.objective.resuming`.
 CHUNK_POINTS, CHUNK_LOSSES = 64, 2**21
 
 # What has moments: differences of loss and accuracy from the centre, and the losses themselves.

@@ -15,8 +15,8 @@ from thalweg.core.progress import Progress, Work
 from thalweg.measures.connectivity.curve import Curve, Kind, check_kind
 from thalweg.measures.connectivity.curve_training import CurveTraining, KeptTraining, trained
 from thalweg.measures.connectivity.path import Path, check_ends, check_path, evaluate_path
-from thalweg.objective.kill_cost import steps_at_risk
 from thalweg.objective.objective import Objective
+from thalweg.objective.resuming import steps_at_risk
 from thalweg.objective.value_and_gradient import GRADIENT_PASSES
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from thalweg.core.array_store import Store, array_of, key_of, recalled, text_of
 from thalweg.objective.compilation import is_compiled
 from thalweg.objective.evaluation import Point, PointEvaluator, l2_term
-from thalweg.objective.kill_cost import points_at_risk
 from thalweg.objective.objective import Objective
+from thalweg.objective.resuming import points_at_risk
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ def losses_along(
         parts.append(recalled(store, key, lambda some=some: computed(some)))
         done += len(some)
         on_point(done)
-    names = ("losses", "accuracies", "penalties", "example_losses")
-    passes = dict.fromkeys(text_of(part["passes"]) for part in parts)
-    return PathLosses(*(torch.cat([part[name] for part in parts]) for name in names), ", ".join(passes))
+    losses, accuracies, penalties, example_losses = (
+        torch.cat([part[name] for part in parts])
+        for name in ("losses", "accuracies", "penalties", "example_losses")
+    )
+    passes = ", ".join(dict.fromkeys(text_of(part["passes"]) for part in parts))
+    return PathLosses(losses, accuracies, penalties, example_losses, passes)

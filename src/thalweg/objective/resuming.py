@@ -1,13 +1,17 @@
-"""How much work long measures do between two visits to their store: what a kill can cost.
+"""What long measures with a store ask of an objective: how much to do between two visits, and whose bits.
 
-A minute at most on a slow machine, by a rule on the configuration: the clock decides nothing here. A visit
-takes some ten milliseconds, most of them for the disk, so that on a fast machine, where the same work is
-seconds, the visits are still next to nothing.
+A kill costs what was done since the last visit: a minute at most on a slow machine, by a rule on the
+configuration, for the clock decides nothing here. A visit takes some ten milliseconds, most of them for the
+disk, so that on a fast machine, where the same work is seconds, the visits are still next to nothing.
 """
 
 from __future__ import annotations
 
-from thalweg.objective.compilation import forward_flops
+import torch
+
+from thalweg.core.measurement import hash_tensors
+from thalweg.objective.compilation import first_micro_batch, forward_flops
+from thalweg.objective.isolation import isolated
 from thalweg.objective.objective import Objective
 from thalweg.objective.value_and_gradient import GRADIENT_PASSES
 
@@ -26,6 +30,15 @@ def steps_at_risk(objective: Objective, batch_size: int) -> int:
     """Steps of training on batches of the objective's data between two visits, one at least."""
     share = min(1.0, batch_size / objective.num_examples)
     return _most(objective, GRADIENT_PASSES * share * _flops(objective))
+
+
+def arithmetic(objective: Objective) -> str:
+    """A hash of the first examples' losses to the last bit, which differ where a machine rounds differently.
+
+    So they do with another number of threads, or another build of torch: stored numbers are not mixed.
+    """
+    with isolated(objective.device), torch.no_grad():
+        return hash_tensors(first_micro_batch(objective).losses())
 
 
 def _most(objective: Objective, flops: float) -> int:
