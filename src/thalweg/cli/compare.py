@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -156,7 +157,8 @@ def compare(
     wanted = checked_modes(names_in(modes))
     # Before data and networks are loaded.
     of_paths, settings = connectivity.settings_of(set_ or [])
-    chosen = by_measure(settings, chosen_measures(names_in(measures)))
+    of_pair = {} if by else {connectivity.NAME: connectivity.settable()}
+    chosen = by_measure(settings, chosen_measures(names_in(measures)), of_pair)
     check_one_of("dtype", dtype, DTYPES)
     _check_form(checkpoints, by, {"groups": groups, "paired_by": paired_by, "log": log or None}, model_b)
     when = connectivity.wanted(
@@ -212,7 +214,7 @@ def compare(
                 with progress_bar("compare") as progress:
                     result = compare_networks(a, b, names=names, progress=progress, **shared)
         except ValueError as error:
-            if model_b is None and str(files[1]) in str(error):
+            if model_b is None and files[1].is_file() and _is_named(files[1], str(error)):
                 raise ValueError(f"{error} A model of its own is named by --model-b.") from error
             raise
     else:
@@ -262,7 +264,7 @@ def _between(
         with progress_bar("between them") as progress:
             return mode_connectivity(a, b, start=start, names=names, progress=progress, **kept, **arguments)
     except (ValueError, ThalwegError) as error:
-        is_of_file = str(a.path) in str(error) or str(b.path) in str(error)
+        is_of_file = any(_is_named(run.path, str(error)) for run in (a, b) if run.path)
         if is_asked or is_of_file or isinstance(error, DataError):
             raise
         errors.print(f"What lies between the two was not measured: {error}", markup=False, soft_wrap=True)
@@ -296,6 +298,11 @@ def _check_form(
             "`model_b` is for two files; with a pattern a model of your own may take its fields, such as "
             "recipe, as arguments."
         )
+
+
+def _is_named(path: Path, text: str) -> bool:
+    """Whether the text names this very path, and no longer one that ends in it."""
+    return re.search(rf"(?<![\w./-]){re.escape(str(path))}(?![\w/-])", text) is not None
 
 
 def _builder(name: str, device: str, dtype: str) -> Callable[..., nn.Module]:

@@ -247,9 +247,9 @@ def test_a_killed_process_goes_on_to_the_same_bits(at, monkeypatch, tmp_path) ->
     store = ArrayStore(tmp_path)
 
     def is_time() -> bool:
-        (name,) = [p for p in files(tmp_path)] if len(files(tmp_path)) == 1 else [None]
+        (name,) = found if len(found := list(files(tmp_path))) == 1 else [None]
         if at == "evaluating":
-            return len(files(tmp_path)) >= 3
+            return len(found) >= 3
         state = store.get(name.stem) if name else None
         return state is not None and len(state["losses"]) >= (2 if at == "early" else 9)
 
