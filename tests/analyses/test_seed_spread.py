@@ -41,7 +41,8 @@ def test_it_is_the_mean_of_the_calls(ends) -> None:
     assert found.value == pytest.approx(values.mean())
     assert found.error.probe.value == pytest.approx(values.std(ddof=1) / 2)
     assert found.error.probe.dof == 3
-    assert found.error.solver == pytest.approx(np.mean([path.error.solver for path in each]))
+    assert found.error.grid == pytest.approx(np.mean([path.error.grid for path in each]))
+    assert found.error.solver is None
     assert found.error.data.value == pytest.approx(np.mean([path.error.data.value for path in each]))
     assert found.error.data.dof == 20
     assert isinstance(found.lowest, BezierPath)

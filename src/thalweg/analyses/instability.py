@@ -39,7 +39,7 @@ class Instability(Measurement):
     r"""Linear barriers between runs that part at K steps, for S seeds in M batch-norm modes.
 
     `value` is the mean barrier over the seeds for the earliest branch in the first mode, ``error.probe`` its
-    standard error over the seeds, ``error.solver`` the mean of what the grids may have missed. Arrays are
+    standard error over the seeds, ``error.grid`` the mean of what the grids may have missed, an estimate. Arrays are
     float64 but for the steps.
 
     Parameters
@@ -57,8 +57,8 @@ class Instability(Measurement):
     error_barriers
         ``(M, S, K)``: the same of the error rate, the quantity of their figures: the mean accuracy of the
         ends less the lowest on the line. NaN for losses without classes.
-    solver_bounds
-        ``(M, S, K)``: how much of a barrier the grid may have missed, see `linear_path`.
+    grid_errors
+        ``(M, S, K)``: how much of a barrier the grid may have missed, an estimate; see `linear_path`.
     end_losses, end_accuracies
         ``(M, S, K, 2)``: of the run itself and of its branch.
     distances
@@ -77,7 +77,7 @@ class Instability(Measurement):
     modes: tuple[str | None, ...]
     barriers: Tensor
     error_barriers: Tensor
-    solver_bounds: Tensor
+    grid_errors: Tensor
     end_losses: Tensor
     end_accuracies: Tensor
     distances: Tensor
@@ -107,7 +107,7 @@ class Instability(Measurement):
             return torch.full_like(mean, -math.inf), torch.full_like(mean, math.inf)
         half = float(stats.t.ppf(0.5 + level / 2, num_seeds - 1)) * _standard_error(table)
         if of == "barriers":
-            half = half + self.solver_bounds.mean(1)
+            half = half + self.grid_errors.mean(1)
         return mean - half, mean + half
 
 
@@ -341,13 +341,13 @@ def _result(
         return torch.tensor(rows, dtype=torch.float64).movedim(2, 0).contiguous()  # (M, S, K, ...)
 
     barriers = table(lambda line: line.barrier_over_mean)
-    bounds = table(lambda line: line.error.solver)
+    missed = table(lambda line: line.error.grid)
     accuracies = table(lambda line: line.accuracies.tolist(), num_points)  # (M, S, K, T)
     ends = accuracies[..., [0, -1]]
     spread = StandardError(float(_standard_error(barriers)[0, 0]), len(lines) - 1)
     return Instability(
         value=float(barriers[0, :, 0].mean()),
-        error=ErrorBudget(solver=float(bounds[0, :, 0].mean()), probe=spread),
+        error=ErrorBudget(probe=spread, grid=float(missed[0, :, 0].mean())),
         provenance=provenance,
         branch_steps=torch.tensor(steps),
         num_steps=num_steps,
@@ -355,7 +355,7 @@ def _result(
         modes=tuple(modes),
         barriers=barriers,
         error_barriers=ends.mean(-1) - accuracies.min(-1).values,
-        solver_bounds=bounds,
+        grid_errors=missed,
         end_losses=table(lambda line: line.losses[[0, -1]].tolist(), 2),
         end_accuracies=ends,
         distances=distances,

@@ -177,9 +177,9 @@ def _beyond_chance(result: Measurement, level: float) -> tuple[float, float]:
     if isinstance(result, BoundedEigenvalue) and not result.error.data:
         low, high = result.interval(level)
         return max(0.0, result.value - low), max(0.0, high - result.value)
-    solver = result.error.solver or 0.0
+    rest = (result.error.solver or 0.0) + (result.error.grid or 0.0)
     is_censored = isinstance(result, BasinWidth) and result.num_censored > 0
-    return solver, math.inf if is_censored else solver
+    return rest, math.inf if is_censored else rest
 
 
 def checked_modes(modes: str | Iterable[str] | None) -> tuple[BatchNormMode, ...]:

@@ -63,8 +63,8 @@ def seed_spread(
 ) -> SeedSpread:
     """Call ``measure(*objectives, seed=..., **arguments)`` with `num_seeds` seeds derived from `seed`.
 
-    Errors that the results themselves state are kept as parts of the mean's: the bounds of solvers as their
-    mean; standard errors from having a sample of the examples likewise, for the examples are the same, so
+    Errors that the results themselves state are kept as parts of the mean's: the bounds of solvers and what
+    grids may have missed as their means; standard errors from having a sample of the examples likewise, for the examples are the same, so
     that the error of the mean is at most that. What else they draw at random varies from seed to seed, and is
     in the spread.
 
@@ -119,7 +119,10 @@ def seed_spread(
     if progress:
         progress(num_seeds * STEPS, num_seeds * STEPS)  # what was stored has told of no progress
     values = torch.tensor([result.value for result in results], dtype=torch.float64)
-    bounds = [result.error.solver for result in results if result.error.solver is not None]
+    bounds, missed = (
+        [part for result in results if (part := getattr(result.error, name)) is not None]
+        for name in ("solver", "grid")
+    )
     samples = [result.error.data for result in results if result.error.data is not None]
     return SeedSpread(
         value=float(values.mean()),
@@ -129,6 +132,7 @@ def seed_spread(
             data=StandardError(sum(s.value for s in samples) / num_seeds, min(s.dof for s in samples))
             if samples
             else None,
+            grid=sum(missed) / num_seeds if missed else None,
         ),
         provenance={
             "function": "seed_spread",

@@ -58,20 +58,26 @@ class ErrorBudget:
         Standard error from random probe vectors, directions or restarts.
     data
         Standard error from having used a sample of the examples the number is about.
+    grid
+        What the points of a grid may have missed of a maximum between them, as a smooth function would: an
+        estimate, neither a bound nor random.
     """
 
     solver: float | None = None
     probe: StandardError | None = None
     data: StandardError | None = None
+    grid: float | None = None
 
     def __post_init__(self) -> None:
-        if self.solver is not None and not self.solver >= 0:
-            raise ValueError(f"`solver` must be a bound >= 0 or None for exact, got {self.solver}.")
+        for name, kind in (("solver", "a bound"), ("grid", "an estimate")):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"`{name}` must be {kind} >= 0 or None for exact, got {value}.")
 
     def half_width(self, level: float = 0.95) -> float:
-        """Half-width of the interval: Student quantiles of independent parts in quadrature, bounds added."""
+        """Half-width of the interval: Student quantiles of independent parts in quadrature, the rest added."""
         statistical = math.hypot(*(part.half_width(level) for part in (self.probe, self.data) if part))
-        return statistical + (self.solver or 0.0)
+        return statistical + (self.solver or 0.0) + (self.grid or 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form; ``null`` means exact, and infinity is the text ``"inf"``."""
@@ -79,6 +85,7 @@ class ErrorBudget:
             "solver": _number(self.solver),
             "probe": self.probe and {"value": _number(self.probe.value), "dof": _number(self.probe.dof)},
             "data": self.data and {"value": _number(self.data.value), "dof": _number(self.data.dof)},
+            **({} if self.grid is None else {"grid": _number(self.grid)}),
         }
 
     @classmethod
@@ -91,8 +98,8 @@ class ErrorBudget:
             value = math.nan if entry["value"] is None else float(entry["value"])
             return StandardError(value, float(entry["dof"]))
 
-        solver = raw.get("solver")
-        return cls(None if solver is None else float(solver), part(raw.get("probe")), part(raw.get("data")))
+        solver, grid = (None if raw.get(name) is None else float(raw[name]) for name in ("solver", "grid"))
+        return cls(solver, part(raw.get("probe")), part(raw.get("data")), grid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +163,9 @@ class Measurement:
     def __repr__(self) -> str:
         half = self.error.half_width(0.95)
         is_exact = math.isfinite(self.value) and half <= ROUNDING * abs(self.value)
-        by_chance = self.error.probe or self.error.data
-        spread = "exact" if is_exact else f"± {half:.2g} ({'95 %' if by_chance else 'bound'})"
+        kinds = ["95 %"] if self.error.probe or self.error.data else []
+        kinds += ["grid estimated"] if self.error.grid else []
+        spread = "exact" if is_exact else f"± {half:.2g} ({', '.join(kinds) or 'bound'})"
         if is_exact and self.provenance.get("converged") is False:
             spread = ""  # as far as it went
         quantity = f"{self.quantity} " if self.quantity else ""

@@ -109,7 +109,7 @@ def bezier_path(
 
     The barrier is an upper bound on what separates the networks: longer training or another seed may find a
     lower curve, and a high barrier proves nothing. As a number it is a lower bound on the barrier of this
-    very curve, whose peak the grid may miss: ``error.solver`` estimates by how much, see `linear_path`.
+    very curve, whose peak the grid may miss: ``error.grid`` estimates by how much, see `linear_path`.
 
     Batch norm, of what is evaluated and what is trained: in ``"recalibrated"`` mode every point of the grid
     has its own exact statistics; training takes each mini-batch's own, and differentiates through them, as

@@ -33,10 +33,11 @@ def linear_path(
     interpolated statistics, which are not those of the interpolated network. ``"recalibrated"`` computes that
     network's own at every point; in ``"batch"`` mode each batch has its own.
 
-    A grid can miss the peak, so the barrier found is a lower bound on the line's. ``error.solver`` estimates
+    A grid can miss the peak, so the barrier found is a lower bound on the line's. ``error.grid`` estimates
     by how much, as a smooth curve would: an eighth of the largest second difference of the losses at the
-    highest interior point and beside it, plus an eighth of how much these differ. The line's barrier in turn
-    is only an upper bound on what separates the networks: another path may be lower.
+    highest interior point and beside it, plus an eighth of how much these differ. It is no bound: a peak
+    narrower than the grid shows in no difference. The line's barrier in turn is only an upper bound on what
+    separates the networks: another path may be lower.
 
     Parameters
     ----------

@@ -146,7 +146,7 @@ def evaluate_path(
 
     return {
         "value": float(heights[top]),
-        "error": ErrorBudget(solver=_hidden_height(losses, inner), data=data_error),
+        "error": ErrorBudget(grid=_hidden_height(losses, inner), data=data_error),
         "provenance": {
             **provenance,
             "objective": a.describe(),
@@ -183,7 +183,7 @@ def _chord(alphas: Tensor, losses: Tensor) -> Tensor:
 
 
 def _hidden_height(losses: Tensor, peak: int) -> float:
-    """Estimated bound on how far the curve rises between grid points above the interior point `peak`."""
+    """How far the curve may rise between grid points above the interior point `peak`: an estimate, no bound."""
     bends = losses[:-2] - 2 * losses[1:-1] + losses[2:]  # entry i belongs to point i + 1
     near = bends[max(0, peak - 2) : peak + 1]
     # Second differences are averages; between the points the curve may bend more by about what they vary.
