@@ -39,8 +39,8 @@ class Instability(Measurement):
     r"""Linear barriers between runs that part at K steps, for S seeds in M batch-norm modes.
 
     `value` is the mean barrier over the seeds for the earliest branch in the first mode, ``error.probe`` its
-    standard error over the seeds, ``error.grid`` the mean of what the grids may have missed, an estimate. Arrays are
-    float64 but for the steps.
+    standard error over the seeds, ``error.grid`` the mean of what the grids may have missed, an estimate.
+    Arrays are float64 but for the steps.
 
     Parameters
     ----------

@@ -63,10 +63,10 @@ def seed_spread(
 ) -> SeedSpread:
     """Call ``measure(*objectives, seed=..., **arguments)`` with `num_seeds` seeds derived from `seed`.
 
-    Errors that the results themselves state are kept as parts of the mean's: the bounds of solvers and what
-    grids may have missed as their means; standard errors from having a sample of the examples likewise, for the examples are the same, so
-    that the error of the mean is at most that. What else they draw at random varies from seed to seed, and is
-    in the spread.
+    Errors that the results themselves state are kept as parts of the mean's: the bounds of solvers, and what
+    grids may have missed, as their means; standard errors from having a sample of the examples likewise, for
+    the examples are the same, so that the error of the mean is at most that. What else they draw at random
+    varies from seed to seed, and is in the spread.
 
     Parameters
     ----------

@@ -75,7 +75,7 @@ class ErrorBudget:
                 raise ValueError(f"`{name}` must be {kind} >= 0 or None for exact, got {value}.")
 
     def half_width(self, level: float = 0.95) -> float:
-        """Half-width of the interval: Student quantiles of independent parts in quadrature, the rest added."""
+        """Half-width of the interval: Student quantiles of independent parts in quadrature, then the rest."""
         statistical = math.hypot(*(part.half_width(level) for part in (self.probe, self.data) if part))
         return statistical + (self.solver or 0.0) + (self.grid or 0.0)
 
@@ -162,9 +162,11 @@ class Measurement:
 
     def __repr__(self) -> str:
         half = self.error.half_width(0.95)
-        is_exact = math.isfinite(self.value) and half <= ROUNDING * abs(self.value)
+        # A grid that shows no error may have missed one all the same.
+        no_grid = self.error.grid is None
+        is_exact = no_grid and math.isfinite(self.value) and half <= ROUNDING * abs(self.value)
         kinds = ["95 %"] if self.error.probe or self.error.data else []
-        kinds += ["grid estimated"] if self.error.grid else []
+        kinds += [] if no_grid else ["grid estimated"]
         spread = "exact" if is_exact else f"± {half:.2g} ({', '.join(kinds) or 'bound'})"
         if is_exact and self.provenance.get("converged") is False:
             spread = ""  # as far as it went

@@ -183,7 +183,7 @@ def _chord(alphas: Tensor, losses: Tensor) -> Tensor:
 
 
 def _hidden_height(losses: Tensor, peak: int) -> float:
-    """How far the curve may rise between grid points above the interior point `peak`: an estimate, no bound."""
+    """How far the curve may rise between grid points above the interior point `peak`: an estimate."""
     bends = losses[:-2] - 2 * losses[1:-1] + losses[2:]  # entry i belongs to point i + 1
     near = bends[max(0, peak - 2) : peak + 1]
     # Second differences are averages; between the points the curve may bend more by about what they vary.
