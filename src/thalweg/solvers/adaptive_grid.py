@@ -29,8 +29,8 @@ Array = NDArray[np.float64]
 STENCIL = 4
 
 # What a difference beside a cell counts for, against one in it. On random wells, rings, kinks and slices of
-# ReLU networks: with nothing, up to an eighth of the points interpolated on a line miss the tolerance; with all
-# of it a third more points are evaluated; with half of it a tenth more.
+# ReLU networks: with nothing, up to an eighth of the points interpolated on a line miss the tolerance; with
+# all of it a third more points are evaluated; with half of it a tenth more.
 BESIDE = 0.5
 
 # A difference as the error of the points that remain: beside a kink these may miss by more than was seen.
