@@ -156,7 +156,7 @@ def numbers(path: LossPath) -> Result:
     error = path.error.data
     return {
         "barrier": path.barrier,
-        "missed": path.error.solver,
+        "missed": path.error.grid,
         "data_error": error and error.value,
         "alpha": path.barrier_alpha,
         "losses": path.losses.tolist(),

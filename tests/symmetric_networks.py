@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from tests.networks import NUM_CLASSES, built, images, seeded, tokens, vectors
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 
 class Block(nn.Module):
@@ -229,6 +230,21 @@ def residual() -> nn.Module:
     )
 
 
+def weight_normed() -> nn.Module:
+    """Directions and lengths apart: the length of a unit's weights is a number of its own."""
+    return nn.Sequential(
+        weight_norm(nn.Conv2d(1, 4, 3)),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        weight_norm(nn.Conv2d(4, 3, 2)),
+        nn.ReLU(),
+        nn.Flatten(),
+        weight_norm(nn.Linear(27, 5)),
+        nn.ReLU(),
+        nn.Linear(5, NUM_CLASSES),
+    )
+
+
 RELU, NORM, ORDER, QK, VO = "relu_rescaling", "batch_norm_scaling", "permutation", "query_key", "value_output"
 
 
@@ -255,6 +271,8 @@ CASES = {
     "convolutional": Case(convolutional, images, {RELU: 2, NORM: 1, ORDER: 2}),
     "separable": Case(separable, images, {RELU: 3, NORM: 2, ORDER: 4}),
     "residual": Case(residual, images, {RELU: 3, NORM: 5, ORDER: 3}),
+    # Weights that take units have their own length, so that no scale passes through but into the last.
+    "weight-norm": Case(weight_normed, images, {RELU: 1, NORM: 1, ORDER: 3}),
     "instance-norm": Case(instance, images, {RELU: 1, ORDER: 1}),
     "glu": Case(lambda: nn.Sequential(nn.Linear(5, 8), nn.GLU(), nn.Linear(4, 3)), vectors, {ORDER: 1}),
     "two-readers": Case(TwoReaders, vectors, {RELU: 1, ORDER: 1}),

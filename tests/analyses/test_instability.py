@@ -75,7 +75,7 @@ def test_barriers_are_those_of_the_networks_in_the_folder(found) -> None:
                 )
                 line = linear_path(a, b, num_points=7)
                 assert float(result.barriers[m, i, j]) == line.barrier_over_mean
-                assert float(result.solver_bounds[m, i, j]) == line.error.solver
+                assert float(result.grid_errors[m, i, j]) == line.error.grid
                 assert result.end_losses[m, i, j].tolist() == line.losses[[0, -1]].tolist()
                 errors = 1 - line.accuracies
                 expected = float(errors.max() - (errors[0] + errors[-1]) / 2)
@@ -123,7 +123,7 @@ def test_error_bars_are_students_over_the_seeds(found) -> None:
     np.testing.assert_allclose(result.means, table.mean(1))
     np.testing.assert_allclose(result.standard_errors, table.std(1, ddof=1) / math.sqrt(3))
     low, high = result.band(0.9)
-    half = stats.t.ppf(0.95, 2) * table.std(1, ddof=1) / math.sqrt(3) + result.solver_bounds.numpy().mean(1)
+    half = stats.t.ppf(0.95, 2) * table.std(1, ddof=1) / math.sqrt(3) + result.grid_errors.numpy().mean(1)
     np.testing.assert_allclose(low, table.mean(1) - half)
     np.testing.assert_allclose(high, table.mean(1) + half)
     errors = result.error_barriers.numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from scipy import stats
 from tests.networks import mlp, vectors
 
 from thalweg.analyses.seed_spread import seed_spread
+from thalweg.core.array_store import ArrayStore
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.rng import generator, normal, stream_seed
 from thalweg.measures.connectivity.bezier_path import BezierPath, bezier_path
@@ -39,7 +41,8 @@ def test_it_is_the_mean_of_the_calls(ends) -> None:
     assert found.value == pytest.approx(values.mean())
     assert found.error.probe.value == pytest.approx(values.std(ddof=1) / 2)
     assert found.error.probe.dof == 3
-    assert found.error.solver == pytest.approx(np.mean([path.error.solver for path in each]))
+    assert found.error.grid == pytest.approx(np.mean([path.error.grid for path in each]))
+    assert found.error.solver is None
     assert found.error.data.value == pytest.approx(np.mean([path.error.data.value for path in each]))
     assert found.error.data.dof == 20
     assert isinstance(found.lowest, BezierPath)
@@ -56,7 +59,7 @@ def test_records_and_progress(ends) -> None:
         num_samples=3,
         num_seeds=2,
         seed=0,
-        progress=lambda *c: calls.append(c),
+        progress=lambda *c, calls=calls: calls.append(c),
     )
     assert calls[-1][0] == calls[-1][1]
     assert [c[0] for c in calls] == sorted(c[0] for c in calls)
@@ -103,3 +106,64 @@ def test_one_seed_shows_no_spread(ends) -> None:
         seed_spread(linear_path, *ends, seed=0)
     with pytest.raises(TypeError, match="`seed` must be an integer"):
         seed_spread(bezier_path, *ends, seed=None)
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_killed_spread_goes_on_to_the_same_bits(ends, at, tmp_path) -> None:
+    """Of a measure without a store the results are kept, of one with its own it is that."""
+    for measure, given, arguments in (
+        (average_sharpness, ends[:1], {"num_samples": 3}),
+        (bezier_path, ends, {"num_steps": 5, "num_points": 5}),
+    ):
+        store = ArrayStore(tmp_path / measure.__name__)
+        expected = seed_spread(measure, *given, num_seeds=4, seed=3, **arguments)
+        begun: list[int] = []
+
+        def counted(*objectives, begun=begun, measure=measure, **kwargs):
+            begun.append(1)
+            if len(begun) > at:
+                raise KeyboardInterrupt("stop")
+            return measure(*objectives, **kwargs)
+
+        counted = functools.wraps(measure)(counted)  # the same signature and source, as far as keys go
+        with pytest.raises(KeyboardInterrupt, match="stop"):
+            seed_spread(counted, *given, num_seeds=4, seed=3, store=store, **arguments)
+        num_kept = len(list(store.folder.iterdir()))
+        assert num_kept == (at if measure is average_sharpness else 2 * at)
+        calls: list[tuple[int, int]] = []
+        found = seed_spread(
+            measure,
+            *given,
+            num_seeds=4,
+            seed=3,
+            store=store,
+            progress=lambda *c, calls=calls: calls.append(c),
+            **arguments,
+        )
+        assert found == expected
+        assert found.results == expected.results
+        assert calls[-1][0] == calls[-1][1]
+        assert len(list(store.folder.iterdir())) == num_kept * 4 // at
+
+
+def test_another_call_is_never_taken_for_it(ends, tmp_path) -> None:
+    store, (a, b) = ArrayStore(tmp_path), ends
+    arguments = {"num_samples": 3, "num_seeds": 2, "seed": 3}
+    first = seed_spread(average_sharpness, a, store=store, **arguments)
+    for objective, more in (
+        (b, {}),
+        (a.subset(12), {}),
+        (a, {"num_samples": 4}),
+        (a, {"seed": 4}),
+        (a, {"radius": 0.1}),
+    ):
+        before = len(list(tmp_path.iterdir()))
+        found = seed_spread(average_sharpness, objective, store=store, **{**arguments, **more})
+        assert len(list(tmp_path.iterdir())) == before + 2
+        assert found == seed_spread(average_sharpness, objective, **{**arguments, **more}) != first
+    with pytest.raises(
+        TypeError, match="`solver` must be made of numbers, texts and tensors where a `store`"
+    ):
+        seed_spread(draw, num_seeds=2, seed=0, solver=object(), store=store)
+    with pytest.raises(TypeError, match="`store` must keep arrays by key"):
+        seed_spread(draw, num_seeds=2, seed=0, store="folder")

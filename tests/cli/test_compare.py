@@ -105,7 +105,7 @@ def test_the_table_is_legible_at_100_columns_and_the_page_is_written(folder: Pat
     assert marks == [r["changes"] for r in row["rows"]]
     assert all(remark in lines for remark in row["remarks"])
     assert (folder / "page" / "index.html").read_text().startswith("<!DOCTYPE html>")
-    assert done.stderr == "page: page/index.html\n"
+    assert done.stderr == "compare: under way\npage: page/index.html\n"
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100, 200])
@@ -140,8 +140,15 @@ def test_arguments_of_single_measures(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "complaint"),
     [
-        ("radius=0.2", "`set` must be measure.argument=value with a measure among sam_sharpness, got"),
-        ("trace.rtol=0.2", "with a measure among sam_sharpness"),
+        (
+            "radius=0.2",
+            "`set` must be measure.argument=value with a measure among sam_sharpness, mode_connectivity, got "
+            "'radius=0.2'; sam_sharpness.radius may be meant.",
+        ),
+        ("trace.rtol=0.2", "with a measure among sam_sharpness, mode_connectivity, got 'trace.rtol=0.2'."),
+        ("plane_points=7", "got 'plane_points=7'; mode_connectivity.plane_points may be meant."),
+        ("connectivity.plane_points=7", "; mode_connectivity.plane_points may be meant."),
+        ("seed=7", "; sam_sharpness.seed may be meant."),
         ("sam_sharpness.width=2", "gives sam_sharpness 'width'; it takes radius"),
         ("sam_sharpness.radius=wide", "`radius` in --set must be a number, got 'wide'"),
     ],
@@ -160,6 +167,20 @@ def test_weights_of_another_model_point_to_its_option(folder: Path) -> None:
     assert done.returncode == 2
     assert "ckpt/plain/seed0.pt" in done.stderr
     assert "--model-b" in done.stderr
+
+
+def test_a_missing_file_does_not(folder: Path) -> None:
+    """Not even where the path of the other one is the end of its own."""
+    (folder / "seed0.pt").write_bytes((folder / "ckpt/bn/seed0.pt").read_bytes())
+    for files in (
+        ("none/seed0.pt", "seed0.pt"),
+        ("seed0.pt", "none/seed0.pt"),
+        ("none.pt", "ckpt/bn/seed0.pt"),
+    ):
+        done = compare(folder, *files, "--model", "nets:build", "--measures", "sam_sharpness")
+        assert done.returncode == 2
+        assert done.stderr.endswith(" is not a file.\n")
+        assert "--model-b" not in done.stderr
 
 
 def test_groups_by_a_pattern(folder: Path) -> None:
@@ -198,7 +219,7 @@ def test_that_nothing_can_be_decided_is_said_before_anything_is_measured(folder:
         "Nothing can be decided: with 4 runs against 4 and 9 rows no corrected p-value can be below 0.26. "
         "More runs, or fewer measures and modes, are needed."
     )
-    assert rest == []
+    assert rest == ["compare: under way"]
     # What fails is no row; what is left is counted anew.
     assert "4 runs against 4 and 6 rows" in json.loads(done.stdout)["remarks"][0]
     weights = folder / "broken"
@@ -210,7 +231,7 @@ def test_that_nothing_can_be_decided_is_said_before_anything_is_measured(folder:
     failed = compare(folder, *arguments, "--level", "0.99")
     assert failed.returncode == 1
     assert failed.stderr.startswith("Nothing can be decided: with 4 runs against 4 no corrected p-value")
-    assert "recipe=plain, seed=0" in failed.stderr.splitlines()[1]
+    assert "recipe=plain, seed=0" in failed.stderr.splitlines()[-1]
 
 
 def test_numbers_in_fields_are_groups_by_their_text(folder: Path) -> None:

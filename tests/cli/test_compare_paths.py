@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.cli.test_compare import MODULE, compare
 from tests.cli.test_measure import thalweg
+from tests.killed import files, killed, needs_kill
 
 import thalweg as tw
 
@@ -49,7 +50,8 @@ def test_two_files_and_what_lies_between_them(folder: Path) -> None:
         "angle at the origin (°)",
         "angle at the start (°)",
     ]
-    cost, page = done.stderr.splitlines()
+    cost, *lines, page = done.stderr.splitlines()
+    assert lines == ["between them: under way", "compare: under way"]
     assert cost.startswith("What lies between the two takes some ")
     assert "--paths no leaves it out" in cost
     assert page == "page: page/index.html"
@@ -141,3 +143,27 @@ def test_it_is_a_measure_of_two_checkpoints_in_one_mode_as_well(folder: Path) ->
     assert "barrier, straight line" in done.stdout
     assert "not there: plane, topology: not asked for (plane_points=0)" in done.stdout
     assert (folder / "it.png").exists()
+
+
+@needs_kill
+def test_a_killed_command_goes_on_from_its_store(folder: Path) -> None:
+    """kill -9 among what lies between the two, then again among the measures: the same answer."""
+    asked = (*FILES, "--measures", "sam_sharpness,average_sharpness", "--paths", "yes", *CHEAP, "--json")
+    asked = (*asked, "--batch-size", "10")
+    expected = compare(folder, *asked)
+    assert expected.returncode == 0, expected.stderr
+    kept = folder / "kept"
+    for num_files in (4, 13):
+        command = ["-m", "thalweg", "compare", *asked, "--data", "nets:data", "--device", "cpu"]
+        killed([*command, "--store", "kept"], lambda n=num_files: len(files(kept)) >= n, cwd=folder)
+    before = files(kept)
+    done = compare(folder, *asked, "--store", "kept")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected.stdout
+    after = files(kept)
+    assert {path: after[path] for path in before} == before
+    assert len(after) > len(before)
+    next(iter(after)).write_bytes(b"no tensors")
+    damaged = compare(folder, *asked, "--store", "kept")
+    assert damaged.returncode == 2
+    assert "remove it, and it is computed anew" in damaged.stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from thalweg.cli.console import StudyWatcher, errors
+from thalweg.cli.console import StudyWatcher, errors, progress_bar
 
 
 class Clock:
@@ -59,3 +59,45 @@ def test_a_terminal_has_its_bar_for_that(
     monkeypatch.setattr(errors, "_force_terminal", True)
     finish(StudyWatcher(Clock()), 1, cost=10, total=100)
     assert "elapsed" not in capsys.readouterr().err
+
+
+def test_where_there_is_no_terminal_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with progress_bar("a measure", clock) as progress:
+        assert capsys.readouterr().err == ""
+        for second in range(200):  # of 400
+            progress(second, 400)
+            clock.now += 1
+        clock.now += 3600
+        progress(399, 400)
+        progress(400, 400)
+    assert capsys.readouterr().err.splitlines() == [
+        "a measure: under way",
+        "a measure: 15 %, elapsed 0:01:00, about 0:05:40 left",
+        "a measure: 30 %, elapsed 0:02:00, about 0:04:40 left",
+        "a measure: 45 %, elapsed 0:03:00, about 0:03:40 left",
+        "a measure: 100 %, elapsed 1:03:20, about 0:00:10 left",
+    ]
+
+
+def test_progress_that_knows_no_whole_is_told_without_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with progress_bar("a measure", clock) as progress:
+        for _ in range(2):
+            progress(0, 0)
+            clock.now += 60
+    assert capsys.readouterr().err.splitlines() == ["a measure: under way", "a measure: 0 %, elapsed 0:01:00"]
+
+
+def test_on_a_terminal_there_is_a_bar_and_no_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "_force_terminal", True)
+    clock = Clock()
+    with progress_bar("a measure", clock) as progress:
+        for _ in range(3):
+            progress(1, 4)
+            clock.now += 60
+    assert "elapsed" not in (text := capsys.readouterr().err)
+    assert "under way" not in text
+    assert "\x1b" in text

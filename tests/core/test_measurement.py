@@ -99,10 +99,22 @@ def test_a_level_outside_nought_and_one_is_refused(level):
         Measurement(value=1.0).interval(level)
 
 
-@pytest.mark.parametrize("solver", [-0.1, math.nan])
-def test_a_bound_must_be_one(solver):
+@pytest.mark.parametrize("value", [-0.1, math.nan])
+def test_a_bound_must_be_one(value):
     with pytest.raises(ValueError, match="`solver` must be a bound >= 0"):
-        ErrorBudget(solver=solver)
+        ErrorBudget(solver=value)
+    with pytest.raises(ValueError, match="`grid` must be an estimate >= 0"):
+        ErrorBudget(grid=value)
+
+
+def test_what_a_grid_may_have_missed_is_added_and_never_called_a_bound():
+    chance = StandardError(0.1)
+    assert ErrorBudget(grid=0.25).half_width() == 0.25
+    both = ErrorBudget(solver=0.5, data=chance, grid=0.25).half_width()
+    assert both == pytest.approx(0.75 + chance.half_width(0.95))
+    assert "(grid estimated)" in repr(Measurement(value=1.0, error=ErrorBudget(grid=0.25)))
+    assert "(95 %, grid estimated)" in repr(Measurement(value=1.0, error=ErrorBudget(data=chance, grid=0.25)))
+    assert "bound" not in repr(Measurement(value=1.0, error=ErrorBudget(solver=0.5, grid=0.25)))
 
 
 def test_a_negative_standard_error_is_refused():
@@ -118,6 +130,7 @@ def test_a_negative_standard_error_is_refused():
         ErrorBudget(solver=math.inf),
         ErrorBudget(probe=StandardError(0.2), data=StandardError(0.3, 7)),
         ErrorBudget(data=StandardError(0.0, 7)),
+        ErrorBudget(grid=0.1),
     ],
 )
 def test_budgets_survive_json(budget):

@@ -54,7 +54,7 @@ def instability(num_seeds: int = 3, classes: bool = True) -> Instability:
         modes=("running", "recalibrated"),
         barriers=barriers,
         error_barriers=barriers / 4 if classes else barriers * torch.nan,
-        solver_bounds=barriers / 50,
+        grid_errors=barriers / 50,
         end_losses=torch.zeros(2, num_seeds, 4, 2),
         end_accuracies=torch.ones(2, num_seeds, 4, 2),
         distances=torch.ones(num_seeds, 4),

@@ -82,6 +82,67 @@ def test_the_error_is_within_the_one_stated_and_that_within_the_tolerance(shape,
     assert 0 < found.evaluated.mean() < 0.8
 
 
+def wells(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    heights, widths = rng.uniform(0.3, 1, 4), rng.uniform(0.02, 0.3, 4)
+    places = rng.uniform(-0.9, 0.9, (4, 2))
+    holes = [
+        h * np.exp(-((a - x) ** 2 + (b - y) ** 2) / w)
+        for h, w, (x, y) in zip(heights, widths, places, strict=True)
+    ]
+    return 0.3 * (a**2 + b**2) - sum(holes)
+
+
+def ring(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    x, y = rng.uniform(-0.3, 0.3, 2)
+    radius, steepness = rng.uniform(0.3, 0.9), rng.uniform(2, 6)
+    return np.tanh(steepness * ((a - x) ** 2 + (b - y) ** 2 - radius**2)) ** 2
+
+
+def double_well(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return 4 * (a**2 - rng.uniform(0.2, 0.6)) ** 2 + (b - rng.uniform(-1, 1) * a) ** 2
+
+
+def kinks(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    slopes = rng.normal(size=(6, 3))
+    return sum(np.abs(u * a + v * b + w / 2) for u, v, w in slopes)
+
+
+def relu_network(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cross-entropy of a layer of 6 ReLUs on 40 examples, along two random directions."""
+    x, y = rng.normal(size=(40, 4)), rng.integers(0, 3, 40)
+    first, last = rng.normal(size=(3, 4, 6)), 1.5 * rng.normal(size=(3, 6, 3))
+    steps = np.stack([np.ones(a.size), 1.5 * a.ravel(), 1.5 * b.ravel()], 1)
+    hidden = np.maximum(np.einsum("nd,tdh->tnh", x, np.einsum("tk,kdh->tdh", steps, first)), 0)
+    logits = np.einsum("tnh,thc->tnc", hidden, np.einsum("tk,khc->thc", steps, last))
+    logits -= logits.max(2, keepdims=True)
+    losses = np.log(np.exp(logits).sum(2)) - logits[:, np.arange(40), y]
+    return losses.mean(1).reshape(a.shape)
+
+
+@pytest.mark.parametrize("shape", [(101,), (33, 33)], ids=["line", "plane"])
+@pytest.mark.parametrize("surface", [wells, ring, double_well, kinks, relu_network])
+def test_the_tolerance_and_the_error_stated_hold_at_nearly_all_points(surface, shape) -> None:
+    """Counted over random surfaces of a kind, at the points that were interpolated."""
+    rng, missed, beyond, whole = np.random.default_rng(0), 0, 0, 0
+    for share in (0.02, 0.004):
+        for _ in range(10 if len(shape) == 1 else 4):
+            seed = rng.integers(2**31)
+
+            def function(a, b=None, seed=seed):
+                return surface(np.random.default_rng(seed), a, 0 * a + 0.1 if b is None else b)
+
+            extent = np.ptp(function(*np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")))
+            found, guess, truth = run(function, shape, share * extent)
+            error, inside = np.abs(guess - truth), ~found.evaluated
+            missed += (error > share * extent)[inside].sum()
+            beyond += (error > found.errors + 1e-12)[inside].sum()
+            whole += inside.sum()
+            assert found.errors.max() <= share * extent * (1 + 1e-12)
+    assert whole > 100
+    assert missed <= 0.02 * whole, "at 98 % of the points the tolerance asked for"
+    assert beyond <= 0.05 * whole, "at 95 % what is stated there"
+
+
 def test_what_lies_between_the_points_of_a_test_is_missed() -> None:
     """Why the error is called an estimate."""
     found, surface, truth = run(lambda a: np.exp(-(((a - 0.0625) / 0.02) ** 2)), (129,), 0.01)

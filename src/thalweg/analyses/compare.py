@@ -15,12 +15,14 @@ from thalweg.analyses.orderings import Order, Ordering, changes, remarks
 from thalweg.analyses.readings import Network, Reading, modes_of_pair
 from thalweg.analyses.runs import Run
 from thalweg.core.arguments import check_fraction
+from thalweg.core.array_store import Store
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import stream_seed
 from thalweg.core.text_table import in_columns
 from thalweg.objective.objective import Objective
+from thalweg.objective.resuming import check_store_for
 from thalweg.solvers.comparable import check_same_setting
 
 
@@ -190,6 +192,7 @@ def compare(
     level: float = 0.95,
     names: tuple[str, str] = ("a", "b"),
     seed: int,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure two networks on the same data in every way, and mark where their order changes.
@@ -216,6 +219,9 @@ def compare(
         What the two are called.
     seed
         Of all measures, of both networks: what they draw alike, they draw the same.
+    store
+        Keeps each measurement once it is done, an `ArrayStore` say: a killed call, made again, goes on from
+        there and gives the same bits.
     progress
         Called with steps done and all steps.
 
@@ -228,6 +234,7 @@ def compare(
     """
     check_fraction("level", level, "0.95 is customary")
     stream_seed(seed)  # refuses what is no seed, even where nothing is drawn
+    check_store_for(store, a, b)
     if len(names) != 2 or names[0] == names[1]:
         raise ValueError(f"`names` must be two different names, got {names!r}.")
     members, wanted = bounded_at(level, chosen_measures(measures)), modes_of_pair(a, b, modes)
@@ -236,7 +243,7 @@ def compare(
     has_batch_norm = any(network.has_batch_norm for network in networks)
     shown = wanted if has_batch_norm else wanted[:1]
     read = [
-        network.read(members, shown, level=level, seed=seed, progress=part_of(progress, i, 2))
+        network.read(members, shown, level=level, seed=seed, store=store, progress=part_of(progress, i, 2))
         for i, network in enumerate(networks)
     ]
     keys = [(name, mode) for name in members for mode in shown]

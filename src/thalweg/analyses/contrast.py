@@ -16,6 +16,7 @@ from thalweg.analyses.readings import Network, Reading, checked_modes
 from thalweg.analyses.run_files import Value, in_words
 from thalweg.analyses.runs import Run, Runs
 from thalweg.core.arguments import check_flag, check_fraction, check_one_of
+from thalweg.core.array_store import Store, check_store
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import stream_seed
@@ -34,6 +35,7 @@ def contrast(
     level: float = 0.95,
     correction: str = "joint",
     seed: int = 0,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> Contrast:
     """Measure two groups of runs and contrast them: intervals, relabelling tests, effect sizes.
@@ -69,6 +71,9 @@ def contrast(
     seed
         Each run draws from a stream of its own, so that errors of measuring are independent and part of the
         spread between the runs. It has a default since what it decides is small beside that spread.
+    store
+        Keeps each measurement once it is done, an `ArrayStore` say: a killed call, made again, goes on from
+        there and gives the same bits.
     progress
         Called with steps done and all steps.
 
@@ -82,6 +87,7 @@ def contrast(
     """
     check_flag("log", log)
     _check_rule(level, correction)
+    check_store(store)
     names, pairing, chosen = _chosen(runs, by, groups, paired_by)
     members, wanted = bounded_at(level, chosen_measures(measures)), checked_modes(modes)
 
@@ -97,7 +103,7 @@ def contrast(
         has_batch_norm |= network.has_batch_norm
         own_seed = stream_seed(seed, "contrast", run.label)
         inner = part_of(progress, place, len(all_runs))
-        read.append(network.read(members, wanted, level=level, seed=own_seed, progress=inner))
+        read.append(network.read(members, wanted, level=level, seed=own_seed, store=store, progress=inner))
 
     shown = wanted if has_batch_norm else wanted[:1]
     keys = [(name, mode) for name in members for mode in shown]

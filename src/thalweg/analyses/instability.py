@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from thalweg.analyses.readings import checked_modes
 from thalweg.core.arguments import check_count, check_fraction
+from thalweg.core.array_store import ArrayStore
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.progress import Progress, part_of
@@ -38,8 +39,8 @@ class Instability(Measurement):
     r"""Linear barriers between runs that part at K steps, for S seeds in M batch-norm modes.
 
     `value` is the mean barrier over the seeds for the earliest branch in the first mode, ``error.probe`` its
-    standard error over the seeds, ``error.solver`` the mean of what the grids may have missed. Arrays are
-    float64 but for the steps.
+    standard error over the seeds, ``error.grid`` the mean of what the grids may have missed, an estimate.
+    Arrays are float64 but for the steps.
 
     Parameters
     ----------
@@ -56,8 +57,8 @@ class Instability(Measurement):
     error_barriers
         ``(M, S, K)``: the same of the error rate, the quantity of their figures: the mean accuracy of the
         ends less the lowest on the line. NaN for losses without classes.
-    solver_bounds
-        ``(M, S, K)``: how much of a barrier the grid may have missed, see `linear_path`.
+    grid_errors
+        ``(M, S, K)``: how much of a barrier the grid may have missed, an estimate; see `linear_path`.
     end_losses, end_accuracies
         ``(M, S, K, 2)``: of the run itself and of its branch.
     distances
@@ -76,7 +77,7 @@ class Instability(Measurement):
     modes: tuple[str | None, ...]
     barriers: Tensor
     error_barriers: Tensor
-    solver_bounds: Tensor
+    grid_errors: Tensor
     end_losses: Tensor
     end_accuracies: Tensor
     distances: Tensor
@@ -106,7 +107,7 @@ class Instability(Measurement):
             return torch.full_like(mean, -math.inf), torch.full_like(mean, math.inf)
         half = float(stats.t.ppf(0.5 + level / 2, num_seeds - 1)) * _standard_error(table)
         if of == "barriers":
-            half = half + self.solver_bounds.mean(1)
+            half = half + self.grid_errors.mean(1)
         return mean - half, mean + half
 
 
@@ -164,8 +165,8 @@ def instability(
     num_points
         Of the grid on each line.
     checkpoint_dir
-        Folder for the runs, which go on there after a kill; another list of steps needs another folder.
-        Default: a temporary one.
+        Folder for the runs and the lines, which go on there after a kill; another list of steps needs another
+        folder. Default: a temporary one.
     seed
         Of everything.
     progress
@@ -230,6 +231,7 @@ def instability(
     failures: dict[str, str] = {}
     distances = torch.zeros(num_seeds, len(steps), dtype=torch.float64)
     with _folder(checkpoint_dir) as folder:
+        store = ArrayStore(folder / "lines")
         for i, own in enumerate(configs):
             home = folder / f"seed{i}"
             run = _trained(build, examples, own, loss, home / "run", next_part(), keep_steps=steps)
@@ -248,7 +250,7 @@ def instability(
                 for mode, (a, b) in zip(wanted, pairs, strict=True):
                     line = None
                     try:
-                        line = linear_path(a, b, num_points=num_points, progress=next_part())
+                        line = linear_path(a, b, num_points=num_points, store=store, progress=next_part())
                     except NonFiniteLossError as error:
                         failures[f"seed {i}, step {step}, {mode}"] = str(error)
                     lines[i][-1].append(line)
@@ -339,13 +341,13 @@ def _result(
         return torch.tensor(rows, dtype=torch.float64).movedim(2, 0).contiguous()  # (M, S, K, ...)
 
     barriers = table(lambda line: line.barrier_over_mean)
-    bounds = table(lambda line: line.error.solver)
+    missed = table(lambda line: line.error.grid)
     accuracies = table(lambda line: line.accuracies.tolist(), num_points)  # (M, S, K, T)
     ends = accuracies[..., [0, -1]]
     spread = StandardError(float(_standard_error(barriers)[0, 0]), len(lines) - 1)
     return Instability(
         value=float(barriers[0, :, 0].mean()),
-        error=ErrorBudget(solver=float(bounds[0, :, 0].mean()), probe=spread),
+        error=ErrorBudget(probe=spread, grid=float(missed[0, :, 0].mean())),
         provenance=provenance,
         branch_steps=torch.tensor(steps),
         num_steps=num_steps,
@@ -353,7 +355,7 @@ def _result(
         modes=tuple(modes),
         barriers=barriers,
         error_barriers=ends.mean(-1) - accuracies.min(-1).values,
-        solver_bounds=bounds,
+        grid_errors=missed,
         end_losses=table(lambda line: line.losses[[0, -1]].tolist(), 2),
         end_accuracies=ends,
         distances=distances,

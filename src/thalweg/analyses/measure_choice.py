@@ -63,7 +63,7 @@ def _member(name: str, arguments: Mapping[str, Any], argument: str) -> Member:
     check_one_of(argument, name, dict.fromkeys([*FAMILY, *functions]), some=True)
     member = FAMILY[name] if name in FAMILY else Member(functions[name])
     taken = inspect.signature(member.measure).parameters
-    settable = [key for key in taken if key not in ("objective", "seed", "progress")]
+    settable = [key for key in taken if key not in ("objective", "seed", "store", "progress")]
     wrong = [key for key in arguments if key not in settable]
     if wrong:
         raise ValueError(f"`{argument}` gives {name} {wrong[0]!r}; it takes {', '.join(settable)}.")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from thalweg.core.errors import ThalwegError
+from thalweg.core.errors import DataError, ThalwegError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress, part_of
 from thalweg.objective.objective import Objective
@@ -67,6 +67,8 @@ def measured(
     ------
     ValueError
         That a measure raises of an argument in its `given`.
+    DataError
+        If what a store has of a measurement cannot be read.
     """
     outcomes: dict[tuple[str, str], Outcome] = {}
     num_parts, part = len(members) * len(points), 0
@@ -87,6 +89,8 @@ def measured(
 def _outcome(take: Take, point: Objective, seed: int, progress: Progress | None) -> Outcome:
     try:
         result = take(point, seed=seed, progress=progress)
+    except DataError:
+        raise  # a store that cannot be read is nothing that the measure says of the point
     except (ValueError, ThalwegError) as error:
         if any(str(error).startswith(f"`{name}` ") for name in _given(take)):
             raise

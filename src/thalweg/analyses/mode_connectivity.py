@@ -15,6 +15,7 @@ from thalweg.analyses.network_plane import check_plane_points
 from thalweg.analyses.readings import Network, modes_of_pair
 from thalweg.analyses.runs import Run
 from thalweg.core.arguments import check_count, check_flag, check_fraction, check_one_of
+from thalweg.core.array_store import Store
 from thalweg.core.measurement import ErrorBudget, hash_tensors
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import stream_seed
@@ -23,6 +24,7 @@ from thalweg.measures.connectivity.path import check_ends
 from thalweg.measures.connectivity.permutation import Method
 from thalweg.objective.batch_norm import BatchNormMode
 from thalweg.objective.objective import Objective
+from thalweg.objective.resuming import check_store_for
 from thalweg.solvers.comparable import check_comparable
 
 
@@ -42,6 +44,7 @@ def mode_connectivity(
     level: float = 0.95,
     names: tuple[str, str] = ("a", "b"),
     seed: int,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> ModeConnectivity:
     r"""Measure what lies between two minima: straight, with the units of b in the order of a's, and curved.
@@ -91,6 +94,9 @@ def mode_connectivity(
         What the two are called.
     seed
         Of alignment, curve, plane and topology.
+    store
+        Keeps what is done of each part, an `ArrayStore` say: a killed call, made again, goes on from there
+        and gives the same bits.
     progress
         Called with work done and all work, in passes forward of an example; see `expected_passes`.
 
@@ -118,6 +124,7 @@ def mode_connectivity(
     if len(names) != 2 or names[0] == names[1]:
         raise ValueError(f"`names` must be two different names, got {names!r}.")
     stream_seed(seed)
+    check_store_for(store, a, b)
 
     networks = [Network.of(subject, wanted, name) for subject, name in zip((a, b), names, strict=True)]
     pairs = _pairs(networks)
@@ -146,6 +153,7 @@ def mode_connectivity(
         names=names,
         population=population,
         seed=seed,
+        store=store,
         work=Work(progress, sum(expected.values())),
         expected=expected,
         reasons={mode: why for network in networks for mode, why in network.failures.items()},

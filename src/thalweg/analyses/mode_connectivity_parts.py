@@ -11,9 +11,10 @@ from torch import Tensor
 
 from thalweg.analyses.mode_connectivity_result import aligned_name, line_key
 from thalweg.analyses.network_plane import are_apart, middle, through
-from thalweg.core.errors import ThalwegError
+from thalweg.core.array_store import Store
+from thalweg.core.errors import DataError, ThalwegError
 from thalweg.core.progress import STEPS, Work
-from thalweg.measures.connectivity.bezier_path import GRADIENT_PASSES, BezierPath, bezier_path
+from thalweg.measures.connectivity.bezier_path import BezierPath, bezier_path
 from thalweg.measures.connectivity.linear_path import LinearPath, linear_path
 from thalweg.measures.connectivity.permutation import Method, PermutationAlignment, align_permutation
 from thalweg.measures.surfaces.plane import PlaneSlice
@@ -21,6 +22,7 @@ from thalweg.measures.topology.persistence import Persistence, persistence
 from thalweg.objective.batch_norm import BatchNormMode
 from thalweg.objective.evaluation import independent_unit
 from thalweg.objective.objective import Objective
+from thalweg.objective.value_and_gradient import GRADIENT_PASSES
 from thalweg.solvers.projection import project
 
 T = TypeVar("T")
@@ -89,7 +91,7 @@ class Parts:
         The mode of alignment, curve, plane and topology.
     names
         Of a and of b.
-    population, seed
+    population, seed, store
         Of all that take them.
     work, expected
         Counts; what of it each part is, by name.
@@ -102,6 +104,7 @@ class Parts:
     names: tuple[str, str]
     population: bool
     seed: int
+    store: Store | None
     work: Work
     expected: Mapping[str, int]
     reasons: dict[str, str] = field(default_factory=dict)
@@ -116,7 +119,12 @@ class Parts:
         return self._had(
             "alignment",
             lambda watch: align_permutation(
-                *self.pair, method=method, num_restarts=num_restarts, seed=self.seed, progress=watch
+                *self.pair,
+                method=method,
+                num_restarts=num_restarts,
+                seed=self.seed,
+                store=self.store,
+                progress=watch,
             ),
             # Its arguments were looked at before: what is wrong here is that units may not trade places.
             but=(ValueError, ThalwegError),
@@ -152,6 +160,7 @@ class Parts:
                 end(pair[1]),
                 num_points=num_points,
                 population=self._population(mode),
+                store=self.store,
                 progress=watch,
             )
 
@@ -170,6 +179,7 @@ class Parts:
                 learning_rate=learning_rate,
                 population=self._population(self.reference),
                 seed=self.seed,
+                store=self.store,
                 progress=watch,
             ),
             unless="" if num_steps else "not asked for (num_steps=0)",
@@ -205,6 +215,7 @@ class Parts:
                 num_points=num_points,
                 population=self._population(self.reference),
                 seed=self.seed,
+                store=self.store,
                 progress=watch,
             ),
             unit=self._a_point(self.reference),
@@ -255,6 +266,8 @@ class Parts:
         else:
             try:
                 result = take(self.work.part(unit, after=max(0, sum(self.expected.values()) - done)))
+            except DataError:
+                raise  # a store that cannot be read says nothing of the networks
             except but as error:
                 self.reasons[name] = str(error)
         self.work.add(max(0, done - self.work.done))  # whatever was left out or gave up

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from thalweg.analyses.measured import Outcome, measured
 from thalweg.analyses.runs import Run
 from thalweg.analyses.sharpness_family import Member
 from thalweg.core.arguments import check_one_of
+from thalweg.core.array_store import Store
 from thalweg.core.errors import ThalwegError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress
@@ -138,6 +139,7 @@ class Network:
         *,
         level: float,
         seed: int,
+        store: Store | None = None,
         progress: Progress | None = None,
     ) -> dict[tuple[str, str], Reading]:
         """All members in all `modes`; what goes wrong with one of them becomes a reading without a value.
@@ -148,12 +150,15 @@ class Network:
         ----------
         members, level, seed
             The measures; the level of the intervals; the seed of each measure.
+        store
+            Keeps the results that there are.
         progress
             Called with steps done and the steps of this network.
         """
         chosen = list(self.objectives) if self.has_batch_norm else list(self.objectives)[:1]
         points = {mode: self.objectives[mode] for mode in chosen}
-        outcomes = measured(members, points, seed=seed, progress=progress)
+        takes = {name: replace(member, store=store) for name, member in members.items()}
+        outcomes = measured(takes, points, seed=seed, progress=progress)
         readings = {key: _reading(outcome, level) for key, outcome in outcomes.items()}
         for name in members:
             for mode in modes:
@@ -172,9 +177,9 @@ def _beyond_chance(result: Measurement, level: float) -> tuple[float, float]:
     if isinstance(result, BoundedEigenvalue) and not result.error.data:
         low, high = result.interval(level)
         return max(0.0, result.value - low), max(0.0, high - result.value)
-    solver = result.error.solver or 0.0
+    rest = (result.error.solver or 0.0) + (result.error.grid or 0.0)
     is_censored = isinstance(result, BasinWidth) and result.num_censored > 0
-    return solver, math.inf if is_censored else solver
+    return rest, math.inf if is_censored else rest
 
 
 def checked_modes(modes: str | Iterable[str] | None) -> tuple[BatchNormMode, ...]:

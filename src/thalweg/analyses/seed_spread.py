@@ -11,11 +11,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from thalweg.analyses.stored_calls import stored_call
 from thalweg.core.arguments import check_count
+from thalweg.core.array_store import Store
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
-from thalweg.core.progress import Progress, part_of
+from thalweg.core.progress import STEPS, Progress, part_of
 from thalweg.core.rng import stream_seed
 from thalweg.objective.objective import Objective
+from thalweg.objective.resuming import check_store_for
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -55,15 +58,16 @@ def seed_spread(
     *objectives: Objective,
     num_seeds: int = 5,
     seed: int,
+    store: Store | None = None,
     progress: Progress | None = None,
     **arguments: Any,
 ) -> SeedSpread:
     """Call ``measure(*objectives, seed=..., **arguments)`` with `num_seeds` seeds derived from `seed`.
 
-    Errors that the results themselves state are kept as parts of the mean's: the bounds of solvers as their
-    mean; standard errors from having a sample of the examples likewise, for the examples are the same, so
-    that the error of the mean is at most that. What else they draw at random varies from seed to seed, and is
-    in the spread.
+    Errors that the results themselves state are kept as parts of the mean's: the bounds of solvers, and what
+    grids may have missed, as their means; standard errors from having a sample of the examples likewise, for
+    the examples are the same, so that the error of the mean is at most that. What else they draw at random
+    varies from seed to seed, and is in the spread.
 
     Parameters
     ----------
@@ -75,6 +79,9 @@ def seed_spread(
         R, at least 2. The first ones of a seed are the same whatever their number.
     seed
         Of the seeds.
+    store
+        Keeps what is done, an `ArrayStore` say: a killed call, made again, goes on from there and gives the
+        same bits. A measure that takes a store itself gets this one; of others the finished results are kept.
     progress
         Called with parts done and all parts.
     arguments
@@ -102,13 +109,21 @@ def seed_spread(
             "`measure` must be a function that takes a `seed`, such as thalweg.bezier_path, got "
             f"{getattr(measure, '__qualname__', repr(measure))}: what draws nothing has no spread."
         )
+    check_store_for(store, *objectives)
     seeds = tuple(stream_seed(seed, "repeat", i) for i in range(num_seeds))
     results = tuple(
-        measure(*objectives, seed=s, progress=part_of(progress, i, num_seeds), **arguments)
+        stored_call(
+            store, measure, objectives, {**arguments, "seed": s}, progress=part_of(progress, i, num_seeds)
+        )
         for i, s in enumerate(seeds)
     )
+    if progress:
+        progress(num_seeds * STEPS, num_seeds * STEPS)  # what was stored has told of no progress
     values = torch.tensor([result.value for result in results], dtype=torch.float64)
-    bounds = [result.error.solver for result in results if result.error.solver is not None]
+    bounds, missed = (
+        [part for result in results if (part := getattr(result.error, name)) is not None]
+        for name in ("solver", "grid")
+    )
     samples = [result.error.data for result in results if result.error.data is not None]
     return SeedSpread(
         value=float(values.mean()),
@@ -118,6 +133,7 @@ def seed_spread(
             data=StandardError(sum(s.value for s in samples) / num_seeds, min(s.dof for s in samples))
             if samples
             else None,
+            grid=sum(missed) / num_seeds if missed else None,
         ),
         provenance={
             "function": "seed_spread",

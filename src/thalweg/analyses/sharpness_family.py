@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thalweg.analyses.claims import claims_of, larger_is_sharper
+from thalweg.analyses.stored_calls import stored_call
+from thalweg.core.array_store import Store
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress
 from thalweg.measures.curvature.hessian_trace import hessian_trace
@@ -46,12 +48,15 @@ class Member:
     given
         Which of the arguments somebody chose: a bad one is his mistake, not something that the measure has to
         say of a network.
+    store
+        Where measurements that are done are kept, if anywhere.
     """
 
     measure: Callable[..., Measurement]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     claims: frozenset[str] | None = None
     given: frozenset[str] = frozenset()
+    store: Store | None = None
 
     @property
     def invariant_to(self) -> frozenset[str]:
@@ -79,7 +84,7 @@ class Member:
 
     def __call__(self, objective: Objective, *, seed: int, progress: Progress | None = None) -> Measurement:
         """Measure `objective`."""
-        return self.measure(objective, **self.seeded(seed), progress=progress)
+        return stored_call(self.store, self.measure, [objective], self.seeded(seed), progress=progress)
 
 
 # `preconditioned_sharpness` is none of them: it is about the state of an optimizer, which a checkpoint of

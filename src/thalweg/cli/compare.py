@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -39,14 +40,16 @@ from thalweg.cli.options import (
     MicroBatch,
     Model,
     SetOfMeasure,
+    StoreFolder,
     WeightDecay,
     names_in,
     resolve_device,
 )
 from thalweg.cli.order_text import print_order
 from thalweg.core.arguments import check_one_of
+from thalweg.core.array_store import ArrayStore
 from thalweg.core.atomic import replacing
-from thalweg.core.errors import ThalwegError
+from thalweg.core.errors import DataError, ThalwegError
 from thalweg.core.imports import import_callable
 from thalweg.core.measurement import jsonable
 from thalweg.models.registry import build_model, model_names
@@ -131,6 +134,7 @@ def compare(
     dtype: DType = "float32",
     device: Device = "auto",
     data_root: DataRoot = None,
+    store: StoreFolder = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Write FOLDER/index.html, a page that stands alone, as well."),
@@ -153,7 +157,8 @@ def compare(
     wanted = checked_modes(names_in(modes))
     # Before data and networks are loaded.
     of_paths, settings = connectivity.settings_of(set_ or [])
-    chosen = by_measure(settings, chosen_measures(names_in(measures)))
+    of_pair = {} if by else {connectivity.NAME: connectivity.settable()}
+    chosen = by_measure(settings, chosen_measures(names_in(measures)), of_pair)
     check_one_of("dtype", dtype, DTYPES)
     _check_form(checkpoints, by, {"groups": groups, "paired_by": paired_by, "log": log or None}, model_b)
     when = connectivity.wanted(
@@ -175,7 +180,13 @@ def compare(
         recalibrates="recalibrated" in wanted,
     )
     builders = [_builder(name, device, dtype) for name in dict.fromkeys([model, model_b or model])]
-    shared: dict[str, Any] = {"measures": chosen, "modes": wanted, "level": level, "seed": seed}
+    shared: dict[str, Any] = {
+        "measures": chosen,
+        "modes": wanted,
+        "level": level,
+        "seed": seed,
+        "store": None if store is None else ArrayStore(store),
+    }
     result: Comparison | Contrast | None = None
     between: ModeConnectivity | None = None
     if by is None:
@@ -203,7 +214,7 @@ def compare(
                 with progress_bar("compare") as progress:
                     result = compare_networks(a, b, names=names, progress=progress, **shared)
         except ValueError as error:
-            if model_b is None and str(files[1]) in str(error):
+            if model_b is None and files[1].is_file() and _is_named(files[1], str(error)):
                 raise ValueError(f"{error} A model of its own is named by --model-b.") from error
             raise
     else:
@@ -248,12 +259,13 @@ def _between(
     shared: Mapping[str, Any],
 ) -> ModeConnectivity | None:
     """What lies between the two; where it was not asked for and cannot be had, a line that says why."""
-    kept = {key: shared[key] for key in ("modes", "level", "seed")}
+    kept = {key: shared[key] for key in ("modes", "level", "seed", "store")}
     try:
         with progress_bar("between them") as progress:
             return mode_connectivity(a, b, start=start, names=names, progress=progress, **kept, **arguments)
     except (ValueError, ThalwegError) as error:
-        if is_asked or str(a.path) in str(error) or str(b.path) in str(error):
+        is_of_file = any(_is_named(run.path, str(error)) for run in (a, b) if run.path)
+        if is_asked or is_of_file or isinstance(error, DataError):
             raise
         errors.print(f"What lies between the two was not measured: {error}", markup=False, soft_wrap=True)
     return None
@@ -286,6 +298,11 @@ def _check_form(
             "`model_b` is for two files; with a pattern a model of your own may take its fields, such as "
             "recipe, as arguments."
         )
+
+
+def _is_named(path: Path, text: str) -> bool:
+    """Whether the text names this very path, and no longer one that ends in it."""
+    return re.search(rf"(?<![\w./-]){re.escape(str(path))}(?![\w/-])", text) is not None
 
 
 def _builder(name: str, device: str, dtype: str) -> Callable[..., nn.Module]:

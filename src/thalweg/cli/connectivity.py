@@ -24,7 +24,7 @@ NAME = "mode_connectivity"
 WHEN = ("yes", "no", "only")
 
 # What the verb itself says.
-OWN = ("a", "b", "start", "modes", "level", "names", "seed", "progress")
+OWN = ("a", "b", "start", "modes", "level", "names", "seed", "store", "progress")
 
 
 def settable() -> dict[str, Any]:

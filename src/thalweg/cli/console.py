@@ -31,6 +31,9 @@ errors = Console(stderr=True, highlight=False, emoji=False)
 # Columns of what is no terminal: more than any table needs.
 UNBOUNDED = 1000
 
+# Between two lines of progress, where there is no bar.
+SECONDS_A_LINE = 60.0
+
 
 def output() -> Console:
     """Standard output as plain text; a file or a pipe is as wide as ``COLUMNS`` says, or as its tables."""
@@ -57,14 +60,42 @@ def _bar() -> Progress:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callback]:
-    """Yield a callback ``(done, total)``; a bar where standard error is a terminal, silence elsewhere."""
-    if not (errors.is_terminal and RANKS.is_first):
+def progress_bar(title: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Callback]:
+    """Yield a callback ``(done, total)``: a bar where standard error is a terminal, else a line now and then.
+
+    The first line comes with the first progress, so that input which is refused before it has a line alone.
+    """
+    if not RANKS.is_first:
         yield lambda done, total: None
+        return
+    if not errors.is_terminal:
+        yield _lines(title, clock)
         return
     with _bar() as bar:
         row = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(row, completed=done, total=total)
+
+
+def _lines(title: str, clock: Callable[[], float]) -> Callback:
+    """A line at the start, then at most one in `SECONDS_A_LINE`."""
+    began, told = clock(), None
+
+    def report(done: int, total: int) -> None:
+        nonlocal told
+        now = clock()
+        if told is None:
+            words = "under way"
+        elif now - told < SECONDS_A_LINE:
+            return
+        else:
+            share, elapsed = min(1.0, done / max(total, 1)), now - began
+            words = f"{100 * share:.0f} %, elapsed {_duration(elapsed)}"
+            if share > 0:
+                words += f", about {_duration(elapsed * (1 - share) / share)} left"
+        told = now
+        errors.print(f"{title}: {words}", markup=False, soft_wrap=True)
+
+    return report
 
 
 class StudyWatcher:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,8 +22,13 @@ WORDS: Mapping[Any, tuple[str, str]] = {
     type(None): ("None", "None"),
 }
 
+# Of settings that may be meant.
+NAMES_SHOWN = 3
 
-def by_measure(settings: Sequence[str], chosen: Mapping[str, Member]) -> dict[str, dict[str, Any]]:
+
+def by_measure(
+    settings: Sequence[str], chosen: Mapping[str, Member], others: Mapping[str, Collection[str]] | None = None
+) -> dict[str, dict[str, Any]]:
     """Arguments to each of several measures, from texts such as ``"trace.rtol=0.02"``.
 
     Parameters
@@ -31,6 +37,8 @@ def by_measure(settings: Sequence[str], chosen: Mapping[str, Member]) -> dict[st
         Each ``measure.argument=value``.
     chosen
         The measures by name, all of which the result has.
+    others
+        What else the user may set, by name, with the arguments it takes: for the message alone.
 
     Raises
     ------
@@ -38,13 +46,18 @@ def by_measure(settings: Sequence[str], chosen: Mapping[str, Member]) -> dict[st
         If a text has another form, or names another measure, or an argument or value that it does not take.
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in chosen}
+    taken = {name: list(inspect.signature(member.measure).parameters) for name, member in chosen.items()}
+    taken |= {name: list(arguments) for name, arguments in (others or {}).items()}
     for setting in settings:
         place, separator, text = setting.partition("=")
         name, dot, key = place.partition(".")
         if not (separator and dot) or name not in found:
+            owners = [owner for owner in taken if (key if dot else name) in taken[owner]]
+            meant = [f"{owner}.{key if dot else name}" for owner in owners[:NAMES_SHOWN]]
+            hint = f"; {_either(meant)} may be meant." if meant else "."
             raise ValueError(
-                f"`set` must be measure.argument=value with a measure among {', '.join(found)}, got "
-                f"{setting!r}."
+                f"`set` must be measure.argument=value with a measure among {', '.join(taken)}, got "
+                f"{setting!r}{hint}"
             )
         chosen_measures({name: {key: None}}, "set")  # whether it takes such an argument
         found[name][key] = as_declared(chosen[name].measure, key, text)

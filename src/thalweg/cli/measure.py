@@ -31,11 +31,12 @@ from thalweg.cli.options import (
     LossName,
     MicroBatch,
     Model,
+    StoreFolder,
     WeightDecay,
     check_figure,
 )
 from thalweg.cli.ranks import RANKS
-from thalweg.cli.slice_options import Directions, SlicePlot, StoreFolder, Trajectory, slice_arguments
+from thalweg.cli.slice_options import Directions, SlicePlot, Trajectory, slice_arguments
 from thalweg.core.arguments import check_one_of
 from thalweg.core.measurement import Measurement, jsonable
 from thalweg.core.rounding import at_least, at_most

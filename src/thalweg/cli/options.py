@@ -97,6 +97,13 @@ SetOfMeasure = Annotated[
         "--help` lists what each takes.",
     ),
 ]
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Keep there what is done of all that takes long; the same command, killed, goes on from it.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -1,4 +1,4 @@
-"""Options of slices that no ``--set`` can hold: directions, a trajectory, and where to keep what is done."""
+"""What no ``--set`` can hold: directions and a trajectory of slices, and where to keep what is done."""
 
 from __future__ import annotations
 
@@ -41,13 +41,6 @@ SlicePlot = Annotated[
     typer.Option(
         metavar="FILE",
         help="Draw the result, too: .png, .svg or .pdf; a plane or a volume also as .html, to be turned.",
-    ),
-]
-StoreFolder = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Of slices: keep the points that are done there; the same command, killed, goes on from them.",
     ),
 ]
 

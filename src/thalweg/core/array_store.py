@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,7 +29,7 @@ class Store(Protocol):
         ...
 
     def put(self, key: str, arrays: Mapping[str, Tensor]) -> None:
-        """Keep the arrays; once this returns, no kill undoes it."""
+        """Keep the arrays, instead of any under that key; once this returns, no kill undoes it."""
         ...
 
 
@@ -38,11 +39,43 @@ def key_of(**determinants: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def check_store(store: Any) -> None:
+    """Raise unless it is a store, or none."""
+    if store is not None and not (hasattr(store, "get") and hasattr(store, "put")):
+        raise TypeError(
+            f"`store` must keep arrays by key, got {type(store).__name__}; of a folder make "
+            "tw.ArrayStore(folder)."
+        )
+
+
+def recalled(
+    store: Store | None, key: str, compute: Callable[[], Mapping[str, Tensor]]
+) -> Mapping[str, Tensor]:
+    """What is stored under the key; else what `compute` gives, which is stored first."""
+    arrays = None if store is None else store.get(key)
+    if arrays is None:
+        arrays = compute()
+        if store is not None:
+            store.put(key, arrays)
+    return arrays
+
+
+def array_of(text: str) -> Tensor:
+    """A text as a store can hold it."""
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def text_of(array: Tensor) -> str:
+    """Inverse of `array_of`."""
+    return bytes(array.tolist()).decode()
+
+
 class ArrayStore:
     """A `Store` in a folder: one safetensors file a key, each whole or absent.
 
-    The folder may be shared by any number of surfaces, and by processes at work at the same time: the same
-    key means the same arrays. Nothing in it is ever removed; when the results are safe, remove the folder.
+    The folder may be shared by any number of surfaces, curves and others, and by processes at work at the
+    same time: the same key means the same arrays, or more of the same training. Nothing in it is ever
+    removed; when the results are safe, remove the folder.
 
     Parameters
     ----------
@@ -80,7 +113,7 @@ class ArrayStore:
         return arrays
 
     def put(self, key: str, arrays: Mapping[str, Tensor]) -> None:
-        """Keep the arrays under the key; they are on disk once this returns."""
+        """Keep the arrays under the key, instead of any there; they are on disk once this returns."""
         kept = {name: array.detach().cpu().contiguous() for name, array in arrays.items()}
         with replacing(self._path(key)) as partial:
             save_file(kept, partial, metadata=_metadata(key, kept))

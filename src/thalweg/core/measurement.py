@@ -58,20 +58,26 @@ class ErrorBudget:
         Standard error from random probe vectors, directions or restarts.
     data
         Standard error from having used a sample of the examples the number is about.
+    grid
+        What the points of a grid may have missed of a maximum between them, as a smooth function would: an
+        estimate, neither a bound nor random.
     """
 
     solver: float | None = None
     probe: StandardError | None = None
     data: StandardError | None = None
+    grid: float | None = None
 
     def __post_init__(self) -> None:
-        if self.solver is not None and not self.solver >= 0:
-            raise ValueError(f"`solver` must be a bound >= 0 or None for exact, got {self.solver}.")
+        for name, kind in (("solver", "a bound"), ("grid", "an estimate")):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"`{name}` must be {kind} >= 0 or None for exact, got {value}.")
 
     def half_width(self, level: float = 0.95) -> float:
-        """Half-width of the interval: Student quantiles of independent parts in quadrature, bounds added."""
+        """Half-width of the interval: Student quantiles of independent parts in quadrature, then the rest."""
         statistical = math.hypot(*(part.half_width(level) for part in (self.probe, self.data) if part))
-        return statistical + (self.solver or 0.0)
+        return statistical + (self.solver or 0.0) + (self.grid or 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form; ``null`` means exact, and infinity is the text ``"inf"``."""
@@ -79,6 +85,7 @@ class ErrorBudget:
             "solver": _number(self.solver),
             "probe": self.probe and {"value": _number(self.probe.value), "dof": _number(self.probe.dof)},
             "data": self.data and {"value": _number(self.data.value), "dof": _number(self.data.dof)},
+            **({} if self.grid is None else {"grid": _number(self.grid)}),
         }
 
     @classmethod
@@ -91,8 +98,8 @@ class ErrorBudget:
             value = math.nan if entry["value"] is None else float(entry["value"])
             return StandardError(value, float(entry["dof"]))
 
-        solver = raw.get("solver")
-        return cls(None if solver is None else float(solver), part(raw.get("probe")), part(raw.get("data")))
+        solver, grid = (None if raw.get(name) is None else float(raw[name]) for name in ("solver", "grid"))
+        return cls(solver, part(raw.get("probe")), part(raw.get("data")), grid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +162,12 @@ class Measurement:
 
     def __repr__(self) -> str:
         half = self.error.half_width(0.95)
-        is_exact = math.isfinite(self.value) and half <= ROUNDING * abs(self.value)
-        by_chance = self.error.probe or self.error.data
-        spread = "exact" if is_exact else f"± {half:.2g} ({'95 %' if by_chance else 'bound'})"
+        # A grid that shows no error may have missed one all the same.
+        no_grid = self.error.grid is None
+        is_exact = no_grid and math.isfinite(self.value) and half <= ROUNDING * abs(self.value)
+        kinds = ["95 %"] if self.error.probe or self.error.data else []
+        kinds += [] if no_grid else ["grid estimated"]
+        spread = "exact" if is_exact else f"± {half:.2g} ({', '.join(kinds) or 'bound'})"
         if is_exact and self.provenance.get("converged") is False:
             spread = ""  # as far as it went
         quantity = f"{self.quantity} " if self.quantity else ""
@@ -190,14 +200,15 @@ class Measurement:
         objective = self.provenance.get("objective", {})
         return objective.get("batch_norm") if objective.get("has_batch_norm", True) else None
 
-    def to_dict(self, arrays: str | Path | None = None) -> dict[str, Any]:
+    def to_dict(self, arrays: str | Path | dict[str, Tensor] | None = None) -> dict[str, Any]:
         """JSON-safe form; NaN becomes ``null``, an infinity the text ``"inf"`` or ``"-inf"``.
 
         Parameters
         ----------
         arrays
-            Folder for tensors of more than 4,096 entries, each a safetensors file named by its hash.
-            Without one, such tensors are left out and named under ``"omitted"``.
+            Folder for tensors of more than 4,096 entries, each a safetensors file named by its hash; or a
+            dictionary, which gets them under that name. Without one, such tensors are left out and named
+            under ``"omitted"``.
         """
         head = {
             "measure": self.measure,
@@ -205,7 +216,7 @@ class Measurement:
             "error": self.error.to_dict(),
             "provenance": jsonable(self.provenance),
         }
-        folder = None if arrays is None else Path(arrays)
+        folder = Path(arrays) if isinstance(arrays, str) else arrays
         omitted = []
         for f in dataclasses.fields(self):
             if f.name in head:
@@ -223,7 +234,9 @@ class Measurement:
         return head
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], arrays: str | Path | None = None) -> Measurement:
+    def from_dict(
+        cls, raw: Mapping[str, Any], arrays: str | Path | Mapping[str, Tensor] | None = None
+    ) -> Measurement:
         """Inverse of `to_dict`: the result of the class that ``raw["measure"]`` names.
 
         Tensors that were left out come back as ``None``, and so does what an earlier version did not write;
@@ -271,7 +284,7 @@ def _number(x: float | None) -> float | str | None:
     return float(x) if math.isfinite(x) else str(float(x))
 
 
-def jsonable(x: Any, arrays: Path | None = None) -> Any:
+def jsonable(x: Any, arrays: Path | dict[str, Tensor] | None = None) -> Any:
     """What JSON can hold; tensors of a measurement go to the folder `arrays` where they are large."""
     match x:
         case None | bool() | int() | str():
@@ -318,12 +331,14 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def _restore(x: Any, arrays: str | Path | None) -> Any:
+def _restore(x: Any, arrays: str | Path | Mapping[str, Tensor] | None) -> Any:
     match x:
         case {"tensor": values, "shape": shape, "dtype": dtype}:
             return _nan_tensor(values, shape, getattr(torch, dtype))
         case {"array": name}:
-            return None if arrays is None else load_file(Path(arrays) / name)["array"]
+            if arrays is None or isinstance(arrays, Mapping):
+                return arrays and arrays[name]
+            return load_file(Path(arrays) / name)["array"]
         case {"measure": _, "value": _, "error": _}:
             return Measurement.from_dict(x, arrays)
         case dict():
@@ -339,9 +354,11 @@ def _nan_tensor(values: Any, shape: list[int], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array).to(dtype)
 
 
-def _save_array(tensor: Tensor, folder: Path) -> dict[str, Any]:
+def _save_array(tensor: Tensor, folder: Path | dict[str, Tensor]) -> dict[str, Any]:
     name = f"{hash_tensors(tensor)}.safetensors"
-    if not (folder / name).exists():
+    if isinstance(folder, dict):
+        folder[name] = tensor.detach().cpu()
+    elif not (folder / name).exists():
         with replacing(folder / name) as partial:
             save_file({"array": tensor.detach().cpu().contiguous()}, partial)
     return {"array": name, "shape": list(tensor.shape)}

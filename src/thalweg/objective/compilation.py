@@ -33,6 +33,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from thalweg.core.rng import generator, normal
+from thalweg.objective.isolation import isolated
 from thalweg.objective.micro_batch import cut
 
 if TYPE_CHECKING:
@@ -69,8 +70,9 @@ def first_micro_batch(objective: Objective) -> MicroBatch:
 def forward_flops(objective: Objective) -> float:
     """Floating-point operations of one forward pass over the data (products and convolutions)."""
     micro = first_micro_batch(objective)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        micro.losses()
+    with isolated(objective.device), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # With the buffers as they are: recalibrated ones would be counted, too, unless they were known.
+        objective._forward(micro.batch, None, objective.buffers)
     return counter.get_total_flops() * objective.num_examples / micro.size
 
 

@@ -72,10 +72,9 @@ class PointEvaluator:
     def __init__(self, objective: Objective, num_points: float) -> None:
         self._objective = objective
         self._forward, self._size, self.passes = None, 0, EAGER
-        # Counting the work for the decision already calls the model.
+        if not is_compiled(objective, num_points):
+            return
         with isolated(objective.device), torch.no_grad():
-            if not is_compiled(objective, num_points):
-                return
             micro, tensors = first_micro_batch(objective), objective.named_tensors
             folds = objective.has_batch_norm and objective.batch_norm != "batch"
             forward, self.passes = compiled(

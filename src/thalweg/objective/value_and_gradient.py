@@ -10,6 +10,9 @@ from thalweg.objective.guards import finite_gradient
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 
+# What a gradient costs, in passes forward.
+GRADIENT_PASSES = 3
+
 
 def value_and_gradient(objective: Objective) -> tuple[float, Tensor]:
     """``objective.value()`` and ``objective.gradient()`` ``(P,)``, for a forward pass less than one by one.

@@ -94,9 +94,9 @@ def format_budget(error: ErrorBudget, data: str = "", solver: str = "exact") -> 
     if error.solver is not None:
         solver = f"≤ {error.solver:.2g}"
     whole = f"exact on {data}" if data else "exact"
-    return (
-        f"solver {solver} · probe {_standard_error(error.probe)} · data {_standard_error(error.data, whole)}"
-    )
+    grid = "" if error.grid is None else f" · grid about {error.grid:.2g}"
+    probes, examples = _standard_error(error.probe), _standard_error(error.data, whole)
+    return f"solver {solver} · probe {probes} · data {examples}{grid}"
 
 
 def _standard_error(part: StandardError | None, exact: str = "exact") -> str:

@@ -5,6 +5,11 @@ gaps. Every cell of the coarsest level is tested: the points that the next level
 compared with what cubic interpolation of the coarser level says of them. A cell in which all differences are
 within the tolerance is done, and its remaining points are interpolated; the others are cut into the cells of
 the next level, and so on.
+
+A difference may be small by chance, where the interpolant crosses the function at the very points of the
+test; and the cubics reach into the cells beside. So a cell's neighbours speak for it, too: it is done only if
+theirs are within twice the tolerance, and its error is stated as twice the largest seen there, though never
+above the tolerance.
 """
 
 from __future__ import annotations
@@ -16,19 +21,29 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 Array = NDArray[np.float64]
 
 # Neighbours a cubic goes through.
 STENCIL = 4
 
+# What a difference beside a cell counts for, against one in it. On random wells, rings, kinks and slices of
+# ReLU networks: with nothing, up to an eighth of the points interpolated on a line miss the tolerance; with
+# all of it a third more points are evaluated; with half of it a tenth more.
+BESIDE = 0.5
+
+# A difference as the error of the points that remain: beside a kink these may miss by more than was seen.
+MARGIN = 2.0
+
 
 @dataclass(frozen=True)
 class Refined:
     """Which points of a grid were evaluated, and how far interpolation may be off at the others.
 
-    `evaluated` and `errors` have the grid's shape; an error is the largest difference that was seen in the
-    cell, at the points that were evaluated last: an estimate, no bound. It is zero at evaluated points.
+    `evaluated` and `errors` have the grid's shape; an error is twice the largest difference that was seen in
+    the cell and around it at the points that were evaluated last, the tolerance at most: an estimate, no
+    bound. It is zero at evaluated points.
     """
 
     evaluated: NDArray[np.bool_]
@@ -118,11 +133,14 @@ def refine(
             keep(flat, evaluate(flat))
         here = (..., *np.ix_(*fine))
         found = values[here]
-        surplus = np.where(wanted, np.abs(found - predicted), 0.0)
-        fails = wanted & ~(surplus <= tolerance(found)).all(several)  # NaN fails
-        seen = np.where(np.isnan(surplus), 0.0, surplus).max(several, initial=0.0)
-        cell_fails = active & _largest(fails, places)
-        cell_errors = np.where(active & ~cell_fails, _largest(seen, places), 0.0)
+        surplus, allowed = np.where(wanted, np.abs(found - predicted), 0.0), tolerance(found)
+        fails, far = (
+            wanted & ~(part * surplus <= allowed).all(several) for part in (1.0, BESIDE)
+        )  # NaN fails
+        cell_fails = active & (_largest(fails, places) | ndimage.binary_dilation(_largest(far, places)))
+        seen = np.where(np.isnan(surplus), 0.0, np.minimum(MARGIN * surplus, allowed))
+        around = ndimage.maximum_filter(_largest(seen.max(several, initial=0.0), places), 3, mode="nearest")
+        cell_errors = np.where(active & ~cell_fails, around, 0.0)
         # Cells that are done hand their error down to all that will be interpolated in them.
         for cell in map(tuple, np.argwhere(cell_errors > 0)):
             box = tuple(slice(c[i], c[i + 1] + 1) for c, i in zip(coarse, cell, strict=True))

@@ -11,13 +11,15 @@ spread over starts shows how much that depends on where one sets out. No network
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from thalweg.core.array_store import Store, key_of, recalled
+from thalweg.core.measurement import hash_tensors
 from thalweg.core.progress import Progress
 from thalweg.core.rng import generator
 
@@ -58,6 +60,12 @@ class Term(ABC):
     def __init__(self, start: Tensor, units: Sequence[Units]) -> None:
         self.start, self.units = start, tuple(units)
 
+    @property
+    def arrays(self) -> list[Tensor]:
+        """All that decides it."""
+        where = [torch.cat([torch.tensor([own.layer, own.dim]), own.entries.flatten()]) for own in self.units]
+        return [self.start, *where]
+
     @abstractmethod
     def similarity(self, present: Tensor) -> float:
         """s_t, the second network's units being in their present orders."""
@@ -87,6 +95,10 @@ class InnerProduct(Term):
         self._a = a
         self._rows = [own.rows(a) for own in units]
         self._largest = float(a.norm() * b.norm())
+
+    @property
+    def arrays(self) -> list[Tensor]:
+        return [self._a, *super().arrays]
 
     def similarity(self, present: Tensor) -> float:
         return float(torch.dot(self._a.reshape(-1), present.reshape(-1)))
@@ -140,6 +152,18 @@ class Ascent:
     similarities: tuple[float, ...]
     num_sweeps: int
 
+    def to_arrays(self) -> dict[str, Tensor]:
+        """For a store."""
+        orders = {str(layer): order for layer, order in enumerate(self.orders)}
+        similarities = torch.tensor(self.similarities, dtype=torch.float64)
+        return {**orders, "similarities": similarities, "num_sweeps": torch.tensor(self.num_sweeps)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> Ascent:
+        """Inverse of `to_arrays`."""
+        orders = tuple(arrays[str(layer)] for layer in range(len(arrays) - 2))
+        return cls(orders, tuple(arrays["similarities"].tolist()), int(arrays["num_sweeps"]))
+
 
 @dataclass(frozen=True)
 class Matching:
@@ -160,6 +184,7 @@ def match(
     *,
     num_restarts: int,
     seed: int,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> Matching:
     """Maximise S by coordinate ascent over the layers, in a random order each time round.
@@ -175,6 +200,8 @@ def match(
         first of equal ones.
     seed
         Of starts and of the order of the layers; each run has its own stream.
+    store
+        Of the runs that are done.
     progress
         Called as ``progress(runs done, runs)``.
 
@@ -183,10 +210,16 @@ def match(
     Ainsworth, Hayase and Srinivasa (2023), Git Re-Basin: Merging Models modulo Permutation Symmetries, ICLR.
     """
     runs: list[Ascent] = []
-    for restart in range(num_restarts):
+    what = [] if store is None else [hash_tensors(*term.arrays) for term in terms]
+
+    def run(restart: int) -> dict[str, Tensor]:
         rng = generator(seed, "matching", restart)
         start = [torch.randperm(n, generator=rng) if restart else torch.arange(n) for n in sizes]
-        runs.append(ascend(terms, start, rng))
+        return ascend(terms, start, rng).to_arrays()
+
+    for restart in range(num_restarts):
+        key = key_of(matching=what, sizes=list(sizes), seed=seed, restart=restart)
+        runs.append(Ascent.from_arrays(recalled(store, key, lambda restart=restart: run(restart))))
         if progress:
             progress(restart + 1, num_restarts)
     return Matching(tuple(runs), max(range(num_restarts), key=lambda i: runs[i].similarities[-1]))

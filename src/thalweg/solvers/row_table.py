@@ -12,19 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thalweg.core.array_store import Store, key_of
+from thalweg.core.array_store import Store, array_of, key_of, recalled, text_of
 from thalweg.core.measurement import hash_tensors
 from thalweg.core.progress import Work
 from thalweg.objective.compilation import is_compiled
 from thalweg.objective.evaluation import Point, PointEvaluations, PointEvaluator, l2_term
 from thalweg.objective.objective import Objective
+from thalweg.objective.resuming import points_at_risk
 from thalweg.objective.sampling import examples_of
 from thalweg.solvers.directions import Directions
 from thalweg.stats.clustered_mean import UnitMoments
 
 Array = NDArray[np.float64]
 
-# Points and example losses evaluated, and stored, at a time: what a kill can cost, and what memory it takes.
+# Most points and example losses evaluated, and stored, at a time: what memory it takes. Where points are slow
+# they are fewer, for what a kill can cost: see `thalweg.objective.resuming`.
 CHUNK_POINTS, CHUNK_LOSSES = 64, 2**21
 
 # What has moments: differences of loss and accuracy from the centre, and the losses themselves.
@@ -145,10 +147,14 @@ class RowTable:
     def evaluate(self, rows: Sequence[int], like: RowTable | None = None) -> int:
         """Evaluate these rows, by the passes of the table `like`; how many losses of examples that took."""
         M = self._rows.steps.shape[1]
-        size = max(1, min(CHUNK_POINTS, CHUNK_LOSSES // self.num_examples) // M)
+        size = max(1, min(CHUNK_POINTS, CHUNK_LOSSES // self.num_examples, self._at_risk) // M)
         for start in range(0, len(rows), size):
             self._chunk(list(rows[start : start + size]), like or self)
         return len(rows) * M * self.num_examples
+
+    @cached_property
+    def _at_risk(self) -> int:
+        return points_at_risk(self.objective)
 
     def moments(self, quantity: str) -> UnitMoments:
         """Moments ``(R,)`` of one of the quantities."""
@@ -162,16 +168,11 @@ class RowTable:
         return self._evaluator
 
     def _chunk(self, rows: list[int], like: RowTable) -> None:
-        store, work = self._rows.store, self._rows.work
-        key = key_of(table=self._key, steps=hash_tensors(self._rows.steps[rows]))
-        arrays = None if store is None else store.get(key)
-        if arrays is None:
-            arrays = self._computed(rows, like)
-            if store is not None:
-                store.put(key, arrays)
-        else:
-            work.add(self._rows.steps[rows][..., 0].numel())
-        self.passes.add(bytes(arrays["passes"].tolist()).decode())
+        steps, work = self._rows.steps[rows], self._rows.work
+        key, then = key_of(table=self._key, steps=hash_tensors(steps)), work.done + steps[..., 0].numel()
+        arrays = recalled(self._rows.store, key, lambda: self._computed(rows, like))
+        work.add(then - work.done)  # all of them, where they were stored
+        self.passes.add(text_of(arrays["passes"]))
         self.losses[rows], self.accuracies[rows] = arrays["losses"], arrays["accuracies"]
         self.penalties[rows], self.fold_rises[rows] = arrays["penalties"], arrays["fold_rises"]
         self._moments[rows] = arrays["moments"]
@@ -210,7 +211,7 @@ class RowTable:
                 np.stack([np.stack([m.mean, m.squares, m.sizes], axis=-1) for m in moments], axis=1)
             ),
             "fold_rises": torch.from_numpy(self._by_fold(rises)),
-            "passes": torch.tensor(list(found.passes.encode()), dtype=torch.uint8),
+            "passes": array_of(found.passes),
         }
 
     def _by_fold(self, values: Array) -> Array:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from thalweg.core.array_store import Store, key_of, recalled
 from thalweg.core.progress import Progress, Work
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
+from thalweg.objective.resuming import arithmetic
 from thalweg.solvers.matching import InnerProduct, PairScores, Term, Units
 from thalweg.solvers.symmetries.tracing import activations, trace
 from thalweg.solvers.symmetries.units import Layer, Sight, sights_of
@@ -38,14 +40,18 @@ def weight_terms(a: Objective, b: Objective, layers: Sequence[Layer]) -> list[Te
 
 
 def activation_terms(
-    a: Objective, b: Objective, layers: Sequence[Layer], progress: Progress | None = None
+    a: Objective,
+    b: Objective,
+    layers: Sequence[Layer],
+    store: Store | None = None,
+    progress: Progress | None = None,
 ) -> list[Term]:
     """Pearson correlations of the units' values over the data, wherever a product takes them.
 
     One term for each product: a convolution or a matrix product with weights takes a layer's values after
     its activation function; queries and keys are taken by each other. A value that several products take
     counts for each. Examples and positions are the sample; statistics of batch norm are those of the mode.
-    A unit that never changes is correlated with none.
+    A unit that never changes is correlated with none. The `store` keeps the correlations.
 
     Raises
     ------
@@ -66,12 +72,18 @@ def activation_terms(
             sums.append((count, *(t.cpu().double() for t in (x.sum(1), y.sum(1), *squares))))
         return sums
 
-    work = Work(progress, a.num_examples)
-    totals = a.reduce(moments, at_most=EXAMPLES_AT_ONCE, on_examples=work.add)
-    return [
-        PairScores(_correlations(*sums), _units_of(sight, layers))
-        for sums, sight in zip(totals, sights, strict=True)
-    ]
+    def correlations() -> dict[str, Tensor]:
+        work = Work(progress, a.num_examples)
+        totals = a.reduce(moments, at_most=EXAMPLES_AT_ONCE, on_examples=work.add)
+        return {str(i): _correlations(*sums) for i, sums in enumerate(totals)}
+
+    key = ""
+    if store is not None:
+        seen = [[layer.name, layer.size] for layer in layers]
+        both = [[o.describe(), arithmetic(o)] for o in (a, b)]
+        key = key_of(correlations=seen, of=both)
+    found = recalled(store, key, correlations)
+    return [PairScores(found[str(i)], _units_of(sight, layers)) for i, sight in enumerate(sights)]
 
 
 def _units_of(sight: Sight, layers: Sequence[Layer]) -> list[Units]:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import pytest
 import torch
+from tests.killed import files, killed, needs_kill
 
 from thalweg.core.array_store import ArrayStore
 from thalweg.core.errors import DataError
@@ -21,8 +15,7 @@ from thalweg.objective.objective import Objective
 from thalweg.solvers import row_table
 
 CHUNKED = """
-import sys, torch
-sys.path.insert(0, {root!r})
+import torch
 from tests.networks import images, residual
 import thalweg as tw
 from thalweg.solvers import row_table
@@ -114,36 +107,25 @@ def test_a_truncated_file_of_the_store_is_named(objective, tmp_path) -> None:
         plane_slice(objective, num_points=3, seed=0, store=store)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill outright")
+@needs_kill
 def test_a_killed_process_goes_on_to_the_same_bits(tmp_path) -> None:
     """kill -9 in the middle of a surface that samples, refines and recalibrates."""
-    root = str(Path(__file__).parents[3])
-    script = CHUNKED.format(root=root) + (
+    script = CHUNKED + (
         "def slow(done, total):\n"
         "    import time; time.sleep(0.02)\n"
         f"tw.plane_slice(objective, **{ARGUMENTS!r}, store=tw.ArrayStore({str(tmp_path)!r}), progress=slow)\n"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
-    try:
-        deadline = time.monotonic() + 500
-        while len(list(tmp_path.glob("*.safetensors"))) < 3:
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
+    killed(["-c", script], lambda: len(files(tmp_path)) >= 3)
     scope: dict = {}
     threads, chunk = torch.get_num_threads(), row_table.CHUNK_POINTS
     try:
-        exec(CHUNKED.format(root=root), scope)
+        exec(CHUNKED, scope)
         store = ArrayStore(tmp_path)
-        before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.safetensors")}
+        before = files(tmp_path)
         resumed = plane_slice(scope["objective"], **ARGUMENTS, store=store)
-        assert {p: p.stat().st_mtime_ns for p in before} == before, "kept, and not written again"
-        assert len(list(tmp_path.glob("*.safetensors"))) > len(before)
+        after = files(tmp_path)
+        assert {p: after[p] for p in before} == before, "kept, and not written again"
+        assert len(after) > len(before)
         assert resumed == plane_slice(scope["objective"], **ARGUMENTS)
         assert 0 < resumed.num_examples < 1500
         assert resumed.num_points_saved > 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from tests.networks import images, shuffle_statistics, tokens, vectors
 from tests.symmetric_networks import CASES, ORDER, Joined, Whitened, convolutional, sequential
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import thalweg as tw
 from thalweg.solvers.symmetries.axes import Axis, entries_of_units, split
@@ -70,6 +73,7 @@ def test_only_permutations_are_looked_for_where_only_they_are_asked_for(name):
         ("convolutional", {"0": 4, "4": 3}),
         ("residual", {"0": 4, "3.conv1": 4, "4.conv1": 4}),
         ("recurrent", {"rnn.weight_ih_l0": 4}),
+        ("weight-norm", {"0": 4, "3": 3, "6": 5}),
     ],
 )
 def test_layers_are_named_by_who_puts_the_units_out(name, expected):
@@ -134,6 +138,21 @@ class Sorted(nn.Module):
         return self.last(F.relu(self.second(self.first(x).sort(1).values)))
 
 
+class Dense(nn.Module):
+    """A dense block: all that came before is handed on, through norms, pooling, and a slice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(5, 3, 3, padding=1)
+        self.norm, self.third, self.last = nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1), nn.Linear(9 * 7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, F.relu(self.first(x))], 1)
+        x = F.relu(self.norm(torch.cat([x, self.second(x)], 1)))
+        x = torch.cat([x, self.third(x)], 1)[:, :7]
+        return self.last(F.max_pool2d(x, 2).flatten(1))
+
+
 class Pooled(nn.Module):
     """What comes before the first weight may be anything: data are told apart anyway."""
 
@@ -152,12 +171,29 @@ def apart(model: nn.Module, data: Any) -> dict[str, str]:
 
 def test_hidden_units_that_are_told_apart_are_named_with_the_reason():
     assert apart(Whitened().double(), vectors(21)) == {"first": "belong to the buffer mean"}
-    assert apart(Sorted().double(), vectors(21)) == {"second": "come out of sort"}
-    joined = apart(Joined().double(), vectors(21))
-    assert joined["last"] == joined["first"] == "are joined with others by cat"
+    assert apart(Sorted().double(), vectors(21)) == {"first": "go through sort"}
+    joined = "are joined with others by cat"
+    assert apart(Joined().double(), vectors(21)) == {"first": joined, "second": joined}
+    assert apart(Dense().double(), images(21)) == dict.fromkeys(("first", "second", "third"), joined)
     frozen = sequential(nn.ReLU).double()
     frozen[0].requires_grad_(False)
     assert list(apart(frozen, vectors(21))) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "reason"),
+    [
+        (partial(parametrizations.weight_norm, dim=None), "go through norm"),
+        (parametrizations.spectral_norm, "go through vdot|belong to the buffer .*parametrizations"),
+        (parametrizations.orthogonal, "go through|belong to the buffer .*parametrizations"),
+    ],
+)
+def test_other_parametrisations_are_named_by_their_layers(wrap, reason):
+    """One number for all units, or products of all with all."""
+    net = nn.Sequential(wrap(nn.Linear(5, 6)), nn.ReLU(), wrap(nn.Linear(6, 6)), nn.ReLU(), nn.Linear(6, 3))
+    found = apart(net.double().eval(), vectors(21))
+    assert set(found) == {"0", "2"}
+    assert all(re.match(reason, why) for why in found.values())
 
 
 def test_data_places_and_outputs_are_meant_to_differ():

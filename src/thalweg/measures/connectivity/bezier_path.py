@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from thalweg.core.arguments import check_count
+from thalweg.core.array_store import Store
 from thalweg.core.measurement import hash_tensors
 from thalweg.core.progress import Progress, Work
 from thalweg.measures.connectivity.curve import Curve, Kind, check_kind
-from thalweg.measures.connectivity.curve_training import CurveTraining, trained
+from thalweg.measures.connectivity.curve_training import CurveTraining, KeptTraining, trained
 from thalweg.measures.connectivity.path import Path, check_ends, check_path, evaluate_path
 from thalweg.objective.objective import Objective
-
-# Passes forward that a step costs: a gradient is three.
-GRADIENT_PASSES = 3
+from thalweg.objective.resuming import check_store_for, steps_at_risk
+from thalweg.objective.value_and_gradient import GRADIENT_PASSES
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -95,6 +95,7 @@ def bezier_path(
     control_points: Tensor | None = None,
     population: bool = False,
     seed: int,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> BezierPath:
     r"""Train a curve :math:`\varphi` from `a` to `b` to minimise :math:`E_t L(\varphi(t))`; its barrier.
@@ -108,7 +109,7 @@ def bezier_path(
 
     The barrier is an upper bound on what separates the networks: longer training or another seed may find a
     lower curve, and a high barrier proves nothing. As a number it is a lower bound on the barrier of this
-    very curve, whose peak the grid may miss: ``error.solver`` estimates by how much, see `linear_path`.
+    very curve, whose peak the grid may miss: ``error.grid`` estimates by how much, see `linear_path`.
 
     Batch norm, of what is evaluated and what is trained: in ``"recalibrated"`` mode every point of the grid
     has its own exact statistics; training takes each mini-batch's own, and differentiates through them, as
@@ -144,6 +145,9 @@ def bezier_path(
         As in `linear_path`. The curve counts as given: that it was trained on the same examples is left out.
     seed
         Of the t and of the mini-batches. How far the barrier hangs on it: `thalweg.seed_spread`.
+    store
+        Keeps the training under way and the points that are done, an `ArrayStore` say: a killed call, made
+        again, goes on from there and gives the same bits. A kill costs a minute or so of steps.
     progress
         Called with work done and all work, in examples.
 
@@ -165,6 +169,7 @@ def bezier_path(
     check_kind(kind)
     check_count("num_bends", num_bends)
     check_path(a, b, num_points, population)
+    check_store_for(store, a, b)
     if kind == "polygon" and (num_points - 1) % (num_bends + 1):
         fitting = -(-(num_points - 1) // (num_bends + 1)) * (num_bends + 1) + 1
         raise ValueError(
@@ -187,20 +192,27 @@ def bezier_path(
         "seed": seed,
     }
     curve = _start(kind, num_bends, control_points, a, b)
-    check_ends(a, b, "curve")  # now, and not after minutes of training
+    losses_of_ends = check_ends(a, b, "curve")  # now, and not after minutes of training
 
     a_step = GRADIENT_PASSES * min(training.batch_size, a.num_examples)
     evaluating = (num_points + 1) * a.num_examples
     work = Work(progress, num_steps * a_step + evaluating)
-    curve, losses, positions = trained(curve, a, b, training, seed=seed, on_step=lambda: work.add(a_step))
+    kept = None
+    if store is not None:
+        kept = KeptTraining(store, decided_by=losses_of_ends, every=steps_at_risk(a, training.batch_size))
+    curve, losses, positions = trained(
+        curve, a, b, training, seed=seed, kept=kept, on_steps=lambda steps: work.add(a_step * steps)
+    )
     fields = evaluate_path(
         a,
         b,
         curve.at,
+        decided_by=f"{kind} {hash_tensors(*curve.points)}",
         num_points=num_points,
         population=population,
         shape="curve",
         provenance={"function": "bezier_path", "arguments": arguments},
+        store=store,
         progress=work.part(unit=a.num_examples),
     )
     lengths = curve.arc_lengths(fields["alphas"].tolist())

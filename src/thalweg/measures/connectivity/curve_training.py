@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
 
 from thalweg.core.arguments import check_count, check_positive, is_number
+from thalweg.core.array_store import Store, key_of
 from thalweg.core.errors import NonFiniteLossError
+from thalweg.core.measurement import hash_tensors
 from thalweg.core.rng import generator
 from thalweg.measures.connectivity.curve import Curve
 from thalweg.measures.connectivity.path import buffers_between
@@ -50,6 +52,36 @@ class CurveTraining:
         return 1 + (LOW - 1) * min(1.0, max(0.0, falling))
 
 
+@dataclass(frozen=True)
+class KeptTraining:
+    """Where a training is kept on its way.
+
+    Parameters
+    ----------
+    store
+        Gets the bends, their momentum and the losses so far.
+    decided_by
+        A hash of what the training hangs on beside its own arguments: how this machine rounds.
+    every
+        So many steps, and at the end.
+    """
+
+    store: Store
+    decided_by: str
+    every: int
+
+    def key(self, curve: Curve, a: Objective, b: Objective, training: CurveTraining, seed: int) -> str:
+        """Of a training: it says how far that has come."""
+        return key_of(
+            training=asdict(training),
+            curve=[curve.kind, hash_tensors(*curve.points)],
+            a=a.describe(),
+            b=b.describe(),
+            seed=seed,
+            decided_by=self.decided_by,
+        )
+
+
 def trained(
     curve: Curve,
     a: Objective,
@@ -57,7 +89,8 @@ def trained(
     training: CurveTraining,
     *,
     seed: int,
-    on_step: Callable[[], None],
+    kept: KeptTraining | None,
+    on_steps: Callable[[int], None],
 ) -> tuple[Curve, Tensor, Tensor]:
     r"""Minimise :math:`E_t L(\varphi(t))`, t uniform, over the bends; the ends stay.
 
@@ -75,8 +108,10 @@ def trained(
         How.
     seed
         Of the t and of the mini-batches, each a stream of its own.
-    on_step
-        Called after each step.
+    kept
+        Where it goes on from a kill, to the same bits; what it draws, it draws anew.
+    on_steps
+        Called with the number of steps done since the last call.
 
     Returns
     -------
@@ -96,10 +131,16 @@ def trained(
     bends = [w.clone() for w in bends]
     here = Curve(curve.kind, [first, *bends, last])
     optimizer = SGD(bends, lr=training.learning_rate, momentum=training.momentum)
-    schedule = LambdaLR(optimizer, training.share_of_rate)
-    batches = _batches(a.num_examples, training.batch_size, seed)
     losses: list[float] = []
-    for step, (t, index) in enumerate(zip(positions.tolist(), batches, strict=False)):
+    key = "" if kept is None else kept.key(curve, a, b, training, seed)
+    if kept and (state := kept.store.get(key)):
+        _restore(state, bends, optimizer)
+        losses = state["losses"].tolist()
+        on_steps(len(losses))
+    begun = len(losses)
+    batches = islice(_batches(a.num_examples, training.batch_size, seed), begun, None)
+    for step, (t, index) in enumerate(zip(positions[begun:].tolist(), batches, strict=False), begun):
+        optimizer.param_groups[0]["lr"] = training.learning_rate * training.share_of_rate(step)
         params = here.at(t)
         batch = function.select(index, batch_size=len(index)).at(params, buffers_between(a, b, t))
         try:
@@ -113,12 +154,30 @@ def trained(
         for bend, c in zip(bends, here.coefficients(t)[1:-1], strict=True):
             bend.grad = c * gradient
         optimizer.step()
-        schedule.step()
         losses.append(loss)
-        on_step()
+        if kept and (not len(losses) % kept.every or len(losses) == training.num_steps):
+            kept.store.put(key, _state(bends, optimizer, losses))
+        on_steps(1)
     for bend in bends:
         bend.grad = None
     return here, torch.tensor(losses, dtype=torch.float64), positions
+
+
+def _state(bends: Sequence[Tensor], optimizer: SGD, losses: Sequence[float]) -> dict[str, Tensor]:
+    """All that the rest of a training hangs on; what it draws hangs on the seed and the step alone."""
+    found = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    for j, bend in enumerate(bends):
+        found[f"bend {j}"] = bend
+        if (momentum := optimizer.state[bend].get("momentum_buffer")) is not None:
+            found[f"momentum {j}"] = momentum
+    return found
+
+
+def _restore(state: Mapping[str, Tensor], bends: Sequence[Tensor], optimizer: SGD) -> None:
+    for j, bend in enumerate(bends):
+        bend.copy_(state[f"bend {j}"])
+        if f"momentum {j}" in state:
+            optimizer.state[bend]["momentum_buffer"] = state[f"momentum {j}"].to(bend)
 
 
 def _positions(num_steps: int, seed: int) -> Tensor:

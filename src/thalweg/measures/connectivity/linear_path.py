@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from thalweg.core.array_store import Store
 from thalweg.core.progress import Progress
 from thalweg.measures.connectivity.path import Path, between, check_path, evaluate_path
 from thalweg.objective.objective import Objective
+from thalweg.objective.resuming import check_store_for
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -23,6 +25,7 @@ def linear_path(
     *,
     num_points: int = 21,
     population: bool = False,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> LinearPath:
     r"""Evaluate :math:`L((1 - \alpha)\,\theta_a + \alpha\,\theta_b)` on a grid; the barrier between the ends.
@@ -31,10 +34,11 @@ def linear_path(
     interpolated statistics, which are not those of the interpolated network. ``"recalibrated"`` computes that
     network's own at every point; in ``"batch"`` mode each batch has its own.
 
-    A grid can miss the peak, so the barrier found is a lower bound on the line's. ``error.solver`` estimates
+    A grid can miss the peak, so the barrier found is a lower bound on the line's. ``error.grid`` estimates
     by how much, as a smooth curve would: an eighth of the largest second difference of the losses at the
-    highest interior point and beside it, plus an eighth of how much these differ. The line's barrier in turn
-    is only an upper bound on what separates the networks: another path may be lower.
+    highest interior point and beside it, plus an eighth of how much these differ. It is no bound: a peak
+    narrower than the grid shows in no difference. The line's barrier in turn is only an upper bound on what
+    separates the networks: another path may be lower.
 
     Parameters
     ----------
@@ -49,6 +53,8 @@ def linear_path(
         the chord at the highest interior point. Two things it leaves out: that the same data chose that
         point, which biases upwards a barrier no larger than its standard error, and that recalibrated
         statistics come from a sample too.
+    store
+        Keeps the points that are done, some at a time; as in `plane_slice`.
     progress
         Called as ``progress(points done, points in all)``.
 
@@ -67,11 +73,13 @@ def linear_path(
     Connectivity of Neural Networks, ICLR.
     """
     check_path(a, b, num_points, population)
+    check_store_for(store, a, b)
     return LinearPath(
         **evaluate_path(
             a,
             b,
             lambda alpha: between(a.params, b.params, alpha),
+            decided_by="straight",
             num_points=num_points,
             population=population,
             shape="line",
@@ -79,6 +87,7 @@ def linear_path(
                 "function": "linear_path",
                 "arguments": {"num_points": num_points, "population": population},
             },
+            store=store,
             progress=progress,
         )
     )

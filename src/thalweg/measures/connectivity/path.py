@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from thalweg.core.arguments import check_count
+from thalweg.core.array_store import Store
 from thalweg.core.errors import NonFiniteLossError
-from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.measurement import ErrorBudget, Measurement, StandardError, hash_tensors
 from thalweg.core.progress import Progress
-from thalweg.objective.evaluation import Point, independent_unit, l2_term
+from thalweg.measures.connectivity.path_losses import losses_along
+from thalweg.objective.evaluation import independent_unit
 from thalweg.objective.objective import Objective
 from thalweg.solvers.comparable import check_comparable, check_same_losses
 from thalweg.stats.clustered_mean import mean_standard_error
@@ -64,12 +66,16 @@ def check_path(a: Objective, b: Objective, num_points: int, population: bool) ->
     independent_unit(a, population)
 
 
-def check_ends(a: Objective, b: Objective, shape: str) -> None:
-    """Raise unless both ends have a finite loss, and the models compute the same function of parameters."""
+def check_ends(a: Objective, b: Objective, shape: str) -> str:
+    """Raise unless both ends have a finite loss, and the models compute the same function of parameters.
+
+    Returns a hash of the losses there, to the last bit: another machine may round differently.
+    """
     own = b.evaluate_points([(b.params, b.buffers)], allow_non_finite=True)
     ends = a.evaluate_points([(a.params, a.buffers), (b.params, b.buffers)], allow_non_finite=True)
     _check_finite(a, ends.losses, own.losses, torch.tensor([0.0, 1.0]), shape)
     check_same_losses(ends.example_losses[1], own.example_losses[0])
+    return hash_tensors(ends.example_losses, own.example_losses)
 
 
 def evaluate_path(
@@ -77,10 +83,12 @@ def evaluate_path(
     b: Objective,
     params_at: Callable[[float], Tensor],
     *,
+    decided_by: str,
     num_points: int,
     population: bool,
     shape: str,
     provenance: Mapping[str, Any],
+    store: Store | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
     """The fields of a `Path`: everything on `num_points` equidistant points.
@@ -91,10 +99,14 @@ def evaluate_path(
     ----------
     params_at
         Parameters ``(P,)`` at an alpha; those of the objectives at 0 and 1.
+    decided_by
+        A hash of what decides these, beside the ends.
     shape
         What the path is, in messages.
     provenance
         Function and arguments.
+    store
+        Of the points that are done.
 
     Raises
     ------
@@ -104,21 +116,16 @@ def evaluate_path(
         If the loss is not finite somewhere.
     """
     alphas = torch.linspace(0, 1, num_points, dtype=torch.float64)
-    penalties = torch.empty_like(alphas)
-
-    def point(i: int) -> Point:
-        alpha = float(alphas[i])
-        params = params_at(alpha)
-        penalties[i] = l2_term(a, params)
-        return params, buffers_between(a, b, alpha)
-
     # The far end is evaluated through either network: the one test that they compute the same function.
     own = b.evaluate_points([(b.params, b.buffers)], allow_non_finite=True)
-    found = a.evaluate_points(
-        (point(i) for i in range(num_points)),
-        on_point=(lambda done: progress(done + 1, num_points + 1)) if progress else None,
-        allow_non_finite=True,
-        num_points=num_points,
+    far_end = hash_tensors(own.example_losses)
+    found = losses_along(
+        a,
+        alphas,
+        lambda alpha: (params_at(alpha), buffers_between(a, b, alpha)),
+        decided_by={"a": a.describe(), "b": b.describe(), "between": decided_by, "far_end": far_end},
+        store=store,
+        on_point=lambda done: progress(done + 1, num_points + 1) if progress else None,
     )
     losses = found.losses
     _check_finite(a, losses, own.losses, alphas, shape)
@@ -139,7 +146,7 @@ def evaluate_path(
 
     return {
         "value": float(heights[top]),
-        "error": ErrorBudget(solver=_hidden_height(losses, inner), data=data_error),
+        "error": ErrorBudget(grid=_hidden_height(losses, inner), data=data_error),
         "provenance": {
             **provenance,
             "objective": a.describe(),
@@ -149,7 +156,7 @@ def evaluate_path(
         "alphas": alphas,
         "losses": losses,
         "accuracies": found.accuracies,
-        "penalties": penalties,
+        "penalties": found.penalties,
         "loss_standard_errors": standard_errors,
         "barrier": float(heights[top]),
         "barrier_over_mean": float(losses.max() - (losses[0] + losses[-1]) / 2),
@@ -176,7 +183,7 @@ def _chord(alphas: Tensor, losses: Tensor) -> Tensor:
 
 
 def _hidden_height(losses: Tensor, peak: int) -> float:
-    """Estimated bound on how far the curve rises between grid points above the interior point `peak`."""
+    """How far the curve may rise between grid points above the interior point `peak`: an estimate."""
     bends = losses[:-2] - 2 * losses[1:-1] + losses[2:]  # entry i belongs to point i + 1
     near = bends[max(0, peak - 2) : peak + 1]
     # Second differences are averages; between the points the curve may bend more by about what they vary.

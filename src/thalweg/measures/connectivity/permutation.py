@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from thalweg.core.arguments import check_count, check_flag, check_one_of
+from thalweg.core.array_store import Store
 from thalweg.core.errors import NonFiniteLossError, ThalwegError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import STEPS, Progress, part_of
 from thalweg.core.rng import stream_seed
 from thalweg.objective.objective import Objective
+from thalweg.objective.resuming import check_store_for
 from thalweg.solvers.comparable import check_comparable
 from thalweg.solvers.matching import match
 from thalweg.solvers.symmetries.transformations import (
@@ -120,6 +122,7 @@ def align_permutation(
     partial: bool = False,
     num_checked: int = 256,
     seed: int,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> PermutationAlignment:
     r"""Reorder the hidden units of `b` so that they go with those of `a`; `b` keeps its function.
@@ -153,6 +156,9 @@ def align_permutation(
         one. In float64 where the model allows. Recalibrated statistics are held and permuted for it.
     seed
         Of the starts, and of the order in which layers take turns.
+    store
+        Keeps the correlations of activations and the runs that are done, an `ArrayStore` say: a killed call,
+        made again, goes on from there and gives the same bits.
     progress
         Called as ``progress(done, total)``.
 
@@ -179,6 +185,7 @@ def align_permutation(
     check_flag("partial", partial)
     check_count("num_checked", num_checked)
     stream_seed(seed)
+    check_store_for(store, a, b)
 
     held = a.frozen(), b.frozen()
     for name, objective in zip("ab", held, strict=True):
@@ -188,9 +195,15 @@ def align_permutation(
     if method == "weights":
         terms = weight_terms(a, b, layers)
     else:
-        terms = activation_terms(*held, layers, part_of(progress, 0, 3))
-    sizes, watch = [layer.size for layer in layers], part_of(progress, 1, 3)
-    found = match(terms, sizes, num_restarts=num_restarts, seed=seed, progress=watch)
+        terms = activation_terms(*held, layers, store, part_of(progress, 0, 3))
+    found = match(
+        terms,
+        sizes := [layer.size for layer in layers],
+        num_restarts=num_restarts,
+        seed=seed,
+        store=store,
+        progress=part_of(progress, 1, 3),
+    )
     aligned = symmetries.reordered(b, found.orders)
     proof = _proved(symmetries, held[0], found.orders, num_checked)
     if progress:

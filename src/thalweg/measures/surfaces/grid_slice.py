@@ -31,7 +31,7 @@ from thalweg.measures.surfaces.slice_arguments import (
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.evaluation import independent_unit
 from thalweg.objective.objective import Objective
-from thalweg.objective.ranks import refuse_ranks
+from thalweg.objective.resuming import check_store_for
 from thalweg.solvers.directions import find_directions
 from thalweg.solvers.grid_evaluation import GridLosses, evaluate_grid, grid_steps, symmetric_axis
 from thalweg.solvers.projection import Projection, project
@@ -68,8 +68,9 @@ class GridSlice(Surface):
         ``(*grid)`` bool: the points evaluated. The others are interpolated: losses and `fold_losses` by
         cubics, accuracies and standard errors linearly.
     interpolation_errors
-        ``(*grid)``: the largest difference between interpolated and evaluated losses that was seen in the
-        cell: an estimate of the error there, no bound; zero where evaluated.
+        ``(*grid)``: twice the largest difference between interpolated and evaluated losses that was seen in
+        the cell and around it, the tolerance at most: an estimate of the error there, no bound. On test
+        surfaces it holds at 95 % of the points or more, the tolerance at 98 %. Zero where evaluated.
     num_examples
         Of the sample that points are compared on.
     num_example_losses
@@ -185,13 +186,7 @@ def slice_grid(
     check_spans(span, num_axes, trajectory is not None)
     check_flag("population", population)
     check_flag("agreement", agreement)
-    if store is not None and not hasattr(store, "get"):
-        raise TypeError(
-            f"`store` must keep arrays by key, got {type(store).__name__}; of a folder make "
-            "tw.ArrayStore(folder)."
-        )
-    if store is not None:
-        refuse_ranks(objective, "store", "keeps what one process evaluates")
+    check_store_for(store, objective)
     target = Tolerance.checked(("atol", atol), ("rtol", rtol))
     allowed = checked_tolerance(tolerance)
     stream_seed(seed)

@@ -89,6 +89,9 @@ class Flow:
         keys, and values.
     reads
         Activations that enter a product, in the order of execution.
+    origins
+        ``(new, old)``: axes that came out of an operation which made them of those others, as of layers that
+        are joined. Both are told apart; whose units the new ones are, only the old ones say.
     """
 
     roots: dict[str, tuple[Axis | None, ...]]
@@ -100,6 +103,7 @@ class Flow:
     contracted: list[Axis] = field(default_factory=list)
     carried: list[Axis] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    origins: list[tuple[Dim, Dim]] = field(default_factory=list)
 
     def fix(self, dims: Iterable[Dim], reason: str) -> None:
         """Units of these dimensions are told apart."""
@@ -161,10 +165,12 @@ class Pass:
             known = self._traced[id(tensor)] = Traced(tensor, dims)
         return known
 
-    def fresh(self, shape: Sequence[int], reason: str) -> Dims:
-        """New axes whose units are told apart."""
+    def fresh(self, shape: Sequence[int], reason: str, of: Iterable[Dim] = ()) -> Dims:
+        """New axes whose units are told apart; made of those of other dimensions, if any."""
         dims: Dims = tuple((Axis(n),) if n != 1 else () for n in shape)
         self.flow.fix(dims, reason)
+        old = tuple(axis for dim in of for axis in dim)
+        self.flow.origins += [(dim, old) for dim in dims if old]
         return dims
 
     def know(self, tensor: Tensor, dims: Dims, name: str | None, from_data: bool, is_hidden: bool) -> None:
@@ -250,8 +256,9 @@ class Call:
 
     def put_fresh(self, start: int = 0) -> None:
         """Outputs from `start` on have axes of their own, whose units are told apart."""
+        of = [dim for known in self.inputs for dim in known.dims]
         for i, tensor in enumerate(self.outputs[start:], start):
-            self.put(self.state.fresh(tensor.shape, f"come out of {self.name}"), i)
+            self.put(self.state.fresh(tensor.shape, f"come out of {self.name}", of), i)
 
     def give_up(self) -> None:
         """Nothing is known of this operation: it tells all units apart."""

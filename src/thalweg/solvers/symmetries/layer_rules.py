@@ -110,6 +110,21 @@ def _batch_norm(call: Call) -> None:
     call.put_fresh(start=1)
 
 
+@rule("_weight_norm_interface")
+def _weight_norm(call: Call) -> None:
+    """``w = g v / ||v||``, a norm for each entry along one dimension: of that its length is g's alone."""
+    v, dim = call.dims("v"), call["dim"] or 0
+    norms = call.dims("g")[dim % len(v)]
+    # The direction may have any length, apart from the weight's, which scales with g.
+    scaled: Dim = tuple(Axis(axis.size) for axis in v[dim % len(v)])
+    call.flow.link(v[dim % len(v)], scaled)
+    call.flow.link(scaled, norms, 1)
+    others = [own for i, own in enumerate(v) if i != dim % len(v)]
+    call.flow.stiffen(others, "go through a weight norm")
+    call.put(tuple(flat(scaled) if i == dim % len(v) else flat(own) for i, own in enumerate(v)))
+    call.put(tuple(flat(norms) if i == dim % len(v) else () for i in range(len(v))), 1)
+
+
 @rule("native_layer_norm", "_fused_rms_norm", "rms_norm")
 def _layer_norm(call: Call) -> None:
     x = call.dims("input")

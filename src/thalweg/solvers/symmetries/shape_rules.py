@@ -79,8 +79,9 @@ def _joined(call: Call) -> None:
     pieces = [known for known in call.inputs if known.tensor.ndim == ndim]
     _side_by_side(call, pieces, along)
     reason = "are joined with others by cat"
-    call.flow.fix([piece.dims[along] for piece in pieces], reason)
-    fresh = call.state.fresh((call.outputs[0].shape[along],), reason)
+    joined = [piece.dims[along] for piece in pieces]
+    call.flow.fix(joined, reason)
+    fresh = call.state.fresh((call.outputs[0].shape[along],), reason, joined)
     first = pieces[0].dims
     call.put(tuple(fresh[0] if i == along else flat(dim) for i, dim in enumerate(first)))
 
@@ -148,7 +149,7 @@ def _taken(call: Call, along: int, start: int | None, length: int) -> Dims:
         return dims
     if start is None or not length or whole % length or start % length or num_slices > MOST_SLICES:
         call.flow.fix((dims[along],), reason)
-        fresh = call.state.fresh((length,), reason)[0]
+        fresh = call.state.fresh((length,), reason, (dims[along],))[0]
         return tuple(fresh if i == along else dim for i, dim in enumerate(dims))
     first = dims[along][0]
     if first.size > num_slices and first.size % num_slices == 0 and not first.parts:
@@ -156,7 +157,7 @@ def _taken(call: Call, along: int, start: int | None, length: int) -> Dims:
     selector, *rest = flat(dims[along])
     if selector.size != num_slices:
         call.flow.fix((dims[along],), reason)
-        fresh = call.state.fresh((length,), reason)[0]
+        fresh = call.state.fresh((length,), reason, (dims[along],))[0]
         return tuple(fresh if i == along else flat(dim) for i, dim in enumerate(dims))
     call.flow.fix(((selector,),), reason)
     index = start // length
@@ -182,12 +183,12 @@ def _indexed(call: Call) -> None:
     call.flow.fix(dims[:count], "are picked by index")
     shape = call.outputs[0].shape
     lead = len(shape) - (len(dims) - count)
-    call.put((*call.state.fresh(shape[:lead], "are picked by index"), *dims[count:]))
+    call.put((*call.state.fresh(shape[:lead], "are picked by index", dims[:count]), *dims[count:]))
 
 
 @rule("index_select")
 def _index_selected(call: Call) -> None:
     dims, along = call.dims("self"), call["dim"] % call["self"].ndim
     call.flow.fix((dims[along],), "are picked by index")
-    fresh = call.state.fresh((call.outputs[0].shape[along],), "are picked by index")[0]
+    fresh = call.state.fresh((call.outputs[0].shape[along],), "are picked by index", (dims[along],))[0]
     call.put(tuple(fresh if i == along else dim for i, dim in enumerate(dims)))

@@ -72,7 +72,7 @@ def layers_of(places: Sequence[Place], roots: Roots) -> list[Layer]:
             entries = entries_of_units((axis,), end)
             assert entries.shape[1], "an end of an axis has entries along it"
             along.append(Along(name, dim, entries))
-        module = _module(_makers(roots, ends[0][3]), place.tensors)
+        module = _module([*_makers(roots, ends[0][3]), *place.tensors])
         names[module] = names.get(module, 0) + 1
         label = module if names[module] == 1 else f"{module} #{names[module]}"
         where = tuple((name, dim, number) for name, dim, number, _ in ends)
@@ -156,25 +156,51 @@ def sights_of(layers: Sequence[Layer], flow: Flow) -> list[Sight]:
 def told_apart(flow: Flow) -> dict[str, str]:
     """Layers of hidden units that weights take but that may not trade places, and why not.
 
-    By the module whose weight puts them out, or else of the weight that takes them. Units that are meant to
-    differ are left out: places in an image, and what the data number.
+    By the module whose weight puts them out. Of units that an operation made of others, of several layers
+    that are joined for one, these others' modules; only where no weight put out any of them, that of the
+    weight that takes them. Units that are meant to differ are left out: places in an image, and what the data
+    number.
     """
     reasons: dict[int, list[str]] = {}
     for axis, reason in flow.fixed:
         for end in axis.ends():
             reasons.setdefault(id(end.members), []).append(reason)
+    sources = _sources(flow)
+
+    def made_of(end: Axis, seen: set[int]) -> Iterable[Axis]:
+        """The ends that weights put out among those it was made of; it alone, if some put out itself."""
+        if id(end.members) in seen:
+            return
+        seen.add(id(end.members))
+        if _makers(flow.roots, end):
+            yield end
+        else:
+            for source in sources.get(id(end.members), ()):
+                yield from made_of(source, seen)
+
     found: dict[str, str] = {}
     for read in flow.reads:
         for end in (end for axis in read.units for end in axis.ends()):
             own = reasons.get(id(end.members), [])
             if not (read.is_hidden and read.by_weights and own) or any(r in POSITIONS for r in own):
                 continue
-            makers = _makers(flow.roots, end)
-            given = all(reason.startswith(GIVEN) for reason in own)
-            if makers or not given:
+            makers = [(_makers(flow.roots, source), source) for source in made_of(end, set())]
+            if not makers and not all(reason.startswith(GIVEN) for reason in own):
                 takers = [name for name, dim, _ in _everywhere(flow.roots, end) if dim == 1]
-                reason = next((r for r in own if not r.startswith(GIVEN)), own[0])
-                found.setdefault(_module(makers, takers or [read.operation]), reason)
+                makers = [(takers or [read.operation], end)]
+            for names, source in makers:
+                why = reasons.get(id(source.members), own)
+                reason = next((r for r in why if not r.startswith(GIVEN)), why[0])
+                found.setdefault(_module(names), reason)
+    return found
+
+
+def _sources(flow: Flow) -> dict[int, list[Axis]]:
+    """By the class of an end that an operation made: the ends it made it of."""
+    found: dict[int, list[Axis]] = {}
+    for new, old in flow.origins:
+        for end in (end for axis in new for end in axis.ends()):
+            found.setdefault(id(end.members), []).extend(e for axis in old for e in axis.ends())
     return found
 
 
@@ -194,6 +220,7 @@ def _makers(roots: Roots, end: Axis) -> list[str]:
     return [name for name, dim, ndim in _everywhere(roots, end) if dim == 0 and ndim > 1]
 
 
-def _module(makers: Sequence[str], others: Sequence[str]) -> str:
-    name = (*makers, *others)[0]
-    return name.rpartition(".")[0] or name
+def _module(names: Sequence[str]) -> str:
+    """The module of the first; a weight with a parametrisation lies in one of its own below the layer."""
+    layer, marker, _ = names[0].partition(".parametrizations.")
+    return layer if marker else names[0].rpartition(".")[0] or names[0]
