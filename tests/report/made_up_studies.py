@@ -203,8 +203,8 @@ def _content(task: Mapping[str, Any], labels: Mapping[str, Any], rng: np.random.
             "test_accuracy": accuracy,
         }
     name = labels["name"]
-    ratio = RATIOS.get(name, 1.1)
-    ratio = ratio if isinstance(ratio, float) else ratio.get(labels["mode"], 1.0)
+    stated = RATIOS.get(name, 1.1)
+    ratio = stated.get(labels["mode"], 1.0) if isinstance(stated, Mapping) else stated
     level = LEVELS.get(name, 0.1) * math.exp(-0.1 * age) * (ratio if has_norm else 1.0)
     level *= math.exp(TIES.get(name, 0.0) * place)
     value = level * math.exp(SPREADS.get(name, 0.08) * (0.6 * luck + 0.8 * float(rng.normal())))

@@ -10,6 +10,7 @@ import pytest
 from thalweg.report.study_dependence import dependence
 from thalweg.report.study_power import power_rows
 from thalweg.report.study_words import VerdictRow, missing_words, verdict_rows
+from thalweg.stats.verdicts import Answer
 from thalweg.study.evidence import Value
 from thalweg.study.foresight import Foresight
 from thalweg.study.spec import ContrastClaim, CorrelationClaim
@@ -49,7 +50,7 @@ CELL = Cell(
 
 
 def row(
-    cell: Cell = CELL, answer: str | None = None, claim: ContrastClaim | CorrelationClaim = CLAIM
+    cell: Cell = CELL, answer: Answer | None = None, claim: ContrastClaim | CorrelationClaim = CLAIM
 ) -> VerdictRow:
     verdict = Verdict(claim, answer or cell.answer, cell.p_support, cell.p_refute, cell, (cell,))
     return verdict_rows([verdict], 0.95)[0]
@@ -168,14 +169,14 @@ def test_the_table_has_each_cell_at_its_place():
     assert found.modes == ("running", "batch")
     trace, basin = found.measures
     assert [at for at, _ in trace.rows] == ["end", "loss = 0.3"]
-    (first, second), (third, fourth) = (cells for _, cells in trace.rows)
-    assert None not in (first, second, third)
-    assert (first.is_own, second.is_own, fourth) == (True, False, None)
+    assert trace.rows[1][1][1] is None, "nobody asked for it there"
+    first, second, third, same = found.cells
+    assert (first.is_own, second.is_own) == (True, False)
     assert (second.state, second.effect, second.is_same) == ("refuted", "1.50", False)
     assert (third.state, third.effect, third.note) == ("missing", "", "too few")
+    assert same.is_same
     assert (basin.is_normalised, basin.is_turned) == (True, True)
     assert basin.claim == "width of bn is larger than of plain"
-    assert basin.rows[0][1][0].is_same
     assert dict(found.tally) == {"supported": 1, "refuted": 2, "missing": 1}
     assert found.num_cells == len(found.cells) == 4
 

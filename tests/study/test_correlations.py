@@ -35,10 +35,12 @@ def test_each_tau_is_that_of_the_two_columns(evidence):
         both = [pair for pair in both if all(map(math.isfinite, pair))]
         assert cell.num_runs == len(both) == 18, "six of the 24 runs diverged"
         assert cell.tau is not None
-        assert cell.tau.value == pytest.approx(stats.kendalltau(*zip(*both, strict=True)).statistic)
+        known = stats.kendalltau([x for x, _ in both], [y for _, y in both])
+        assert cell.tau.value == pytest.approx(known[0])
         assert cell.tau.low < cell.tau.value < cell.tau.high
-    assert matrix.cells["gap", "sam_sharpness"].tau.value > 0.3
-    assert matrix.cells["gap", "top_eigenvalue"].tau.value < -0.3
+    taus = {pair: cell.tau.value for pair, cell in matrix.cells.items() if cell.tau}
+    assert taus["gap", "sam_sharpness"] > 0.3
+    assert taus["gap", "top_eigenvalue"] < -0.3
 
 
 def test_two_settings_have_no_order_to_see(tmp_path):

@@ -19,7 +19,7 @@ ANSWER_COLOURS = {"supported": BLUE, "refuted": VERMILLION, "undecided": GREY, "
 GROUP_COLOURS = (GREEN, PURPLE, "#E69F00", "#56B4E9", INK, GREY)
 
 # Width of the drawing, of the labels to the left, of the margins: in the SVG's own unit.
-WIDTH, LABELS, RIGHT = 600.0, 96.0, 14.0
+WIDTH, LABELS, RIGHT = 620.0, 118.0, 14.0
 TOP, BOTTOM = 8.0, 40.0
 LINE, GAP, HEADING = 7.0, 9.0, 21.0
 

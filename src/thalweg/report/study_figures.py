@@ -30,7 +30,7 @@ CAPS = ("round", "square")
 MOST_GROUPS = len(GROUP_COLOURS)
 
 # Two stand side by side.
-STRIP_WIDTH = 470.0
+STRIP_WIDTH = 490.0
 
 
 def forest_charts(verdict: Verdict, modes: Sequence[str], level: float) -> list[Chart]:

@@ -62,8 +62,8 @@ def training_figure(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles = [Line2D([], [], color=colours[group], label=group) for group in curves]
         handles += [
-            Line2D([], [], color=draw.GREY, linestyle=dashes, label=split)
-            for split, dashes in (("training", "solid"), ("test", "dashed"))
+            Line2D([], [], color=draw.GREY, linestyle="solid", label="training"),
+            Line2D([], [], color=draw.GREY, linestyle="dashed", label="test"),
         ]
         grid[0, 0].legend(handles=handles, fontsize=8)
     return figure
