@@ -34,6 +34,8 @@ from thalweg.measures.curvature.spectral_density import SpectralDensity, spectra
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
 from thalweg.measures.dynamics.gradient_noise import GradientNoise, gradient_noise
 from thalweg.measures.dynamics.noise_alignment import NoiseAlignment
+from thalweg.measures.dynamics.sgd_temperature import sgd_temperature
+from thalweg.measures.dynamics.temperature_result import SGDTemperature
 from thalweg.measures.sharpness.average_sharpness import AverageSharpness, average_sharpness
 from thalweg.measures.sharpness.basin_width import BasinWidth, basin_width
 from thalweg.measures.sharpness.critical_sharpness import CriticalSharpness, critical_sharpness
@@ -106,6 +108,7 @@ __all__ = [
     "RelativeFlatness",
     "Run",
     "Runs",
+    "SGDTemperature",
     "SamSharpness",
     "SamSharpnessSpread",
     "SeedSpread",
@@ -149,6 +152,7 @@ __all__ = [
     "sam_sharpness",
     "sam_sharpness_spread",
     "seed_spread",
+    "sgd_temperature",
     "spectral_density",
     "top_eigenvalues",
     "train",

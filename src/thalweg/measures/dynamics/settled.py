@@ -1,0 +1,82 @@
+"""What a run of SGD has settled to, and whether it has settled at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from thalweg.stats.autocorrelation import CorrelatedMean, correlated_mean, drift
+
+Array = NDArray[np.float64]
+
+STATIONARY, DRIFTING, TOO_SHORT, DIVERGED = "stationary", "not stationary", "too short", "diverged"
+
+# How often a run that is stationary may be taken for one that is not, over all of a verdict's tests.
+DRIFT_LEVEL = 0.01
+
+# Independent samples that a mean must be worth: of fewer an interval at 95 % covers less than 93.
+LEAST_EFFECTIVE = 100
+
+
+def verdict(p_values: ArrayLike, effective_sizes: ArrayLike) -> str:
+    """By the halves' differences and by how many independent samples there are, each for one series or more."""
+    p, sizes = np.atleast_1d(p_values), np.atleast_1d(effective_sizes)
+    if np.min(p) < DRIFT_LEVEL / len(p):
+        return DRIFTING
+    return STATIONARY if np.min(sizes) >= LEAST_EFFECTIVE else TOO_SHORT
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Temperatures along k directions from positions along them.
+
+    Parameters
+    ----------
+    temperatures
+        ``(k,)`` each, over the directions; the mean over them all is `mean`, whose error minds that directions
+        move together.
+    mean
+        One number.
+    position_drift, spread_drift
+        ``(k,)``: p-values of one mean position and one variance in both halves of the run.
+    outcome
+        ``"stationary"``, ``"not stationary"`` or ``"too short"``.
+    """
+
+    temperatures: CorrelatedMean
+    mean: CorrelatedMean
+    position_drift: Array
+    spread_drift: Array
+    outcome: str
+
+
+def settled(positions: ArrayLike, eigenvalues: ArrayLike) -> Settled:
+    r"""Measure :math:`T_i = h_i \mathrm{Var}(x_i)`, the variance about the run's own mean.
+
+    The mean is off the minimum by :math:`\mathrm{Var}(\bar x)`, which the variance falls short by: a part
+    :math:`\tau / n` of it, which is put back.
+
+    Parameters
+    ----------
+    positions
+        ``(n, k)``, in the order of the steps, without the burn-in.
+    eigenvalues
+        ``(k,)``: h.
+    """
+    x = np.asarray(positions, dtype=np.float64)
+    centred = x - x.mean(0)
+    sizes = correlated_mean(centred).effective_size
+    # Of less than two independent positions there is no variance; the verdict says so.
+    short = np.maximum(1 - 1 / np.maximum(sizes, 2.0), 0.5)
+    heat = np.asarray(eigenvalues, dtype=np.float64) * centred**2 / short
+    temperatures, mean = correlated_mean(heat), correlated_mean(heat.mean(1))
+    position_drift, spread_drift = drift(x).p_value, drift(heat).p_value
+    return Settled(
+        temperatures,
+        mean,
+        position_drift,
+        spread_drift,
+        verdict(np.concatenate([position_drift, spread_drift]), temperatures.effective_size),
+    )
