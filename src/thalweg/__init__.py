@@ -13,6 +13,8 @@ from thalweg.analyses.mode_connectivity import mode_connectivity
 from thalweg.analyses.mode_connectivity_result import ModeConnectivity
 from thalweg.analyses.runs import Run, Runs
 from thalweg.analyses.seed_spread import SeedSpread, seed_spread
+from thalweg.analyses.temperature_scaling import temperature_scaling
+from thalweg.analyses.temperature_scaling_result import TemperatureScaling
 from thalweg.core.array_store import ArrayStore
 from thalweg.core.errors import (
     ConvergenceError,
@@ -115,6 +117,7 @@ __all__ = [
     "SmallCNN",
     "SpectralDensity",
     "StandardError",
+    "TemperatureScaling",
     "ThalwegError",
     "TopEigenvalues",
     "TrainConfig",
@@ -154,6 +157,7 @@ __all__ = [
     "seed_spread",
     "sgd_temperature",
     "spectral_density",
+    "temperature_scaling",
     "top_eigenvalues",
     "train",
     "volume_slice",

@@ -37,7 +37,7 @@ def objective(num_examples: int = 40, **kwargs: object) -> Objective:
     H = hessian()
 
     def loss(model: Theta, batch: tuple[Tensor]) -> Tensor:
-        return batch[0] @ model.theta + 0.5 * model.theta @ (H @ model.theta)
+        return batch[0] @ model.theta + 0.5 * model.theta @ (H.to(model.theta.dtype) @ model.theta)
 
     start = torch.zeros(len(CURVATURES), dtype=torch.float64)
     return Objective(Theta(start), (rows(num_examples),), loss=loss, **kwargs)  # type: ignore[arg-type]
