@@ -29,12 +29,16 @@ def test_the_law_and_where_it_breaks(found: tw.TemperatureScaling) -> None:
     assert set(found.outcomes[0] + found.outcomes[1] + found.outcomes[2]) == {"stationary"}
     assert found.num_fitted == 6
     assert found.breaks.tolist() == [[False, False], [False, False], [True, True], [True, True]]
-    torch.testing.assert_close(found.ratios, torch.tensor([[0.01, 0.0025], [0.025, 0.00625], [0.2, 0.05], [0.3, 0.075]]).double())
+    torch.testing.assert_close(
+        found.ratios, torch.tensor([[0.01, 0.0025], [0.025, 0.00625], [0.2, 0.05], [0.3, 0.075]]).double()
+    )
     assert found.holds_up_to == pytest.approx(0.025)
     # What the exact law says of the same grid, weighted alike.
     assert not found.fits
     assert found.value > 1.05
-    assert bool(((found.temperatures[:3] / found.predicted[:3]).log().abs() < 4 * found.departure_errors[:3]).all())
+    assert bool(
+        ((found.temperatures[:3] / found.predicted[:3]).log().abs() < 4 * found.departure_errors[:3]).all()
+    )
     torch.testing.assert_close(
         found.continuous, found.ratios * found.continuous[0, 0] / found.ratios[0, 0], rtol=1e-9, atol=0
     )
@@ -90,7 +94,12 @@ def test_progress_rises_to_its_total() -> None:
 def test_nothing_stationary_is_told_with_what_there_is() -> None:
     with pytest.raises(tw.ConvergenceError, match=r"of 2 runs these are 2 diverged: lower `lrs`") as caught:
         tw.temperature_scaling(
-            objective(), lrs=[0.7, 0.9], batch_sizes=[4], num_steps=100, burn_in=0, **SHORT | {"loss_every": 5}
+            objective(),
+            lrs=[0.7, 0.9],
+            batch_sizes=[4],
+            num_steps=100,
+            burn_in=0,
+            **SHORT | {"loss_every": 5},
         )
     partial = caught.value.partial
     assert math.isnan(partial.value)

@@ -24,7 +24,11 @@ def test_three_panels(result: tw.SGDTemperature, tmp_path) -> None:
     assert figure.get_suptitle() == "N = 40"
     continuous, predicted, run = temperatures.get_lines()[:3]
     h = result.eigenvalues.numpy()
-    for line, values in ((continuous, result.continuous), (predicted, result.predicted), (run, result.temperatures)):
+    for line, values in (
+        (continuous, result.continuous),
+        (predicted, result.predicted),
+        (run, result.temperatures),
+    ):
         np.testing.assert_allclose(line.get_xdata(), h)
         np.testing.assert_allclose(line.get_ydata(), values.numpy())
     assert temperatures.get_title(loc="left") == f"Temperature ({result.outcome})"
@@ -51,14 +55,18 @@ def test_a_single_direction() -> None:
 
 
 def test_scaling(tmp_path) -> None:
-    found = tw.temperature_scaling(objective(), lrs=[0.2, 0.4, 0.6], batch_sizes=[4, 8], **SHORT | {"num_steps": 1500})
+    found = tw.temperature_scaling(
+        objective(), lrs=[0.2, 0.4, 0.6], batch_sizes=[4, 8], **SHORT | {"num_steps": 1500}
+    )
     figure = tw.plot(found, tmp_path / "scaling.svg")
     scaling, departures = figure.axes
     fitted = next(line for line in scaling.get_lines() if line.get_label() == "fitted")
     ratios = found.ratios.numpy()
     np.testing.assert_allclose(fitted.get_xdata(), [ratios.min(), ratios.max()])
-    np.testing.assert_allclose(np.log(fitted.get_ydata()), found.log_factor + found.value * np.log(fitted.get_xdata()))
-    exact = [line for line in departures.get_lines() if line.get_linestyle() == ":" and len(line.get_xdata()) > 0]
     np.testing.assert_allclose(
-        exact[0].get_ydata(), (found.predicted / found.continuous)[:2, 0].numpy()
+        np.log(fitted.get_ydata()), found.log_factor + found.value * np.log(fitted.get_xdata())
     )
+    exact = [
+        line for line in departures.get_lines() if line.get_linestyle() == ":" and len(line.get_xdata()) > 0
+    ]
+    np.testing.assert_allclose(exact[0].get_ydata(), (found.predicted / found.continuous)[:2, 0].numpy())

@@ -184,7 +184,9 @@ def scaling_of(
     outcomes = [run.outcome for run in runs]
     result = TemperatureScaling(
         value=law.exponent if law else math.nan,
-        error=ErrorBudget(probe=StandardError(law.standard_error, law.dof) if law else StandardError(math.nan, 0)),
+        error=ErrorBudget(
+            probe=StandardError(law.standard_error, law.dof) if law else StandardError(math.nan, 0)
+        ),
         provenance=provenance,
         lrs=torch.tensor([run.lr for run in runs[:: shape[1]]], dtype=torch.float64),
         batch_sizes=torch.tensor([run.batch_size for run in runs[: shape[1]]]),
@@ -229,7 +231,9 @@ def _fitted(runs: Sequence[SGDTemperature]) -> PowerLaw | None:
     if len(set(ratios)) < 2:
         return None
     errors = [_error(run) for run in runs]
-    return fit_power_law(ratios, [run.value for run in runs], [e.value for e in errors], [e.dof for e in errors])
+    return fit_power_law(
+        ratios, [run.value for run in runs], [e.value for e in errors], [e.dof for e in errors]
+    )
 
 
 def _breaks(run: SGDTemperature, departure: float, error: float, tolerance: float, num_runs: int) -> bool:

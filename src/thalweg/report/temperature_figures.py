@@ -1,4 +1,4 @@
-"""Pictures of SGD's temperature: measured beside predicted, the run it was measured on, and a grid of runs."""
+"""Pictures of SGD's temperature: measured beside predicted, the run behind it, and a grid of runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLOURS = (BLUE, VERMILLION, GREEN, GREY)
 
 
 def temperature_figure(result: Any) -> Figure:
-    """Temperature by curvature, the loss along the run, and the position along the first and last direction."""
+    """Temperature by curvature, the loss along the run, the position along the first and last direction."""
     figure, axes = new_figure(1, 3, width=10.8, height=3.2)
     draw_temperatures(axes[0, 0], result)
     axes[0, 0].set_title(f"Temperature ({result.outcome})")
@@ -32,13 +32,17 @@ def temperature_figure(result: Any) -> Figure:
 def draw_temperatures(axes: Axes, result: Any) -> None:
     """Measured, with 95 % intervals, on top of both predictions."""
     h, predicted = numbers(result.eigenvalues), numbers(result.predicted)
-    axes.plot(h, numbers(result.continuous), "_", color=GREY, markersize=12, label="lr c / (2 B (1 − momentum))")
+    axes.plot(
+        h, numbers(result.continuous), "_", color=GREY, markersize=12, label="lr c / (2 B (1 − momentum))"
+    )
     finite = np.isfinite(predicted)
     axes.plot(h[finite], predicted[finite], "_", color=INK, markersize=12, label="exact for a quadratic")
     if result.diverged_at is None:
         T = numbers(result.temperatures)
         low, high = (numbers(end) for end in result.temperature_intervals(0.95))
-        axes.errorbar(h, T, yerr=[T - low, high - T], fmt="o", color=BLUE, markersize=4, label="the run, 95 %")
+        axes.errorbar(
+            h, T, yerr=[T - low, high - T], fmt="o", color=BLUE, markersize=4, label="the run, 95 %"
+        )
     axes.set_xlabel("eigenvalue of the Hessian")
     axes.set_ylabel("temperature (unit of the loss)")
     axes.set_ylim(bottom=0)
@@ -51,7 +55,9 @@ def draw_losses(axes: Axes, result: Any) -> None:
     axes.axvspan(0, result.burn_in, color=FAINT, linewidth=0, label="burn-in")
     axes.plot(steps, losses, color=BLUE, linewidth=0.7)
     if np.isfinite(result.loss_center):
-        axes.axhline(result.loss_center, color=INK, linewidth=0.9, linestyle=":", label="at the mean position")
+        axes.axhline(
+            result.loss_center, color=INK, linewidth=0.9, linestyle=":", label="at the mean position"
+        )
         mean = result.loss_center + result.excess_loss
         axes.axhline(mean, color=BLUE, linewidth=1.2, label=f"mean excess {result.excess_loss:.3g}")
         low, high = (result.loss_center + e for e in (result.excess_low, result.excess_high))
@@ -81,7 +87,7 @@ def draw_positions(axes: Axes, result: Any) -> None:
 
 
 def scaling_figure(result: Any) -> Figure:
-    """Temperatures against lr / B with the fitted law, and what the runs depart by from that of short steps."""
+    """Temperatures against lr / B with the fitted law, and over that of short steps."""
     figure, axes = new_figure(1, 2, width=7.6, height=3.4)
     draw_scaling(axes[0, 0], result)
     axes[0, 0].set_title(f"T ∝ (lr / B)^{result.value:.3g}")
@@ -91,7 +97,7 @@ def scaling_figure(result: Any) -> Figure:
 
 
 def draw_scaling(axes: Axes, result: Any) -> None:
-    """One colour a batch size; a run that is not stationary has another mark, one that diverged a tick below."""
+    """One colour a batch size; runs that are not stationary have other marks, those that diverged a tick."""
     ratios, T = numbers(result.ratios), numbers(result.temperatures)
     halves = numbers(torch.tensor([run.error.half_width(0.95) for run in result.runs]).view(T.shape))
     for j, size in enumerate(result.batch_sizes.tolist()):
@@ -122,7 +128,12 @@ def draw_departures(axes: Axes, result: Any) -> None:
         colour = COLOURS[j % len(COLOURS)]
         departures, errors = numbers(result.departures[:, j]), numbers(result.departure_errors[:, j])
         axes.errorbar(
-            steep, np.exp(departures), yerr=1.96 * errors * np.exp(departures), fmt="o", color=colour, markersize=4
+            steep,
+            np.exp(departures),
+            yerr=1.96 * errors * np.exp(departures),
+            fmt="o",
+            color=colour,
+            markersize=4,
         )
         exact = numbers(result.predicted[:, j] / result.continuous[:, j])
         finite = np.isfinite(exact)

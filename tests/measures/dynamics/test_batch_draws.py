@@ -33,7 +33,9 @@ def test_covariance_of_steps(sampling: str) -> None:
     for i, j in ((0, 1), (1, 2), (0, 2)):
         products = epochs[:, i] * epochs[:, j]
         expected_product = draws.correlation * expected
-        assert abs(float(products.mean()) - expected_product) < 4 * float(products.std()) / math.sqrt(steps / 3)
+        assert abs(float(products.mean()) - expected_product) < 4 * float(products.std()) / math.sqrt(
+            steps / 3
+        )
     assert (sampling == "epochs") == (draws.correlation == pytest.approx(-1 / 2))
 
 
@@ -55,7 +57,9 @@ def test_whole_batches_by_their_examples() -> None:
     assert sum(counts) == 4200
     for count, size in zip(counts, (8, 8, 5), strict=True):
         assert abs(count - 200 * size) < 4 * math.sqrt(4200 * 0.25)
-    assert {len(index) for index in itertools.islice(BatchDraws(16, 8, True, "epochs")(generator(0)), 6)} == {8}
+    assert {len(index) for index in itertools.islice(BatchDraws(16, 8, True, "epochs")(generator(0)), 6)} == {
+        8
+    }
     with pytest.raises(ValueError, match=r"`sampling` must be 'replacement' .* last batch .* has 5 examples"):
         BatchDraws(21, 8, True, "epochs")
 

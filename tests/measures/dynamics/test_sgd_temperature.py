@@ -25,7 +25,13 @@ from thalweg.measures.dynamics.constant_rate_walk import Walk, constant_rate_wal
 from thalweg.measures.dynamics.settled import settled
 from thalweg.objective.objective import Objective
 
-LONG: dict[str, Any] = {"num_directions": 3, "burn_in": 300, "num_steps": 4000, "loss_every": 10, "batch_size": 8}
+LONG: dict[str, Any] = {
+    "num_directions": 3,
+    "burn_in": 300,
+    "num_steps": 4000,
+    "loss_every": 10,
+    "batch_size": 8,
+}
 
 
 def oracle(rule: ConstantRate, noise: np.ndarray) -> tuple[np.ndarray, float]:
@@ -91,7 +97,14 @@ def test_all_directions_give_the_excess() -> None:
 
 
 def torch_positions(
-    o: Objective, model: torch.nn.Module, x: Tensor, y: Tensor, draws: BatchDraws, steps: int, seed: int, **options: Any
+    o: Objective,
+    model: torch.nn.Module,
+    x: Tensor,
+    y: Tensor,
+    draws: BatchDraws,
+    steps: int,
+    seed: int,
+    **options: Any,
 ) -> Tensor:
     """``(steps, P)``: parameters by `torch.optim.SGD` on a copy of the model, fed the same batches."""
     model = copy.deepcopy(model).train(draws.in_batches)
@@ -205,7 +218,13 @@ def test_lengths_follow_the_slowest_direction() -> None:
 
 def test_no_noise_no_temperature() -> None:
     still = tw.sgd_temperature(
-        objective(), lr=0.2, batch_size=40, sampling="without_replacement", num_directions=2, num_steps=200, seed=0
+        objective(),
+        lr=0.2,
+        batch_size=40,
+        sampling="without_replacement",
+        num_directions=2,
+        num_steps=200,
+        seed=0,
     )
     assert still.predicted.tolist() == [0.0, 0.0]
     assert still.value < 1e-25
@@ -300,7 +319,10 @@ def test_bad_input() -> None:
     for kwargs, match in [
         ({"lr": 0.0}, "`lr` must be positive"),
         ({"momentum": 1.0}, r"`momentum` must lie in \[0, 1\)"),
-        ({"batch_size": 41}, "`batch_size` must be at most the 40 examples that batches are drawn from, got 41"),
+        (
+            {"batch_size": 41},
+            "`batch_size` must be at most the 40 examples that batches are drawn from, got 41",
+        ),
         ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
         ({"num_directions": 0}, "`num_directions` must be a whole number of at least 1"),
         ({"num_directions": 5}, "`num_directions` must be at most P = 4, the number of parameters, got 5"),
@@ -314,12 +336,14 @@ def test_bad_input() -> None:
         with pytest.raises(ValueError, match=match):
             tw.sgd_temperature(o, **{"lr": 0.1, "seed": 0, **kwargs})  # type: ignore[arg-type]
     flat = Objective(Theta(torch.zeros(4, dtype=torch.float64)), (saddle_rows,), loss=saddle)
-    with pytest.raises(ValueError, match=r"`num_directions` must be at most 1, since .* eigenvalue -2 next"):
+    with pytest.raises(
+        ValueError, match=r"`num_directions` must be at most 1, since .* is -2, along"
+    ):
         tw.sgd_temperature(flat, lr=0.1, num_directions=2, seed=0)
     batched = Objective(networks.residual(), networks.images(21), batch_norm="batch", batch_size=8)
     with pytest.raises(ValueError, match=r"`batch_size` must be the objective's own, 8"):
         tw.sgd_temperature(batched, lr=0.1, batch_size=4, seed=0)
     with pytest.raises(ValueError, match=r"`sampling` must be 'replacement' where the last batch"):
         tw.sgd_temperature(batched, lr=0.1, sampling="epochs", seed=0)
-    with pytest.raises(tw.NonFiniteLossError, match="not finite|example 0"):
+    with pytest.raises(tw.NonFiniteLossError, match=r"not finite|example 0"):
         tw.sgd_temperature(o.at(torch.full((4,), math.inf, dtype=torch.float64)), lr=0.1, seed=0)

@@ -29,14 +29,14 @@ def checked_batch_size(objective: Objective, in_batches: bool, asked: int | None
     check_count("batch_size", asked)
     if in_batches and asked != objective.batch_size:
         raise ValueError(
-            f"`batch_size` must be the objective's own, {objective.batch_size}, with batch_norm='batch', where "
-            "noise is that of whole batches and belongs to their size, "
+            f"`batch_size` must be the objective's own, {objective.batch_size}, with batch_norm='batch', "
+            "where noise is that of whole batches and belongs to their size, "
             f"got {asked}; build the objective with batch_size={asked}."
         )
     if asked > objective.num_examples:
         raise ValueError(
-            f"`batch_size` must be at most the {objective.num_examples} examples that batches are drawn from, "
-            f"got {asked}."
+            f"`batch_size` must be at most the {objective.num_examples} examples that batches are drawn "
+            f"from, got {asked}."
         )
     return int(asked)
 
@@ -59,8 +59,8 @@ class BatchDraws:
         Whether the units are whole batches, of which a step takes one.
     sampling
         ``"replacement"``: a unit in proportion to its examples; ``"without_replacement"``: none twice in a
-        step, each step from all; ``"epochs"``: the next ones of a shuffled pass over the data, as loaders make
-        them, less what is left over at its end.
+        step, each step from all; ``"epochs"``: the next ones of a shuffled pass over the data, as loaders
+        make them, less what is left over at its end.
 
     Raises
     ------

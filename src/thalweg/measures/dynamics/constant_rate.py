@@ -3,15 +3,15 @@ r"""SGD at a constant rate on a quadratic: what it settles to, exact in discrete
 Heavy ball by torch's convention, :math:`v \leftarrow \mu v + g,\ \theta \leftarrow \theta - \eta v`, with the
 gradient :math:`g = H (\theta - \theta^*) + \xi` of noise :math:`\xi` of covariance S, is linear in
 :math:`z = (\theta - \theta^*, v)`. Along the eigenvectors of H, z falls apart into pairs
-:math:`z_i \leftarrow A_i z_i + b\, \xi_i`, whose covariances at stationarity solve one 2 x 2 discrete Lyapunov
-equation for each pair of directions, whether or not S and H commute:
+:math:`z_i \leftarrow A_i z_i + b\, \xi_i`, whose covariances at stationarity solve one 2 x 2 discrete
+Lyapunov equation for each pair of directions, whether or not S and H commute:
 
 .. math:: X_{ij} = A_i X_{ij} A_j^\top + S_{ij}\, b b^\top, \qquad
    \Sigma_{ii} = \frac{\eta\, (1 + \mu)\, S_{ii}}{h_i (1 - \mu) (2 (1 + \mu) - \eta h_i)}
 
-So the temperature of a direction, :math:`T_i = h_i \Sigma_{ii}` (half of it is the excess of the loss along it,
-as of a particle in equilibrium), is :math:`\eta S_{ii} / (2 (1 - \mu))` where steps are short; longer ones
-make it hotter, and beyond :math:`\eta h_i = 2 (1 + \mu)` there is no stationary law.
+So the temperature of a direction, :math:`T_i = h_i \Sigma_{ii}` (half of it is the excess of the loss along
+it, as of a particle in equilibrium), is :math:`\eta S_{ii} / (2 (1 - \mu))` where steps are short; longer
+ones make it hotter, and beyond :math:`\eta h_i = 2 (1 + \mu)` there is no stationary law.
 
 That is exact where the noise is the same everywhere. Of least squares it grows with the distance, since
 examples differ in curvature too: the law then holds as far as that is small, which it is for short steps.
@@ -19,8 +19,8 @@ examples differ in curvature too: the law then holds as far as that is small, wh
 References
 ----------
 Mandt, Hoffman and Blei (2017), JMLR 18(134): continuous time. Yaida (2019), ICLR, arXiv:1810.00004: the
-relations that hold in discrete time. Liu, Ziyin and Ueda (2021), ICML, arXiv:2012.03636: momentum, by the same
-equation.
+relations that hold in discrete time. Liu, Ziyin and Ueda (2021), ICML, arXiv:2012.03636: momentum, by the
+same equation.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class ConstantRate:
         return np.stack(rows, -1).reshape(*h.shape, 2, 2), np.array([-ahead, 1.0])
 
     def decay(self, curvatures: ArrayLike) -> Array:
-        """``(...)``: by what a distance from the minimum shrinks in a step, in the long run; 1 and more grow."""
+        """``(...)``: by what a distance from the minimum shrinks in a step, in the long run; 1 and more
+        grow."""
         A, _ = self.transition(curvatures)
         return np.asarray(np.abs(np.linalg.eigvals(A)).max(-1))
 
@@ -92,7 +93,7 @@ class ConstantRate:
             return np.where(rate < 1, -1 / np.log(np.minimum(np.maximum(rate, 1e-300), 1.0)), np.inf)
 
     def gains(self, first: ArrayLike, second: ArrayLike) -> Array:
-        """``(...)``: Sigma_ij / S_ij between directions of these curvatures; infinite if one is not stable."""
+        """``(...)``: Sigma_ij / S_ij of directions of these curvatures; infinite if one is not stable."""
         h, stable = self._stabilised(first)
         k, also = self._stabilised(second)
         (A, b), (B, _) = self.transition(h), self.transition(k)

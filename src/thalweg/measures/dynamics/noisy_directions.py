@@ -94,8 +94,8 @@ def noisy_directions(
     num_positive = int((solution.eigenvalues > 0).sum())
     if num_positive < k:
         raise ValueError(
-            f"`num_directions` must be at most {num_positive}, since the Hessian has the eigenvalue "
-            f"{float(solution.eigenvalues[num_positive]):.4g} next, along which nothing holds SGD back, got {k}."
+            f"`num_directions` must be at most {num_positive}, since the Hessian's next eigenvalue is "
+            f"{float(solution.eigenvalues[num_positive]):.4g}, along which nothing holds SGD back, got {k}."
         )
     units = UnitGradients(objective, max_memory_bytes, work.add)
     vectors = solution.eigenvectors.to(units.mean)

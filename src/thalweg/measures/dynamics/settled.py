@@ -21,7 +21,7 @@ LEAST_EFFECTIVE = 100
 
 
 def verdict(p_values: ArrayLike, effective_sizes: ArrayLike) -> str:
-    """By the halves' differences and by how many independent samples there are, each for one series or more."""
+    """By the difference of the halves and the number of independent samples, of one series or more."""
     p, sizes = np.atleast_1d(p_values), np.atleast_1d(effective_sizes)
     if np.min(p) < DRIFT_LEVEL / len(p):
         return DRIFTING
@@ -35,10 +35,9 @@ class Settled:
     Parameters
     ----------
     temperatures
-        ``(k,)`` each, over the directions; the mean over them all is `mean`, whose error minds that directions
-        move together.
+        ``(k,)`` each, direction by direction.
     mean
-        One number.
+        Of the mean over the directions, as one series, so that its error minds how they move together.
     position_drift, spread_drift
         ``(k,)``: p-values of one mean position and one variance in both halves of the run.
     outcome

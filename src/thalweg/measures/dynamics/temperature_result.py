@@ -19,7 +19,7 @@ from thalweg.measures.dynamics.settled import DIVERGED, STATIONARY
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SGDTemperature(Measurement):
-    r"""Mean of :math:`T_i = h_i \mathrm{Var}(x_i)` over k directions, in units of the loss, as a run shows it.
+    r"""Mean of :math:`T_i = h_i \mathrm{Var}(x_i)` over k directions, in the unit of the loss, of one run.
 
     ``error.probe`` is its standard error by the chance of the batches, the run's correlation minded. The
     interval is symmetric on a logarithmic scale. The value and all that was measured are NaN where the run
@@ -44,11 +44,11 @@ class SGDTemperature(Measurement):
     effective_sizes
         ``(k,)`` float64: independent samples that each is worth.
     predicted
-        ``(k,)`` float64: exact for a quadratic with this noise everywhere; infinite along directions for which
-        the rate is too large.
+        ``(k,)`` float64: exact for a quadratic with this noise everywhere; infinite along directions for
+        which the rate is too large.
     continuous
-        ``(k,)`` float64: lr c_i / (2 B (1 - momentum)), the limit of short steps, noise of examples drawn with
-        replacement.
+        ``(k,)`` float64: lr c_i / (2 B (1 - momentum)), the limit of short steps, noise of examples drawn
+        with replacement.
     position_drift, spread_drift
         ``(k,)`` float64: p-values of the halves' equality.
     excess_loss, excess_loss_error, excess_loss_dof, excess_effective_size, excess_drift
