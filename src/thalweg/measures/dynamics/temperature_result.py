@@ -67,6 +67,14 @@ class SGDTemperature(Measurement):
 
     measure: ClassVar[str] = "sgd_temperature"
     quantity: ClassVar[str] = "temperature"
+    per_part: ClassVar[tuple[str, ...]] = (
+        "eigenvalues",
+        "temperatures",
+        "temperature_errors",
+        "effective_sizes",
+        "predicted",
+        "continuous",
+    )
 
     outcome: str
     diverged_at: int | None
