@@ -68,7 +68,7 @@ def settled(positions: ArrayLike, eigenvalues: ArrayLike) -> Settled:
     centred = x - x.mean(0)
     sizes = correlated_mean(centred).effective_size
     # Of less than two independent positions there is no variance; the verdict says so.
-    short = np.maximum(1 - 1 / np.maximum(sizes, 2.0), 0.5)
+    short = 1 - 1 / np.maximum(sizes, 2.0)
     heat = np.asarray(eigenvalues, dtype=np.float64) * centred**2 / short
     temperatures, mean = correlated_mean(heat), correlated_mean(heat.mean(1))
     position_drift, spread_drift = drift(x).p_value, drift(heat).p_value
