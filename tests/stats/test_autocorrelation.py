@@ -40,9 +40,9 @@ def test_time_and_error(a: float, b: float) -> None:
     expected = np.sqrt(variance(a, b) * time(a, b) / len(x))
     assert np.sqrt(np.mean(found.standard_error**2)) == pytest.approx(expected, rel=0.05)
     np.testing.assert_allclose(found.effective_size, len(x) / found.time)
-    # The degrees of freedom are those of the squared error's own scatter, here over the columns.
+    # The degrees of freedom are at most those of the squared error's own scatter, here over the columns.
     spread = np.var(found.standard_error**2) / np.mean(found.standard_error**2) ** 2
-    assert 2 / np.median(found.dof) == pytest.approx(spread, rel=0.6)
+    assert 0.5 * spread < 2 / np.median(found.dof) < 3 * spread
 
 
 @pytest.mark.parametrize(("a", "b"), CASES)

@@ -19,7 +19,7 @@ from torch import Tensor
 from thalweg.analyses.temperature_scaling_result import TemperatureScaling
 from thalweg.core.arguments import check_count, check_fraction
 from thalweg.core.errors import ConvergenceError
-from thalweg.core.measurement import ErrorBudget, StandardError
+from thalweg.core.measurement import ROUNDING, ErrorBudget, StandardError
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import stream_seed
 from thalweg.linalg.lanczos import check_tolerances
@@ -106,7 +106,7 @@ def temperature_scaling(
         "max_memory_bytes": max_memory_bytes,
     }
     cells = [(rule, draw) for rule in rules for draw in draws]
-    if len({rule.lr / draw.batch_size for rule, draw in cells}) < 2:
+    if not _differ([rule.lr / draw.batch_size for rule, draw in cells]):
         raise ValueError("`lrs` and `batch_sizes` must make at least two different lr / B, got one.")
     lengths = (num_steps, burn_in, loss_every)
 
@@ -222,13 +222,18 @@ def _checked(name: str, given: Any) -> list[Any]:
     return list(given)
 
 
+def _differ(ratios: Sequence[float]) -> bool:
+    """Whether there are two, beyond rounding."""
+    return len(ratios) > 0 and max(ratios) > (1 + ROUNDING) * min(ratios)
+
+
 def _error(run: SGDTemperature) -> StandardError:
     return run.error.probe or StandardError(0.0)
 
 
 def _fitted(runs: Sequence[SGDTemperature]) -> PowerLaw | None:
     ratios = [run.lr / run.batch_size for run in runs]
-    if len(set(ratios)) < 2:
+    if not _differ(ratios):
         return None
     errors = [_error(run) for run in runs]
     return fit_power_law(

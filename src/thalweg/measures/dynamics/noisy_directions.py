@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from thalweg.core.precision import full_precision
 from thalweg.core.progress import Work
 from thalweg.objective.objective import Objective
 from thalweg.operators.registry import operator_named
@@ -99,8 +100,9 @@ def noisy_directions(
         )
     units = UnitGradients(objective, max_memory_bytes, work.add)
     vectors = solution.eigenvectors.to(units.mean)
-    squares, _ = units.squares(units.mean)
-    slopes, _ = units.slopes(vectors)
+    with full_precision():
+        squares, _ = units.squares(units.mean)
+        slopes, _ = units.slopes(vectors)
     shares = units.sizes / units.sizes.sum()
     return NoisyDirections(
         objective=units.objective,
