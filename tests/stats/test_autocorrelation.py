@@ -36,9 +36,9 @@ CASES = [(0.0, 0.0), (0.8, 0.0), (0.95, 0.0), (-0.5, 0.0), (1.7, -0.81)]
 def test_time_and_error(a: float, b: float) -> None:
     x = autoregressive(20_000, 40, a, b)
     found = correlated_mean(x)
-    assert found.time.mean() == pytest.approx(time(a, b), rel=0.05)
+    assert found.time.mean() == pytest.approx(time(a, b), rel=0.1)
     expected = np.sqrt(variance(a, b) * time(a, b) / len(x))
-    assert np.sqrt(np.mean(found.standard_error**2)) == pytest.approx(expected, rel=0.05)
+    assert np.sqrt(np.mean(found.standard_error**2)) == pytest.approx(expected, rel=0.06)
     np.testing.assert_allclose(found.effective_size, len(x) / found.time)
     # The degrees of freedom are at most those of the squared error's own scatter, here over the columns.
     spread = np.var(found.standard_error**2) / np.mean(found.standard_error**2) ** 2

@@ -22,7 +22,7 @@ def drawn(rng: np.random.Generator, bend: float = 0.0) -> PowerLaw:
     return fit_power_law(X, y, errors, DOFS)
 
 
-@pytest.mark.parametrize("bend", [0.0, 0.02])
+@pytest.mark.parametrize("bend", [0.0, 0.06])
 def test_coverage(bend: float) -> None:
     rng = np.random.default_rng(0)
     laws = [drawn(rng, bend) for _ in range(2000)]

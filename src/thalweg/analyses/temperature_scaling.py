@@ -108,10 +108,9 @@ def temperature_scaling(
     cells = [(rule, draw) for rule in rules for draw in draws]
     if not _differ([rule.lr / draw.batch_size for rule, draw in cells]):
         raise ValueError("`lrs` and `batch_sizes` must make at least two different lr / B, got one.")
-    lengths = (num_steps, burn_in, loss_every)
 
     def whole(eigenvalues: Tensor) -> list[Schedule]:
-        return [Schedule.of(rule, eigenvalues, draw, *lengths) for rule, draw in cells]
+        return [Schedule.of(rule, eigenvalues, draw, burn_in, num_steps, loss_every) for rule, draw in cells]
 
     def cost(schedules: list[Schedule]) -> int:
         return sum(s.cost(draw) for s, (_, draw) in zip(schedules, cells, strict=True))

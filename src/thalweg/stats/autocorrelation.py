@@ -68,25 +68,29 @@ def correlated_mean(samples: ArrayLike) -> CorrelatedMean:
     (True, True)
     """
     y = np.asarray(samples, dtype=np.float64)
-    n = len(y)
-    mean = y.mean(0)
+    return _of_residuals(y.mean(0), y - y.mean(0), 1)
+
+
+def _of_residuals(mean: Array, residuals: Array, num_fitted: int) -> CorrelatedMean:
+    """From what so many fitted functions of time, the mean among them, leave ``(n, ...)``."""
+    n = len(residuals)
     if n < FEWEST:
-        nothing = np.full(y.shape[1:], np.nan)
+        nothing = np.full(residuals.shape[1:], np.nan)
         return CorrelatedMean(mean, nothing, nothing.copy(), nothing.copy(), nothing.copy())
-    covariances = _autocovariances(y - mean)
+    covariances = _autocovariances(residuals)
     variance = covariances[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         correlations = np.where(variance > 0, covariances / variance, 0.0)
     times, squares = (2 * np.cumsum(rho, axis=0) - 1 for rho in (correlations, correlations**2))
-    lags = np.arange(n).reshape(-1, *[1] * (y.ndim - 1))
+    lags = np.arange(n).reshape(-1, *[1] * (residuals.ndim - 1))
     wide = lags >= WINDOW * np.maximum(times, squares)
     # As good as always the first lags will do; a series that has not settled may have no window.
     window = np.where(wide.any(0), wide.argmax(0), n - 1).clip(1, n // 4)
     width = (2 * window + 1) / n
-    # Every covariance fell by the variance of the mean, and the sum by as many times it as it has terms.
-    time = np.take_along_axis(times, window[None], 0)[0] * (1 + width)
+    # What was fitted took the variance of a mean from every covariance, and so from each term of the sum.
+    time = np.take_along_axis(times, window[None], 0)[0] * (1 + num_fitted * width)
     time = np.where(variance > 0, np.maximum(time, 1 / n), 1.0)
-    error = np.sqrt(variance * (1 + time / n) * time / n)
+    error = np.sqrt(variance * (1 + num_fitted * time / n) * time / n)
     return CorrelatedMean(mean, error, time, n / time, 1 / width)
 
 
@@ -109,9 +113,13 @@ class Drift:
 
 
 def drift(samples: ArrayLike) -> Drift:
-    """Compare the halves of each column of samples ``(n, ...)``, each half with its own correlation."""
+    """Compare the halves of each column of samples ``(n, ...)``, each half with its own correlation.
+
+    That of what a straight line leaves of the half: one that climbs all the way would pass for correlated,
+    and any step between the halves for chance.
+    """
     y = np.asarray(samples, dtype=np.float64)
-    first, second = (correlated_mean(half) for half in (y[: len(y) // 2], y[len(y) // 2 :]))
+    first, second = (_about_line(half) for half in (y[: len(y) // 2], y[len(y) // 2 :]))
     squares = [half.standard_error**2 for half in (first, second)]
     total = squares[0] + squares[1]
     difference = second.value - first.value
@@ -120,6 +128,14 @@ def drift(samples: ArrayLike) -> Drift:
         dof = np.where(total > 0, total**2 / (parts[0] + parts[1]), 1.0)
         z = np.where(total > 0, np.abs(difference) / np.sqrt(total), np.where(difference == 0, 0.0, np.inf))
     return Drift(difference, np.sqrt(total), dof, np.asarray(2 * stats.t.sf(z, dof)))
+
+
+def _about_line(y: Array) -> CorrelatedMean:
+    """The mean of each column, with the error that the scatter about its straight line makes."""
+    t = np.linspace(-1.0, 1.0, len(y)).reshape(-1, *[1] * (y.ndim - 1))
+    mean = y.mean(0)
+    slope = (t * y).sum(0) / np.square(t).sum()
+    return _of_residuals(mean, y - mean - slope * t, 2)
 
 
 def _autocovariances(y: Array) -> Array:

@@ -32,7 +32,7 @@ LEAST_EVALUATIONS = 200
 # A gradient costs about three values.
 GRADIENT_COST = 3
 
-# A loss that is up by so many times its size and the predicted excess has diverged.
+# A loss that is up by so many times its size and the excess that single examples would make has diverged.
 BEYOND = 1e6
 
 
@@ -141,7 +141,7 @@ def run_temperature(
     trace = directions.trace * draws.variance_factor
     low, high = predicted_excess(rule, draws, h, variances, trace)
     start_loss = directions.loss(objective.params)
-    usual = abs(start_loss) + float(continuous_temperature(trace, rule)) / 2
+    usual = abs(start_loss) + float(continuous_temperature(directions.trace, rule)) / 2
     walk = constant_rate_walk(
         objective.params,
         directions.eigenvectors,
