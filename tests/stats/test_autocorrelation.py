@@ -63,7 +63,7 @@ def test_drift_is_seen() -> None:
     x = autoregressive(2000, 200, 0.9, seed=2)
     ramp = np.linspace(0, 1, len(x))[:, None]
     errors = correlated_mean(x).standard_error.mean()
-    assert np.mean(drift(x + 16 * errors * ramp).p_value < 0.01) > 0.9
+    assert np.mean(drift(x + 24 * errors * ramp).p_value < 0.01) > 0.9
     walk = np.random.default_rng(3).standard_normal((2000, 200)).cumsum(0)
     assert np.mean(drift(walk).p_value < 0.01) + np.mean(correlated_mean(walk).effective_size < 20) > 0.9
     assert (correlated_mean(walk).effective_size < 50).all()

@@ -193,7 +193,7 @@ def test_a_run_that_still_falls_is_not_stationary() -> None:
     )
     assert found.outcome == found.excess_outcome == "not stationary"
     assert "not stationary" in repr(found)
-    assert float(found.position_drift[3]) < 1e-6
+    assert float(found.position_drift[3]) < 1e-3
     assert not found.is_stationary
 
 

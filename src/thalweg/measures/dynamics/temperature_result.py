@@ -29,8 +29,8 @@ class SGDTemperature(Measurement):
     ----------
     outcome
         ``"stationary"``; ``"not stationary"``: along some direction the halves of the run differ in position
-        or spread, by what happens to one stationary run in a hundred; ``"too short"``: less than 100
-        independent samples along some direction; ``"diverged"``.
+        or spread, by more than they do in 99 of a hundred stationary runs (97, where samples are few);
+        ``"too short"``: less than 100 independent samples along some direction; ``"diverged"``.
     diverged_at
         The step at which it did, ``None`` if it did not.
     lr, momentum, nesterov, batch_size, sampling, burn_in, num_steps
