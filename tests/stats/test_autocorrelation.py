@@ -69,7 +69,7 @@ def test_drift_is_seen() -> None:
     assert (correlated_mean(walk).effective_size < 50).all()
     found = drift(np.concatenate([np.zeros(50), np.ones(50)]))
     assert found.difference == 1
-    assert found.p_value == 0
+    assert found.p_value < 1e-10
 
 
 def test_what_does_not_vary() -> None:

@@ -82,11 +82,12 @@ def _of_residuals(mean: Array, residuals: Array, num_fitted: int) -> CorrelatedM
     with np.errstate(divide="ignore", invalid="ignore"):
         correlations = np.where(variance > 0, covariances / variance, 0.0)
     times, squares = (2 * np.cumsum(rho, axis=0) - 1 for rho in (correlations, correlations**2))
-    lags = np.arange(n).reshape(-1, *[1] * (residuals.ndim - 1))
-    wide = lags >= WINDOW * np.maximum(times, squares)
-    # As good as always the first lags will do; a series that has not settled may have no window.
-    window = np.where(wide.any(0), wide.argmax(0), n - 1).clip(1, n // 4)
-    width = (2 * window + 1) / n
+    most = n // 4
+    lags = np.arange(most + 1).reshape(-1, *[1] * (residuals.ndim - 1))
+    wide = (lags >= WINDOW * np.maximum(times, squares)[: most + 1]) & (lags > 0)
+    # A series that has not settled has no window: its correlation is what it is at the worst.
+    window = np.where(wide.any(0), wide.argmax(0), times[: most + 1].argmax(0))
+    width = (2 * np.where(wide.any(0), window, most) + 1) / n
     # What was fitted took the variance of a mean from every covariance, and so from each term of the sum.
     time = np.take_along_axis(times, window[None], 0)[0] * (1 + num_fitted * width)
     time = np.where(variance > 0, np.maximum(time, 1 / n), 1.0)

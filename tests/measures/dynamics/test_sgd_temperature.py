@@ -198,7 +198,7 @@ def test_a_run_that_still_falls_is_not_stationary() -> None:
 
 
 def test_a_short_run_says_so() -> None:
-    found = tw.sgd_temperature(objective(), lr=0.05, seed=0, **LONG | {"num_steps": 200})
+    found = tw.sgd_temperature(objective(), lr=0.05, seed=0, **LONG | {"num_steps": 1000})
     assert found.outcome == "too short"
     assert float(found.effective_sizes.min()) < 100
     seldom = tw.sgd_temperature(objective(), lr=0.2, seed=0, **LONG | {"num_steps": 100, "loss_every": 1000})
