@@ -279,7 +279,7 @@ def test_coverage(rule: ConstantRate, steps: int, repetitions: int) -> None:
     for name, part in parts.items():
         assert 0.95 - room < part < 0.95 + room, (name, part)
     assert verdicts.count("not stationary") <= 0.01 * repetitions + 3 * math.sqrt(0.01 * repetitions)
-    assert verdicts.count("too short") == 0
+    assert verdicts.count("too short") <= max(1, 0.005 * repetitions)
 
 
 def interval(mean: Any) -> tuple[np.ndarray, np.ndarray]:
