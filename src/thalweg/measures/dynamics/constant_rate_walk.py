@@ -95,7 +95,7 @@ def constant_rate_walk(
             break
         offset = theta - start
         with full_precision():
-            positions.append(torch.tensordot(directions, offset, dims=([0], [0])))
+            positions.append(directions.T @ offset)
         if step > burn_in:
             # Running means, so that single precision loses nothing in long sums.
             half, count = divmod(step - burn_in - 1, -(-num_steps // 2))
