@@ -21,7 +21,7 @@ def result() -> tw.SGDTemperature:
 def test_three_panels(result: tw.SGDTemperature, tmp_path) -> None:
     figure = tw.plot(result, tmp_path / "temperature.png")
     temperatures, losses, positions = figure.axes
-    assert figure.get_suptitle() == "N = 40"
+    assert figure.get_suptitle() == "N = 40\nlr 0.3, momentum 0, batches of 8 drawn with replacement"
     continuous, predicted, run = temperatures.get_lines()[:3]
     h = result.eigenvalues.numpy()
     for line, values in (
@@ -70,3 +70,6 @@ def test_scaling(tmp_path) -> None:
         line for line in departures.get_lines() if line.get_linestyle() == ":" and len(line.get_xdata()) > 0
     ]
     np.testing.assert_allclose(exact[0].get_ydata(), (found.predicted / found.continuous)[:2, 0].numpy())
+    marks = departures.containers[1].lines[0]
+    finite = ~found.departures[:, 1].isnan()
+    np.testing.assert_allclose(marks.get_ydata()[finite], found.departures[finite, 1].exp().numpy())

@@ -126,15 +126,13 @@ def draw_departures(axes: Axes, result: Any) -> None:
     steep = numbers(result.lrs) * float(result.runs[0].eigenvalues[0])
     for j in range(len(result.batch_sizes)):
         colour = COLOURS[j % len(COLOURS)]
-        departures, errors = numbers(result.departures[:, j]), numbers(result.departure_errors[:, j])
-        axes.errorbar(
-            steep,
-            np.exp(departures),
-            yerr=1.96 * errors * np.exp(departures),
-            fmt="o",
-            color=colour,
-            markersize=4,
+        runs = result.runs[j :: len(result.batch_sizes)]
+        short = numbers(result.continuous[:, j])
+        ratio = numbers(result.temperatures[:, j]) / short
+        low, high = (
+            np.array(ends) / short for ends in zip(*(run.interval(0.95) for run in runs), strict=True)
         )
+        axes.errorbar(steep, ratio, yerr=[ratio - low, high - ratio], fmt="o", color=colour, markersize=4)
         exact = numbers(result.predicted[:, j] / result.continuous[:, j])
         finite = np.isfinite(exact)
         axes.plot(steep[finite], exact[finite], ":", color=colour, linewidth=1)
@@ -144,4 +142,4 @@ def draw_departures(axes: Axes, result: Any) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("lr × largest eigenvalue")
     axes.set_ylabel("ratio of temperatures")
-    axes.legend()
+    axes.legend(loc="upper left")

@@ -154,6 +154,15 @@ class SGDTemperature(Measurement):
         """``(k,)``: of the positions along the directions."""
         return self.temperatures / self.eigenvalues
 
+    @property
+    def notes(self) -> list[str]:
+        """What a picture must say besides."""
+        kind = "Nesterov momentum" if self.nesterov else "momentum"
+        drawn = {"replacement": "with replacement", "epochs": "shuffled"}.get(
+            self.sampling, "without replacement"
+        )
+        return [f"lr {self.lr:g}, {kind} {self.momentum:g}, batches of {self.batch_size} drawn {drawn}"]
+
     def __repr__(self) -> str:
         if self.outcome == DIVERGED:
             parts = [f"diverged at step {self.diverged_at:,}"]
