@@ -72,6 +72,22 @@ CALLS = {
         rounding=1e-5,
         single=1e-2,
     ),
+    # Of so few steps no test is asked whether they have settled.
+    "temperature_scaling": Call(
+        {
+            "lrs": [0.02, 0.05],
+            "batch_sizes": [8],
+            "num_directions": 2,
+            "num_steps": 20,
+            "burn_in": 4,
+            "loss_every": 5,
+            "drift_level": 1e-9,
+            "min_effective_size": 1.0,
+            "rtol": 1e-5,
+        },
+        rounding=1e-5,
+        single=1e-2,
+    ),
     "persistence": Call({"num_draws": 50}, takes_surface=True),
 }
 NAMES = [name for name in MEASURES if name in CALLS]

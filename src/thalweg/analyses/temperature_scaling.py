@@ -17,17 +17,16 @@ from scipy import stats
 from torch import Tensor
 
 from thalweg.analyses.temperature_scaling_result import TemperatureScaling
-from thalweg.core.arguments import check_count, check_fraction
+from thalweg.core.arguments import check_fraction
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ROUNDING, ErrorBudget, StandardError
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import stream_seed
-from thalweg.linalg.lanczos import check_tolerances
 from thalweg.measures.dynamics.batch_draws import BatchDraws, Sampling
 from thalweg.measures.dynamics.constant_rate import ConstantRate
 from thalweg.measures.dynamics.noisy_directions import noisy_directions
-from thalweg.measures.dynamics.settled import TOO_SHORT
-from thalweg.measures.dynamics.sgd_temperature import check_run_lengths
+from thalweg.measures.dynamics.settled import DRIFT_LEVEL, MIN_EFFECTIVE_SIZE, TOO_SHORT, Criteria
+from thalweg.measures.dynamics.sgd_temperature import check_run
 from thalweg.measures.dynamics.temperature_result import SGDTemperature
 from thalweg.measures.dynamics.temperature_run import Schedule, run_temperature
 from thalweg.objective.check_objective import check_objective
@@ -51,6 +50,8 @@ def temperature_scaling(
     num_steps: int | None = None,
     burn_in: int | None = None,
     loss_every: int | None = None,
+    drift_level: float = DRIFT_LEVEL,
+    min_effective_size: float = MIN_EFFECTIVE_SIZE,
     rtol: float = 1e-3,
     max_matvecs: int = 2000,
     max_memory_bytes: int = 2 << 30,
@@ -65,8 +66,10 @@ def temperature_scaling(
         All runs begin at its point.
     lrs, batch_sizes
         The grid, of at least two different lr / B.
-    momentum, nesterov, sampling, num_directions, num_steps, burn_in, loss_every
-        Of every run, as in `sgd_temperature`; lengths left open follow each run's own rate.
+    momentum, nesterov, sampling, num_directions, drift_level, min_effective_size
+        Of every run, as in `sgd_temperature`.
+    num_steps, burn_in, loss_every
+        The same; what is left open follows each run's own rate.
     tolerance
         Departure from the law of short steps, as a part of it, that is none yet.
     rtol, max_matvecs, max_memory_bytes
@@ -85,11 +88,8 @@ def temperature_scaling(
     """
     check_objective("objective", objective)
     check_fraction("tolerance", tolerance, "0.1 is a tenth")
-    check_count("num_directions", num_directions)
-    check_run_lengths(num_steps, burn_in, loss_every)
-    check_count("max_matvecs", max_matvecs)
-    check_count("max_memory_bytes", max_memory_bytes)
-    check_tolerances(objective.dtype, rtol, None, 0.99)
+    criteria = Criteria(drift_level, min_effective_size)
+    check_run(objective, num_directions, num_steps, burn_in, loss_every, rtol, max_matvecs, max_memory_bytes)
     stream_seed(seed)
     rules = [ConstantRate(lr, momentum, nesterov) for lr in _checked("lrs", lrs)]
     draws = [BatchDraws.of(objective, size, sampling) for size in _checked("batch_sizes", batch_sizes)]
@@ -101,6 +101,8 @@ def temperature_scaling(
         "num_steps": num_steps,
         "burn_in": burn_in,
         "loss_every": loss_every,
+        "drift_level": drift_level,
+        "min_effective_size": min_effective_size,
         "rtol": rtol,
         "max_matvecs": max_matvecs,
         "max_memory_bytes": max_memory_bytes,
@@ -138,7 +140,9 @@ def temperature_scaling(
             "objective": described,
             "operator": directions.check,
         }
-        run = run_temperature(directions, rule, draw, schedule, seed=own, provenance=provenance, work=work)
+        run = run_temperature(
+            directions, rule, draw, schedule, criteria, seed=own, provenance=provenance, work=work
+        )
         runs.append(dataclasses.replace(run, eigenvectors=None))
     work.finish()
     provenance = {
@@ -167,7 +171,8 @@ def scaling_of(
         See `temperature_scaling`.
     """
     usable = [run for run in runs if run.is_stationary and run.value > 0 and run.error.half_width() > 0]
-    law = _fitted(usable)
+    law = _fitted(usable, [[run.lr / run.batch_size] for run in usable])
+    apart = _fitted(usable, [[run.lr, 1 / run.batch_size] for run in usable])
     shape = (num_lrs, len(runs) // num_lrs)
 
     def grid(numbers: Sequence[float]) -> Tensor:
@@ -182,9 +187,11 @@ def scaling_of(
     ]
     outcomes = [run.outcome for run in runs]
     result = TemperatureScaling(
-        value=law.exponent if law else math.nan,
+        value=float(law.exponents[0]) if law else math.nan,
         error=ErrorBudget(
-            probe=StandardError(law.standard_error, law.dof) if law else StandardError(math.nan, 0)
+            probe=StandardError(float(law.standard_errors[0]), float(law.dofs[0]))
+            if law
+            else StandardError(math.nan, 0)
         ),
         provenance=provenance,
         lrs=torch.tensor([run.lr for run in runs[:: shape[1]]], dtype=torch.float64),
@@ -202,6 +209,9 @@ def scaling_of(
         p_value=law.p_value if law else math.nan,
         fits=bool(law and law.fits),
         num_fitted=len(usable),
+        exponents=_of_both(apart and apart.exponents),
+        exponent_errors=_of_both(apart and apart.standard_errors),
+        exponent_dofs=_of_both(apart and apart.dofs),
         runs=tuple(runs),
     )
     if law is None:
@@ -230,14 +240,22 @@ def _error(run: SGDTemperature) -> StandardError:
     return run.error.probe or StandardError(0.0)
 
 
-def _fitted(runs: Sequence[SGDTemperature]) -> PowerLaw | None:
-    ratios = [run.lr / run.batch_size for run in runs]
-    if not _differ(ratios):
+def _fitted(runs: Sequence[SGDTemperature], factors: Sequence[Sequence[float]]) -> PowerLaw | None:
+    """Their temperatures against powers of the factors; None if the runs cannot tell the exponents.
+
+    What eigenvalues are off by is common to all runs, and does not touch an exponent.
+    """
+    design = [[1.0, *(math.log(f) for f in row)] for row in factors]
+    if not runs or np.linalg.matrix_rank(design, tol=math.sqrt(ROUNDING)) < len(design[0]):
         return None
     errors = [_error(run) for run in runs]
     return fit_power_law(
-        ratios, [run.value for run in runs], [e.value for e in errors], [e.dof for e in errors]
+        factors, [run.value for run in runs], [e.value for e in errors], [e.dof for e in errors]
     )
+
+
+def _of_both(numbers: np.ndarray | None) -> Tensor:
+    return torch.full((2,), math.nan, dtype=torch.float64) if numbers is None else torch.from_numpy(numbers)
 
 
 def _breaks(run: SGDTemperature, departure: float, error: float, tolerance: float, num_runs: int) -> bool:

@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from scipy import stats
 from torch import Tensor
 
+from thalweg.core.arguments import check_fraction
 from thalweg.core.measurement import Measurement
 from thalweg.measures.dynamics.temperature_result import SGDTemperature
 
@@ -38,6 +41,10 @@ class TemperatureScaling(Measurement):
     log_factor, p_value, fits, num_fitted
         log T at lr / B = 1; how often runs on a power law scatter by more, and whether that is at least one
         in a hundred; runs that were fitted.
+    exponents, exponent_errors, exponent_dofs
+        ``(2,)`` float64: of lr and of 1 / B, fitted apart: two equal ones are what makes a law of lr / B.
+        NaN where the stationary runs do not tell them apart. As of the value, standard errors are by the
+        chance of the batches or by the scatter.
     runs
         All of them, one rate after the other, without eigenvectors.
     """
@@ -60,12 +67,22 @@ class TemperatureScaling(Measurement):
     p_value: float
     fits: bool
     num_fitted: int
+    exponents: Tensor
+    exponent_errors: Tensor
+    exponent_dofs: Tensor
     runs: tuple[SGDTemperature, ...]
 
     @property
     def ratios(self) -> Tensor:
         """``(L, M)``: lr / B."""
         return self.lrs[:, None] / self.batch_sizes
+
+    def exponent_intervals(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """``(2,)`` lower and upper ends for the exponents of lr and 1 / B, each at that level by itself."""
+        check_fraction("level", level, "0.95 is customary")
+        quantiles = torch.from_numpy(stats.t.ppf(0.5 + level / 2, self.exponent_dofs.numpy()))
+        halves = quantiles * self.exponent_errors
+        return self.exponents - halves, self.exponents + halves
 
     @property
     def holds_up_to(self) -> float:

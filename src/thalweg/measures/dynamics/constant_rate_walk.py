@@ -27,7 +27,8 @@ class Walk:
     halves
         ``(2, P, ...)``: mean offset over either half of the steps after the burn-in.
     diverged_at
-        The step at which loss or gradient were not finite, or the loss beyond its ceiling; None if none was.
+        The step at which loss or gradient were not finite, or the loss was seen beyond its ceiling; None if
+        none was.
     """
 
     positions: Tensor
@@ -70,7 +71,7 @@ def constant_rate_walk(
     loss_every
         Steps between evaluations of the loss.
     ceiling
-        A loss above it counts as diverged.
+        A loss above it counts as diverged; the last step is looked at in any case.
     on_step
         Called after each, with whether the loss was evaluated.
 
@@ -82,7 +83,8 @@ def constant_rate_walk(
     theta, velocity = start.clone(), torch.zeros_like(start)
     halves = torch.zeros(2, *start.shape, dtype=start.dtype, device=start.device)
     positions, losses, diverged_at = [], [loss(start)], None
-    for step in range(1, burn_in + num_steps + 1):
+    last = burn_in + num_steps
+    for step in range(1, last + 1):
         evaluated = step % loss_every == 0
         try:
             slope = gradient(theta, next(batches))
@@ -90,6 +92,8 @@ def constant_rate_walk(
             theta.sub_(slope + rule.momentum * velocity if rule.nesterov else velocity, alpha=rule.lr)
             if evaluated:
                 losses.append(_below(ceiling, loss(theta)))
+            elif step == last:
+                _below(ceiling, loss(theta))
         except NonFiniteLossError:
             diverged_at = step
             break

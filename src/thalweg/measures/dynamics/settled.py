@@ -2,30 +2,60 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from thalweg.core.arguments import check_fraction, is_number
 from thalweg.stats.autocorrelation import CorrelatedMean, correlated_mean, drift
 
 Array = NDArray[np.float64]
 
 STATIONARY, DRIFTING, TOO_SHORT, DIVERGED = "stationary", "not stationary", "too short", "diverged"
 
-# How often a run that is stationary may be taken for one that is not, over all of a verdict's tests.
+# How often a run that is stationary is taken for one that is not, over all of a verdict's tests.
 DRIFT_LEVEL = 0.01
 
 # Independent samples that a mean must be worth: of fewer an interval at 95 % covers less than 93.
-LEAST_EFFECTIVE = 100
+MIN_EFFECTIVE_SIZE = 100.0
 
 
-def verdict(p_values: ArrayLike, effective_sizes: ArrayLike) -> str:
-    """By the difference of the halves and the number of independent samples, of one series or more."""
-    p, sizes = np.atleast_1d(p_values), np.atleast_1d(effective_sizes)
-    if np.min(p) < DRIFT_LEVEL / len(p):
-        return DRIFTING
-    return STATIONARY if np.min(sizes) >= LEAST_EFFECTIVE else TOO_SHORT
+@dataclass(frozen=True)
+class Criteria:
+    """When a run counts as settled.
+
+    Parameters
+    ----------
+    drift_level
+        In (0, 1): how often one that is may be taken for one that is not, by chance.
+    min_effective_size
+        Independent samples that every mean must be worth, at least 1.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range.
+    """
+
+    drift_level: float = DRIFT_LEVEL
+    min_effective_size: float = MIN_EFFECTIVE_SIZE
+
+    def __post_init__(self) -> None:
+        check_fraction("drift_level", self.drift_level, "0.01 calls one stationary run in a hundred drifting")
+        if not is_number(self.min_effective_size) or not 1 <= self.min_effective_size < math.inf:
+            raise ValueError(
+                f"`min_effective_size` must be finite and at least 1, got {self.min_effective_size!r}; of "
+                "fewer than 100 independent samples intervals hold less often than they say."
+            )
+
+    def verdict(self, p_values: ArrayLike, effective_sizes: ArrayLike) -> str:
+        """By the difference of the halves and the number of independent samples, of one series or more."""
+        p, sizes = np.atleast_1d(p_values), np.atleast_1d(effective_sizes)
+        if np.min(p) < self.drift_level / len(p):
+            return DRIFTING
+        return STATIONARY if np.min(sizes) >= self.min_effective_size else TOO_SHORT
 
 
 @dataclass(frozen=True)
@@ -51,7 +81,7 @@ class Settled:
     outcome: str
 
 
-def settled(positions: ArrayLike, eigenvalues: ArrayLike) -> Settled:
+def settled(positions: ArrayLike, eigenvalues: ArrayLike, criteria: Criteria) -> Settled:
     r"""Measure :math:`T_i = h_i \mathrm{Var}(x_i)`, the variance about the run's own mean.
 
     The mean is off the minimum by :math:`\mathrm{Var}(\bar x)`, which the variance falls short by: a part
@@ -63,6 +93,8 @@ def settled(positions: ArrayLike, eigenvalues: ArrayLike) -> Settled:
         ``(n, k)``, in the order of the steps, without the burn-in.
     eigenvalues
         ``(k,)``: h.
+    criteria
+        Of the outcome.
     """
     x = np.asarray(positions, dtype=np.float64)
     centred = x - x.mean(0)
@@ -77,5 +109,5 @@ def settled(positions: ArrayLike, eigenvalues: ArrayLike) -> Settled:
         mean,
         position_drift,
         spread_drift,
-        verdict(np.concatenate([position_drift, spread_drift]), temperatures.effective_size),
+        criteria.verdict(np.concatenate([position_drift, spread_drift]), temperatures.effective_size),
     )

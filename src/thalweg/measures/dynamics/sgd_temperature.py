@@ -13,6 +13,7 @@ from thalweg.linalg.lanczos import check_tolerances
 from thalweg.measures.dynamics.batch_draws import BatchDraws, Sampling
 from thalweg.measures.dynamics.constant_rate import ConstantRate
 from thalweg.measures.dynamics.noisy_directions import noisy_directions
+from thalweg.measures.dynamics.settled import DRIFT_LEVEL, MIN_EFFECTIVE_SIZE, Criteria
 from thalweg.measures.dynamics.temperature_result import SGDTemperature
 from thalweg.measures.dynamics.temperature_run import Schedule, run_temperature
 from thalweg.objective.check_objective import check_objective
@@ -34,6 +35,8 @@ def sgd_temperature(
     num_steps: int | None = None,
     burn_in: int | None = None,
     loss_every: int | None = None,
+    drift_level: float = DRIFT_LEVEL,
+    min_effective_size: float = MIN_EFFECTIVE_SIZE,
     rtol: float = 1e-3,
     max_matvecs: int = 2000,
     max_memory_bytes: int = 2 << 30,
@@ -84,6 +87,9 @@ def sgd_temperature(
     loss_every
         Steps between evaluations of the loss over all the data. Default: so many that they cost what the
         steps do, but at least 200 evaluations.
+    drift_level, min_effective_size
+        When the run counts as stationary: how often one that is may be said not to be, and the independent
+        samples that each mean must be worth. Of fewer than 100 intervals hold less often than they say.
     rtol, max_matvecs
         Of the eigenpairs: residual over the norm of the Hessian, and products with single vectors.
     max_memory_bytes
@@ -111,11 +117,8 @@ def sgd_temperature(
     """
     check_objective("objective", objective)
     rule = ConstantRate(lr, momentum, nesterov)
-    check_count("num_directions", num_directions)
-    check_run_lengths(num_steps, burn_in, loss_every)
-    check_count("max_matvecs", max_matvecs)
-    check_count("max_memory_bytes", max_memory_bytes)
-    check_tolerances(objective.dtype, rtol, None, 0.99)
+    criteria = Criteria(drift_level, min_effective_size)
+    check_run(objective, num_directions, num_steps, burn_in, loss_every, rtol, max_matvecs, max_memory_bytes)
     stream_seed(seed)
     draws = BatchDraws.of(objective, batch_size, sampling)
     arguments: dict[str, Any] = {
@@ -128,6 +131,8 @@ def sgd_temperature(
         "num_steps": num_steps,
         "burn_in": burn_in,
         "loss_every": loss_every,
+        "drift_level": drift_level,
+        "min_effective_size": min_effective_size,
         "rtol": rtol,
         "max_matvecs": max_matvecs,
         "max_memory_bytes": max_memory_bytes,
@@ -154,13 +159,28 @@ def sgd_temperature(
         "objective": objective.describe(),
         "operator": directions.check,
     }
-    result = run_temperature(directions, rule, draws, schedule, seed=seed, provenance=provenance, work=work)
+    result = run_temperature(
+        directions, rule, draws, schedule, criteria, seed=seed, provenance=provenance, work=work
+    )
     work.finish()
     return result
 
 
-def check_run_lengths(num_steps: int | None, burn_in: int | None, loss_every: int | None) -> None:
-    """Raise unless each is None or a number of steps that makes a run."""
+def check_run(
+    objective: Objective,
+    num_directions: int,
+    num_steps: int | None,
+    burn_in: int | None,
+    loss_every: int | None,
+    rtol: float,
+    max_matvecs: int,
+    max_memory_bytes: int,
+) -> None:
+    """Raise unless eigenpairs can be asked for, and lengths that are given make a run."""
+    check_count("num_directions", num_directions)
+    check_count("max_matvecs", max_matvecs)
+    check_count("max_memory_bytes", max_memory_bytes)
+    check_tolerances(objective.dtype, rtol, None, 0.99)
     for name, count, least in (
         ("num_steps", num_steps, LEAST_STEPS),
         ("burn_in", burn_in, 0),

@@ -21,16 +21,16 @@ from thalweg.measures.dynamics.settled import DIVERGED, STATIONARY
 class SGDTemperature(Measurement):
     r"""Mean of :math:`T_i = h_i \mathrm{Var}(x_i)` over k directions, in the unit of the loss, of one run.
 
-    ``error.probe`` is its standard error by the chance of the batches, the run's correlation minded. The
-    interval is symmetric on a logarithmic scale. The value and all that was measured are NaN where the run
+    ``error.probe`` is its standard error by the chance of the batches, the run's correlation minded,
+    ``error.solver`` what the eigenvalues may be off by. The interval is symmetric on a logarithmic scale. The value and all that was measured are NaN where the run
     diverged, and no temperature where `outcome` is not ``"stationary"``.
 
     Parameters
     ----------
     outcome
         ``"stationary"``; ``"not stationary"``: along some direction the halves of the run differ in position
-        or spread, by more than they do in 99 of a hundred stationary runs (97, where samples are few);
-        ``"too short"``: less than 100 independent samples along some direction; ``"diverged"``.
+        or spread, by more than `drift_level` of stationary runs do (thrice that, where samples are few);
+        ``"too short"``: less than `min_effective_size` independent samples along some; ``"diverged"``.
     diverged_at
         The step at which it did, ``None`` if it did not.
     lr, momentum, nesterov, batch_size, sampling, burn_in, num_steps
@@ -56,8 +56,9 @@ class SGDTemperature(Measurement):
     excess_outcome
         Of the loss, which sees all directions, what `outcome` is of the k.
     excess_low, excess_high
-        Predicted: exact along the k directions, and in all others as if their curvature were nought and that
-        of the last of the k. Flat ones take longer to heat up than a run is long; then it is less.
+        Predicted: exact along the k directions, and least and most in all others, as if they had one
+        curvature, of whatever size up to the last of the k. Flat ones take longer to heat up than a run is
+        long; then it is less. Of negative ones there is no law.
     loss_start, loss_center
         At the beginning, and at the mean position, without the excess that the latter's own chance adds.
     loss_steps, losses, positions
@@ -125,6 +126,7 @@ class SGDTemperature(Measurement):
         check_fraction("level", level, "0.95 is customary")
         quantiles = stats.t.ppf(0.5 + level / 2, self.temperature_dofs.numpy())
         halves = torch.from_numpy(np.asarray(quantiles)) * self.temperature_errors
+        halves = halves + self.residuals / self.eigenvalues * self.temperatures
         ratios = torch.where(halves == 0, 0.0, halves / self.temperatures).exp()
         return self.temperatures / ratios, self.temperatures * ratios
 
@@ -146,7 +148,7 @@ class SGDTemperature(Measurement):
 
     @property
     def ratios(self) -> Tensor:
-        """``(k,)``: measured temperatures over predicted ones."""
+        """``(k,)``: measured temperatures over predicted ones; not finite where none is predicted."""
         return self.temperatures / self.predicted
 
     @property

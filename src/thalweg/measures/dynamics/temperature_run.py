@@ -18,7 +18,7 @@ from thalweg.measures.dynamics.batch_draws import BatchDraws
 from thalweg.measures.dynamics.constant_rate import ConstantRate, continuous_temperature
 from thalweg.measures.dynamics.constant_rate_walk import Walk, constant_rate_walk
 from thalweg.measures.dynamics.noisy_directions import NoisyDirections
-from thalweg.measures.dynamics.settled import DIVERGED, TOO_SHORT, settled, verdict
+from thalweg.measures.dynamics.settled import DIVERGED, TOO_SHORT, Criteria, settled
 from thalweg.measures.dynamics.temperature_result import SGDTemperature
 from thalweg.stats.autocorrelation import correlated_mean, drift
 
@@ -28,6 +28,9 @@ LENGTH, LEAST_LENGTH, MOST_LENGTH = 400, 2000, 20_000
 
 # Evaluations of the loss in a run, at the least.
 LEAST_EVALUATIONS = 200
+
+# Curvatures that the rest may have, in parts of the last of the k, and how many of them are tried.
+FLAT, CURVATURES = 1e-5, 200
 
 # A gradient costs about three values.
 GRADIENT_COST = 3
@@ -96,13 +99,15 @@ def predicted_temperatures(
 def predicted_excess(
     rule: ConstantRate, draws: BatchDraws, eigenvalues: np.ndarray, variances: np.ndarray, trace: float
 ) -> tuple[float, float]:
-    """tr(H Sigma) / 2 where directions beyond the k have curvatures between nought and the last of the k."""
+    """tr(H Sigma) / 2, least and most, if all directions beyond the k have one curvature, up to the k th's.
+
+    Steep ones are the hottest of heavy ball's and of shuffled passes'; Nesterov's are coldest in between.
+    """
     known = float(predicted_temperatures(rule, draws, eigenvalues, variances).sum())
-    rest = np.array([max(0.0, trace - float(variances.sum()))])
-    # A shuffled pass undoes what it does to directions so flat that nothing else happens in it.
-    flat = 0.0 if draws.sampling == "epochs" else float(continuous_temperature(rest, rule)[0])
-    steep = float(predicted_temperatures(rule, draws, eigenvalues[-1:], rest)[0])
-    return (known + flat) / 2, (known + steep) / 2
+    rest = max(0.0, trace - float(variances.sum()))
+    curvatures = eigenvalues[-1] * np.geomspace(FLAT, 1.0, CURVATURES)
+    others = predicted_temperatures(rule, draws, curvatures, np.full(CURVATURES, rest))
+    return (known + float(others.min())) / 2, (known + float(others.max())) / 2
 
 
 def run_temperature(
@@ -110,6 +115,7 @@ def run_temperature(
     rule: ConstantRate,
     draws: BatchDraws,
     schedule: Schedule,
+    criteria: Criteria,
     *,
     seed: int,
     provenance: Mapping[str, Any],
@@ -123,6 +129,8 @@ def run_temperature(
         Of the objective, at whose point it begins.
     rule, draws, schedule
         How steps are made, of which examples, and how many.
+    criteria
+        When the run has settled.
     seed
         Of the batches.
     provenance
@@ -157,8 +165,8 @@ def run_temperature(
     )
     shown = walk.positions[walk.loss_steps[1:] - 1]
     return SGDTemperature(
-        **_along(walk, schedule, h),
-        **_excess(walk, schedule, directions),
+        **_along(walk, schedule, criteria, directions),
+        **_excess(walk, schedule, criteria, directions),
         provenance=dict(provenance),
         diverged_at=walk.diverged_at,
         lr=float(rule.lr),
@@ -186,8 +194,9 @@ def run_temperature(
     )
 
 
-def _along(walk: Walk, schedule: Schedule, eigenvalues: np.ndarray) -> dict[str, Any]:
+def _along(walk: Walk, schedule: Schedule, criteria: Criteria, directions: NoisyDirections) -> dict[str, Any]:
     """What the run shows along the directions, by field."""
+    eigenvalues, residuals = directions.eigenvalues.numpy(), directions.residuals.numpy()
     if walk.diverged_at is not None:
         nothing = torch.full((len(eigenvalues),), math.nan, dtype=torch.float64)
         names = ("temperatures", "temperature_errors", "temperature_dofs", "effective_sizes")
@@ -196,7 +205,7 @@ def _along(walk: Walk, schedule: Schedule, eigenvalues: np.ndarray) -> dict[str,
         return {"value": math.nan, "error": unknown, "outcome": DIVERGED} | {
             name: nothing.clone() for name in (*names, *drifts)
         }
-    found = settled(walk.positions[schedule.burn_in :], eigenvalues)
+    found = settled(walk.positions[schedule.burn_in :], eigenvalues, criteria)
     arrays = {
         "temperatures": found.temperatures.value,
         "temperature_errors": found.temperatures.standard_error,
@@ -208,13 +217,19 @@ def _along(walk: Walk, schedule: Schedule, eigenvalues: np.ndarray) -> dict[str,
     mean = found.mean
     return {
         "value": float(mean.value),
-        "error": ErrorBudget(probe=StandardError(float(mean.standard_error), float(mean.dof))),
+        "error": ErrorBudget(
+            # An eigenvalue is within its residual of the Ritz value that the variance was multiplied by.
+            solver=float(np.mean(residuals / eigenvalues * found.temperatures.value)),
+            probe=StandardError(float(mean.standard_error), float(mean.dof)),
+        ),
         "outcome": found.outcome,
         **{name: torch.from_numpy(array) for name, array in arrays.items()},
     }
 
 
-def _excess(walk: Walk, schedule: Schedule, directions: NoisyDirections) -> dict[str, Any]:
+def _excess(
+    walk: Walk, schedule: Schedule, criteria: Criteria, directions: NoisyDirections
+) -> dict[str, Any]:
     """What it shows of the loss, by field."""
     names = ("excess_loss", "excess_loss_error", "excess_loss_dof", "excess_effective_size", "excess_drift")
     losses = walk.losses[walk.loss_steps > schedule.burn_in].numpy()
@@ -231,5 +246,5 @@ def _excess(walk: Walk, schedule: Schedule, directions: NoisyDirections) -> dict
     return {
         **{name: float(number) for name, number in zip(names, numbers, strict=True)},
         "loss_center": center,
-        "excess_outcome": verdict(p_value, mean.effective_size),
+        "excess_outcome": criteria.verdict(p_value, mean.effective_size),
     }
