@@ -24,11 +24,11 @@ def test_the_example_runs(tmp_path: Path) -> None:
 def test_what_it_names_is_there() -> None:
     page = PAGE.read_text(encoding="utf-8")
     of_runs = {*tw.SGDTemperature.__dataclass_fields__, *vars(tw.SGDTemperature)}
-    for name in ("predicted", "continuous", "effective_sizes", "position_drift", "spread_drift", "outcome"):
+    for name in ("predicted", "continuous", "effective_sizes", "position_drift", "noise_growth", "outcome"):
         assert name in of_runs
         assert f"`{name}`" in page
     of_grids = {*tw.TemperatureScaling.__dataclass_fields__, *vars(tw.TemperatureScaling)}
-    for name in ("departures", "breaks", "holds_up_to", "fits", "tolerance"):
+    for name in ("departures", "exponents", "breaks", "holds_up_to", "fits", "tolerance"):
         assert name in of_grids
         assert f"`{name}`" in page
 

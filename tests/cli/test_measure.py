@@ -475,3 +475,10 @@ def test_what_a_measure_needs_is_asked_for(folder: Path) -> None:
     assert re.search(r"^eigenvalues +temperatures +.*predicted +continuous$", done.stdout, re.M)
     assert "outcome: " in done.stdout
     assert "lr (needed), batch_size=None" in MEASURES_HELP
+    done = measure(
+        folder, "temperature_scaling", "--device", "cpu", "--set", "lrs=[0.01, 0.03]",
+        "--set", "batch_sizes=[8]", "--set", "num_steps=20", "--set", "burn_in=0",
+        "--set", "num_directions=1", "--set", "drift_level=1e-9", "--set", "min_effective_size=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "TemperatureScaling(exponent of lr / B " in done.stdout

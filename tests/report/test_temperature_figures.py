@@ -10,7 +10,7 @@ from tests.measures.dynamics.quadratics import objective
 
 import thalweg as tw
 
-SHORT: dict[str, Any] = {"num_directions": 3, "burn_in": 50, "num_steps": 600, "loss_every": 5, "seed": 0}
+SHORT: dict[str, Any] = {"num_directions": 3, "burn_in": 50, "num_steps": 300, "loss_every": 5, "seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +49,22 @@ def test_a_run_that_diverged_is_drawn_as_far_as_it_went() -> None:
     assert len(figure.axes[0].get_lines()[1].get_xdata()) == 2  # no prediction beyond the threshold
 
 
+def test_no_noise_is_drawn() -> None:
+    found = tw.sgd_temperature(
+        objective(), lr=0.3, batch_size=40, sampling="without_replacement", **SHORT | {"num_steps": 50}
+    )
+    assert found.predicted.tolist() == [0.0, 0.0, 0.0]
+    assert len(tw.plot(found).axes[0].get_lines()) >= 3
+
+
 def test_a_single_direction() -> None:
     found = tw.sgd_temperature(objective(), lr=0.3, batch_size=8, **SHORT | {"num_directions": 1})
     assert len(tw.plot(found).axes[2].get_lines()) == 1
 
 
 def test_scaling(tmp_path) -> None:
-    found = tw.temperature_scaling(
-        objective(), lrs=[0.2, 0.4, 0.6], batch_sizes=[4, 8], **SHORT | {"num_steps": 1500}
-    )
+    few = SHORT | {"num_steps": 300, "num_directions": 1, "drift_level": 1e-6, "min_effective_size": 10}
+    found = tw.temperature_scaling(objective(), lrs=[0.2, 0.4, 0.6], batch_sizes=[4, 8], **few)
     figure = tw.plot(found, tmp_path / "scaling.svg")
     scaling, departures = figure.axes
     fitted = next(line for line in scaling.get_lines() if line.get_label() == "fitted")
@@ -66,6 +73,8 @@ def test_scaling(tmp_path) -> None:
     np.testing.assert_allclose(
         np.log(fitted.get_ydata()), found.log_factor + found.value * np.log(fitted.get_xdata())
     )
+    bars = scaling.containers[0].lines[2][0].get_segments()[0][:, 1]
+    np.testing.assert_allclose(bars, found.runs[0].interval(0.95))
     exact = [
         line for line in departures.get_lines() if line.get_linestyle() == ":" and len(line.get_xdata()) > 0
     ]

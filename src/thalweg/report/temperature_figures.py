@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from thalweg.report.figures import BLUE, FAINT, GREEN, GREY, INK, VERMILLION, new_figure, numbers
+from thalweg.report.figures import BLUE, FAINT, GREEN, GREY, INK, PURPLE, VERMILLION, new_figure, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MARKS = {"stationary": "o", "not stationary": "x", "too short": "+"}
-COLOURS = (BLUE, VERMILLION, GREEN, GREY)
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, GREY)
 
 
 def temperature_figure(result: Any) -> Figure:
@@ -99,21 +98,22 @@ def scaling_figure(result: Any) -> Figure:
 def draw_scaling(axes: Axes, result: Any) -> None:
     """One colour a batch size; runs that are not stationary have other marks, those that diverged a tick."""
     ratios, T = numbers(result.ratios), numbers(result.temperatures)
-    halves = numbers(torch.tensor([run.error.half_width(0.95) for run in result.runs]).view(T.shape))
+    ends = np.array([run.interval(0.95) for run in result.runs]).reshape(*T.shape, 2)
     for j, size in enumerate(result.batch_sizes.tolist()):
         colour = COLOURS[j % len(COLOURS)]
         axes.plot([], [], "o", color=colour, markersize=4, label=f"B = {size}")
         for i, row in enumerate(result.outcomes):
             if row[j] in MARKS:
+                reach = np.abs(ends[i, j] - T[i, j])[:, None]
                 axes.errorbar(
-                    ratios[i, j], T[i, j], yerr=halves[i, j], fmt=MARKS[row[j]], color=colour, markersize=4
+                    ratios[i, j], T[i, j], yerr=reach, fmt=MARKS[row[j]], color=colour, markersize=4
                 )
             else:
                 axes.plot(ratios[i, j], 0.02, "|", color=colour, transform=axes.get_xaxis_transform())
-    ends = np.array([ratios.min(), ratios.max()])
+    whole = np.array([ratios.min(), ratios.max()])
     if np.isfinite(result.value):
-        fitted = np.exp(result.log_factor) * ends**result.value
-        axes.plot(ends, fitted, "-", color=INK, linewidth=0.9, label="fitted")
+        fitted = np.exp(result.log_factor) * whole**result.value
+        axes.plot(whole, fitted, "-", color=INK, linewidth=0.9, label="fitted")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("lr / B")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from tests.measures.conftest import Theta
 from tests.oracles import planted_matrix
 from torch import Tensor
 
+from thalweg.measures.dynamics.constant_rate import ConstantRate, excess_loss, stationary_covariance
 from thalweg.objective.objective import Objective
 
 CURVATURES = (4.0, 2.0, 1.0, 0.5)
@@ -41,3 +43,11 @@ def objective(num_examples: int = 40, **kwargs: object) -> Objective:
 
     start = torch.zeros(len(CURVATURES), dtype=torch.float64)
     return Objective(Theta(start), (rows(num_examples),), loss=loss, **kwargs)  # type: ignore[arg-type]
+
+
+def oracle(rule: ConstantRate, noise: np.ndarray) -> tuple[np.ndarray, float]:
+    """Temperatures along the top three eigenvectors and the excess loss, by the dense covariance."""
+    H = hessian().numpy()
+    Sigma = stationary_covariance(H, noise, rule)
+    values, V = np.linalg.eigh(H)
+    return (values * np.diag(V.T @ Sigma @ V))[::-1][:3], excess_loss(H, Sigma)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import json
 import math
@@ -12,34 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from tests import networks
 from tests.measures.conftest import Theta
-from tests.measures.dynamics.quadratics import CURVATURES, covariance, hessian, objective, rows
+from tests.measures.dynamics.quadratics import covariance, hessian, objective, oracle, rows
 from torch import Tensor
 
 import thalweg as tw
 from thalweg.core.rng import generator
 from thalweg.measures.dynamics.batch_draws import BatchDraws
-from thalweg.measures.dynamics.constant_rate import ConstantRate, excess_loss, stationary_covariance
-from thalweg.measures.dynamics.constant_rate_walk import Walk, constant_rate_walk
-from thalweg.measures.dynamics.settled import settled
+from thalweg.measures.dynamics.constant_rate import ConstantRate
+from thalweg.measures.dynamics.temperature_run import Schedule, predicted_excess
 from thalweg.objective.objective import Objective
 
 LONG: dict[str, Any] = {
     "num_directions": 3,
-    "burn_in": 300,
-    "num_steps": 4000,
+    "burn_in": 200,
+    "num_steps": 2000,
     "loss_every": 10,
     "batch_size": 8,
 }
-
-
-def oracle(rule: ConstantRate, noise: np.ndarray) -> tuple[np.ndarray, float]:
-    """Temperatures along the top three eigenvectors and the excess loss, by the dense covariance."""
-    H = hessian().numpy()
-    Sigma = stationary_covariance(H, noise, rule)
-    values, V = np.linalg.eigh(H)
-    return (values * np.diag(V.T @ Sigma @ V))[::-1][:3], excess_loss(H, Sigma)
 
 
 def z_scores(found: tw.SGDTemperature, truth: np.ndarray) -> np.ndarray:
@@ -51,14 +42,15 @@ def z_scores(found: tw.SGDTemperature, truth: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("lr", "momentum", "nesterov", "sampling"),
     [
-        (0.1, 0.0, False, "replacement"),
+        pytest.param(0.1, 0.0, False, "replacement", marks=pytest.mark.slow),
         (0.3, 0.0, False, "without_replacement"),
-        (0.05, 0.8, False, "replacement"),
-        (0.1, 0.6, True, "without_replacement"),
+        (0.1, 0.8, False, "replacement"),
+        pytest.param(0.3, 0.9, False, "replacement", marks=pytest.mark.slow),
+        pytest.param(0.1, 0.6, True, "without_replacement", marks=pytest.mark.slow),
     ],
 )
 def test_quadratic(lr: float, momentum: float, nesterov: bool, sampling: Any) -> None:
-    """C and H do not commute; 4,000 steps, so that each z is of a temperature known to some 5 %."""
+    """C and H do not commute; 2,000 steps, so that each z is of a temperature known to some 10 %."""
     found = tw.sgd_temperature(
         objective(), lr=lr, momentum=momentum, nesterov=nesterov, sampling=sampling, seed=3, **LONG
     )
@@ -68,13 +60,16 @@ def test_quadratic(lr: float, momentum: float, nesterov: bool, sampling: Any) ->
     np.testing.assert_allclose(found.noise_trace, float(covariance().trace()) * factor, rtol=1e-9)
     assert found.outcome == "stationary"
     assert (np.abs(z_scores(found, truth)) < 3.3).all()
-    assert (found.temperature_errors / found.temperatures < 0.15).all()
+    assert (found.temperature_errors / found.temperatures < 0.2).all()
     assert abs(found.excess_loss - excess) < 3.3 * found.excess_loss_error
     assert found.excess_low <= excess * (1 + 1e-6)
     assert excess <= found.excess_high * (1 + 1e-6)
     assert abs(found.loss_center) < 0.1 * excess
     low, high = found.interval(0.999)
     assert low < float(found.predicted.mean()) < high
+    surplus = (found.run_noise_variances - found.noise_variances).abs()
+    assert bool((surplus < 4 * found.run_noise_errors).all())
+    torch.testing.assert_close(found.noise_growth * found.noise_variances, found.run_noise_variances)
     c = (found.eigenvectors.T @ covariance() @ found.eigenvectors).diagonal()  # type: ignore[union-attr]
     torch.testing.assert_close(found.continuous, lr * c / (16 * (1 - momentum)), rtol=1e-6, atol=0)
 
@@ -88,9 +83,21 @@ def test_shuffled_passes() -> None:
 
 
 def test_all_directions_give_the_excess() -> None:
-    found = tw.sgd_temperature(objective(), lr=0.2, seed=0, **LONG | {"num_directions": 4, "num_steps": 600})
+    found = tw.sgd_temperature(objective(), lr=0.2, seed=0, **LONG | {"num_directions": 4, "num_steps": 200})
     assert found.excess_low == pytest.approx(found.excess_high)
     assert found.excess_low == pytest.approx(float(found.predicted.sum()) / 2)
+
+
+def test_the_range_of_the_excess_holds_whatever_the_curvature_of_the_rest() -> None:
+    """Nesterov's temperature is least at curvatures in between."""
+    rule = ConstantRate(0.1, 0.9, True)
+    draws, known = BatchDraws(40, 8), (np.array([4.0]), np.array([1.0]))
+    low, high = predicted_excess(rule, draws, *known, trace=3.0)
+    h = np.geomspace(1e-3, 4, 997)
+    excesses = (4 * rule.gains(4.0, 4.0) + 2 * h * rule.gains(h, h)) / 2
+    assert low == pytest.approx(excesses.min(), rel=1e-3)
+    assert high == pytest.approx(excesses.max(), rel=1e-3)
+    assert low < 0.9 * min(excesses[0], excesses[-1])
 
 
 # -- the run ----------------------------------------------------------------------------------------------
@@ -144,6 +151,19 @@ def test_the_run_is_that_of_torch(mode: Any, nesterov: bool) -> None:
     assert found.excess_loss == pytest.approx(float(found.losses[7:].mean()) - found.loss_center)
 
 
+def test_tied_parameters_move_once() -> None:
+    tokens, classes = networks.tokens()
+    model = networks.tied()
+    o = Objective(model, (tokens, classes), batch_size=8)
+    found = tw.sgd_temperature(o, lr=0.05, num_directions=1, burn_in=0, num_steps=16, loss_every=1, seed=5)
+    places = torch_positions(
+        o, model, tokens, classes, BatchDraws.of(o, None, "replacement"), 16, 5, lr=0.05, momentum=0
+    )
+    V = found.eigenvectors
+    assert V is not None
+    torch.testing.assert_close(found.positions[1:], (places - o.params) @ V, rtol=1e-8, atol=1e-10)
+
+
 def test_recalibrated_statistics_are_held() -> None:
     x, y = networks.images(21)
     model = networks.residual(0)
@@ -183,6 +203,13 @@ def test_overflow_is_divergence_too() -> None:
     assert len(found.losses) == 1
 
 
+def test_divergence_between_evaluations_is_seen_at_the_end() -> None:
+    found = tw.sgd_temperature(objective(), lr=0.6, seed=0, **LONG | {"num_steps": 100, "loss_every": 10**6})
+    assert found.outcome == "diverged"
+    assert found.diverged_at == 300
+    assert len(found.losses) == 1
+
+
 def test_a_run_that_still_falls_is_not_stationary() -> None:
     """Begun far up the flattest direction, without a burn-in, over about its relaxation time."""
     _, V = torch.linalg.eigh(hessian())
@@ -207,13 +234,16 @@ def test_a_short_run_says_so() -> None:
 
 
 def test_lengths_follow_the_slowest_direction() -> None:
-    o = objective()
-    found = tw.sgd_temperature(o, lr=0.2, num_directions=4, batch_size=8, seed=0)
+    schedule = Schedule.of(ConstantRate(0.2), hessian_eigenvalues(), BatchDraws(40, 8), None, None, None)
     slowest = -1 / math.log(1 - 0.2 * 0.5)
-    assert found.num_steps == math.ceil(400 * slowest) == 3797
-    assert found.burn_in == 100
-    assert found.outcome == "stationary"
-    assert np.diff(found.loss_steps.numpy()).tolist() == [2] * (len(found.losses) - 1)  # 40 / (3 * 8)
+    assert schedule.num_steps == math.ceil(400 * slowest) == 3797
+    assert schedule.burn_in == 100
+    assert schedule.loss_every == 2  # 40 / (3 * 8)
+    assert schedule.cost(BatchDraws(40, 8)) == 3897 * 8 + 3897 // 2 * 40
+
+
+def hessian_eigenvalues() -> Tensor:
+    return torch.linalg.eigvalsh(hessian()).flip(0)
 
 
 def test_no_noise_no_temperature() -> None:
@@ -228,79 +258,22 @@ def test_no_noise_no_temperature() -> None:
     )
     assert still.predicted.tolist() == [0.0, 0.0]
     assert still.value < 1e-25
+    assert still.excess_low == still.excess_high == 0
 
 
 # -- intervals --------------------------------------------------------------------------------------------
 
 
-def chains(rule: ConstantRate, repetitions: int, steps: int, seed: int) -> Walk:
-    """Runs side by side on the quadratic, Gaussian noise of covariance C / 8."""
-    H, root = hessian(), torch.linalg.cholesky(covariance() / 8)
-    rng = torch.Generator().manual_seed(seed)
-    shape = (4, repetitions)
-
-    def gradient(theta: Tensor, _batch: Tensor) -> Tensor:
-        return H @ theta + root @ torch.randn(shape, generator=rng, dtype=torch.float64)
-
-    return constant_rate_walk(
-        torch.zeros(shape, dtype=torch.float64),
-        torch.linalg.eigh(H).eigenvectors.flip(1)[:, :3],
-        rule,
-        gradient,
-        lambda _: 0.0,
-        itertools.repeat(torch.zeros(0)),
-        burn_in=200,
-        num_steps=steps,
-        loss_every=10**9,
-    )
-
-
-@pytest.mark.parametrize(
-    ("rule", "steps"), [(ConstantRate(0.3), 1200), (ConstantRate(0.1, 0.8), 2000), (ConstantRate(0.05), 6000)]
-)
-@pytest.mark.parametrize("repetitions", [200, pytest.param(2000, marks=pytest.mark.slow)])
-def test_coverage(rule: ConstantRate, steps: int, repetitions: int) -> None:
-    truth, _ = oracle(rule, covariance().numpy() / 8)
-    h = np.array(CURVATURES[:3])
-    positions = chains(rule, repetitions, steps, 1).positions[200:].numpy()
-    names = [f.name for f in dataclasses.fields(tw.SGDTemperature)]
-    assert "temperature_dofs" in names
-    held, mean_held, verdicts = [], [], []
-    for i in range(repetitions):
-        found = settled(positions[:, :, i], h)
-        low, high = interval(found.temperatures)
-        held.append((low <= truth) & (truth <= high))
-        low, high = interval(found.mean)
-        mean_held.append(low <= truth.mean() <= high)
-        verdicts.append(found.outcome)
-    parts = {"mean": np.mean(mean_held), **dict(enumerate(np.mean(held, axis=0)))}
-    print("sgd_temperature", rule, parts, {v: verdicts.count(v) for v in set(verdicts)})
-    room = 0.015 if repetitions == 2000 else 3 * math.sqrt(0.95 * 0.05 / repetitions)
-    for name, part in parts.items():
-        assert 0.95 - room < part < 0.95 + room, (name, part)
-    assert verdicts.count("not stationary") <= 0.01 * repetitions + 3 * math.sqrt(0.01 * repetitions)
-    assert verdicts.count("too short") <= max(1, 0.005 * repetitions)
-
-
-def interval(mean: Any) -> tuple[np.ndarray, np.ndarray]:
-    """As a result states it."""
-    from scipy import stats
-
-    ratio = np.exp(stats.t.ppf(0.975, mean.dof) * mean.standard_error / mean.value)
-    return mean.value / ratio, mean.value * ratio
-
-
 def test_intervals_of_a_result_are_those_counted() -> None:
-    found = tw.sgd_temperature(objective(), lr=0.2, seed=0, **LONG | {"num_steps": 1000})
-    series = found.positions  # thinned: only what the result states is looked at
-    assert len(series) == len(found.losses)
-    from scipy import stats
-
-    q = stats.t.ppf(0.975, found.temperature_dofs.numpy())
-    ratio = np.exp(q * found.temperature_errors.numpy() / found.temperatures.numpy())
+    """As `test_settled` counts them, and what the eigenvalues may be off by."""
+    found = tw.sgd_temperature(objective(), lr=0.2, seed=0, **LONG | {"num_steps": 300, "rtol": 0.05})
+    T, q = found.temperatures.numpy(), stats.t.ppf(0.975, found.temperature_dofs.numpy())
+    bounds = found.residuals.numpy() / found.eigenvalues.numpy()
+    ratio = np.exp(q * found.temperature_errors.numpy() / T + bounds)
     low, high = found.temperature_intervals(0.95)
-    np.testing.assert_allclose(high.numpy(), found.temperatures.numpy() * ratio)
-    np.testing.assert_allclose(low.numpy(), found.temperatures.numpy() / ratio)
+    np.testing.assert_allclose(high.numpy(), T * ratio)
+    np.testing.assert_allclose(low.numpy(), T / ratio)
+    assert found.error.solver == pytest.approx(float(np.mean(bounds * T)))
     low, high = found.interval(0.95)
     assert low * high == pytest.approx(found.value**2)
     assert high / found.value == pytest.approx(math.exp(found.error.half_width(0.95) / found.value))
@@ -329,6 +302,8 @@ def test_bad_input() -> None:
         ({"num_steps": 15}, "`num_steps` must be a whole number of at least 16"),
         ({"burn_in": -1}, "`burn_in` must be a whole number of at least 0"),
         ({"loss_every": 0}, "`loss_every` must be a whole number of at least 1"),
+        ({"drift_level": 1.0}, r"`drift_level` must lie in \(0, 1\), got 1.0"),
+        ({"min_effective_size": 0.5}, "`min_effective_size` must be finite and at least 1, got 0.5"),
         ({"sampling": "shuffled"}, "`sampling` must be one of replacement, without_replacement, epochs"),
         ({"rtol": 2.0}, "`rtol`"),
         ({"max_matvecs": 0}, "`max_matvecs`"),

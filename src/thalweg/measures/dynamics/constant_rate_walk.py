@@ -22,6 +22,8 @@ class Walk:
     ----------
     positions
         ``(steps, k, ...)`` float64: after each step, along the directions.
+    slopes
+        The same of the gradients that the steps were made of.
     loss_steps, losses
         ``(R,)`` int64 and float64: the loss over all the data after these steps, the first of them 0.
     halves
@@ -32,6 +34,7 @@ class Walk:
     """
 
     positions: Tensor
+    slopes: Tensor
     loss_steps: Tensor
     losses: Tensor
     halves: Tensor
@@ -82,7 +85,7 @@ def constant_rate_walk(
     """
     theta, velocity = start.clone(), torch.zeros_like(start)
     halves = torch.zeros(2, *start.shape, dtype=start.dtype, device=start.device)
-    positions, losses, diverged_at = [], [loss(start)], None
+    positions, slopes, losses, diverged_at = [], [], [loss(start)], None
     last = burn_in + num_steps
     for step in range(1, last + 1):
         evaluated = step % loss_every == 0
@@ -100,6 +103,7 @@ def constant_rate_walk(
         offset = theta - start
         with full_precision():
             positions.append(directions.T @ offset)
+            slopes.append(directions.T @ slope)
         if step > burn_in:
             # Running means, so that single precision loses nothing in long sums.
             half, count = divmod(step - burn_in - 1, -(-num_steps // 2))
@@ -108,12 +112,17 @@ def constant_rate_walk(
             on_step(evaluated)
     shape = (0, directions.shape[1], *start.shape[1:])
     return Walk(
-        positions=torch.stack(positions).cpu().double() if positions else torch.zeros(shape).double(),
+        positions=_stacked(positions, shape),
+        slopes=_stacked(slopes, shape),
         loss_steps=loss_every * torch.arange(len(losses)),
         losses=torch.tensor(losses, dtype=torch.float64),
         halves=halves,
         diverged_at=diverged_at,
     )
+
+
+def _stacked(rows: list[Tensor], empty: tuple[int, ...]) -> Tensor:
+    return torch.stack(rows).cpu().double() if rows else torch.zeros(empty, dtype=torch.float64)
 
 
 def _below(ceiling: float, loss: float) -> float:

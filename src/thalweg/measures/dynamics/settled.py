@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,7 @@ class Criteria:
             )
 
     def verdict(self, p_values: ArrayLike, effective_sizes: ArrayLike) -> str:
-        """By the difference of the halves and the number of independent samples, of one series or more."""
+        """By whether means drift and by the number of independent samples, of one series or more."""
         p, sizes = np.atleast_1d(p_values), np.atleast_1d(effective_sizes)
         if np.min(p) < self.drift_level / len(p):
             return DRIFTING
@@ -69,7 +70,7 @@ class Settled:
     mean
         Of the mean over the directions, as one series, so that its error minds how they move together.
     position_drift, spread_drift
-        ``(k,)``: p-values of one mean position and one variance in both halves of the run.
+        ``(k,)``: p-values of one mean position and one variance throughout the run.
     outcome
         ``"stationary"``, ``"not stationary"`` or ``"too short"``.
     """
@@ -111,3 +112,65 @@ def settled(positions: ArrayLike, eigenvalues: ArrayLike, criteria: Criteria) ->
         spread_drift,
         criteria.verdict(np.concatenate([position_drift, spread_drift]), temperatures.effective_size),
     )
+
+
+def noise_during(positions: ArrayLike, slopes: ArrayLike) -> CorrelatedMean:
+    """Variance ``(k,)`` of a step's gradient during a run: what a straight line in the position leaves.
+
+    Parameters
+    ----------
+    positions
+        ``(n, k)``: before each step.
+    slopes
+        ``(n, k)``: the gradient that it was made of, along the same directions.
+    """
+    x, g = np.asarray(positions, dtype=np.float64), np.asarray(slopes, dtype=np.float64)
+    x, g = x - x.mean(0), g - g.mean(0)
+    square = np.square(x).sum(0)
+    curvature = np.where(square > 0, (x * g).sum(0) / np.where(square > 0, square, 1.0), 0.0)
+    return correlated_mean(np.square(g - curvature * x) * (len(x) / (len(x) - 2)))
+
+
+@dataclass(frozen=True)
+class SettledExcess:
+    """By how much the loss of a run exceeds that of the minimum it moves about.
+
+    Parameters
+    ----------
+    mean
+        The excess; its error is that of the mean loss, beside which that of the minimum is small.
+    center
+        The minimum.
+    drift
+        p-value of one mean loss throughout the run.
+    outcome
+        As of `Settled`.
+    """
+
+    mean: CorrelatedMean
+    center: float
+    drift: float
+    outcome: str
+
+
+def settled_excess(
+    losses: ArrayLike, at_mean: float, at_halves: Sequence[float], criteria: Criteria
+) -> SettledExcess:
+    """Measure it from the loss during the run, and at the mean positions of the run and its halves.
+
+    On a quadratic the mean position of a run lies above the minimum by some excess, that of half a run by
+    twice as much, which tells the minimum.
+
+    Parameters
+    ----------
+    losses
+        ``(n,)``, in the order of the steps, without the burn-in.
+    at_mean, at_halves
+        The loss there.
+    criteria
+        Of the outcome.
+    """
+    center = 2 * at_mean - sum(at_halves) / len(at_halves)
+    mean = correlated_mean(np.asarray(losses, dtype=np.float64) - center)
+    p_value = float(drift(losses).p_value)
+    return SettledExcess(mean, center, p_value, criteria.verdict(p_value, mean.effective_size))

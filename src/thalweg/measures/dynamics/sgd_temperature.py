@@ -19,7 +19,7 @@ from thalweg.measures.dynamics.temperature_run import Schedule, run_temperature
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 
-# Halves of a run are compared, and of less than eight samples a series says nothing about its correlation.
+# Chance is told by half of a run; of less than eight samples a series says nothing about its correlation.
 LEAST_STEPS = 16
 
 

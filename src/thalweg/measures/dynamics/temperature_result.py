@@ -22,14 +22,15 @@ class SGDTemperature(Measurement):
     r"""Mean of :math:`T_i = h_i \mathrm{Var}(x_i)` over k directions, in the unit of the loss, of one run.
 
     ``error.probe`` is its standard error by the chance of the batches, the run's correlation minded,
-    ``error.solver`` what the eigenvalues may be off by. The interval is symmetric on a logarithmic scale. The value and all that was measured are NaN where the run
-    diverged, and no temperature where `outcome` is not ``"stationary"``.
+    ``error.solver`` what the eigenvalues may be off by. The interval is symmetric on a logarithmic scale. The
+    value and all that was measured are NaN where the run diverged, and no temperature where `outcome` is not
+    ``"stationary"``.
 
     Parameters
     ----------
     outcome
-        ``"stationary"``; ``"not stationary"``: along some direction the halves of the run differ in position
-        or spread, by more than `drift_level` of stationary runs do (thrice that, where samples are few);
+        ``"stationary"``; ``"not stationary"``: along some direction position or spread drift, by more than in
+        `drift_level` of the runs that are stationary (a few times that, where samples are few);
         ``"too short"``: less than `min_effective_size` independent samples along some; ``"diverged"``.
     diverged_at
         The step at which it did, ``None`` if it did not.
@@ -39,6 +40,9 @@ class SGDTemperature(Measurement):
         ``(k,)`` float64, ``(P, k)`` and ``(k,)``: h_i and the directions, of the Hessian where the run began.
     noise_variances, noise_trace
         ``(k,)`` float64 and a number: of a step's gradient there, along these and in all directions together.
+    run_noise_variances, run_noise_errors
+        ``(k,)`` float64: the same along the directions during the run, and its standard errors; where it is
+        larger than at the start, so is the temperature.
     temperatures, temperature_errors, temperature_dofs
         ``(k,)`` float64: measured, standard errors, their degrees of freedom.
     effective_sizes
@@ -50,7 +54,7 @@ class SGDTemperature(Measurement):
         ``(k,)`` float64: lr c_i / (2 B (1 - momentum)), the limit of short steps, noise of examples drawn
         with replacement.
     position_drift, spread_drift
-        ``(k,)`` float64: p-values of the halves' equality.
+        ``(k,)`` float64: p-values of one mean position and one variance throughout the run.
     excess_loss, excess_loss_error, excess_loss_dof, excess_effective_size, excess_drift
         Mean loss over the run less the loss at its mean position, and the same of it as of temperatures.
     excess_outcome
@@ -91,6 +95,8 @@ class SGDTemperature(Measurement):
     residuals: Tensor
     noise_variances: Tensor
     noise_trace: float
+    run_noise_variances: Tensor
+    run_noise_errors: Tensor
     temperatures: Tensor
     temperature_errors: Tensor
     temperature_dofs: Tensor
@@ -150,6 +156,11 @@ class SGDTemperature(Measurement):
     def ratios(self) -> Tensor:
         """``(k,)``: measured temperatures over predicted ones; not finite where none is predicted."""
         return self.temperatures / self.predicted
+
+    @property
+    def noise_growth(self) -> Tensor:
+        """``(k,)``: variance of a step's gradient during the run over that at its start."""
+        return self.run_noise_variances / self.noise_variances
 
     @property
     def variances(self) -> Tensor:

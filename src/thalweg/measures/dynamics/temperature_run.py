@@ -18,9 +18,15 @@ from thalweg.measures.dynamics.batch_draws import BatchDraws
 from thalweg.measures.dynamics.constant_rate import ConstantRate, continuous_temperature
 from thalweg.measures.dynamics.constant_rate_walk import Walk, constant_rate_walk
 from thalweg.measures.dynamics.noisy_directions import NoisyDirections
-from thalweg.measures.dynamics.settled import DIVERGED, TOO_SHORT, Criteria, settled
+from thalweg.measures.dynamics.settled import (
+    DIVERGED,
+    TOO_SHORT,
+    Criteria,
+    noise_during,
+    settled,
+    settled_excess,
+)
 from thalweg.measures.dynamics.temperature_result import SGDTemperature
-from thalweg.stats.autocorrelation import correlated_mean, drift
 
 # Lengths of a run in relaxation times of the slowest direction, and limits in steps.
 BURN_IN, LEAST_BURN_IN, MOST_BURN_IN = 10, 100, 10_000
@@ -200,12 +206,15 @@ def _along(walk: Walk, schedule: Schedule, criteria: Criteria, directions: Noisy
     if walk.diverged_at is not None:
         nothing = torch.full((len(eigenvalues),), math.nan, dtype=torch.float64)
         names = ("temperatures", "temperature_errors", "temperature_dofs", "effective_sizes")
+        noises = ("run_noise_variances", "run_noise_errors")
         drifts = ("position_drift", "spread_drift")
         unknown = ErrorBudget(probe=StandardError(math.nan, 0))
         return {"value": math.nan, "error": unknown, "outcome": DIVERGED} | {
-            name: nothing.clone() for name in (*names, *drifts)
+            name: nothing.clone() for name in (*names, *drifts, *noises)
         }
     found = settled(walk.positions[schedule.burn_in :], eigenvalues, criteria)
+    before = torch.cat([torch.zeros_like(walk.positions[:1]), walk.positions[:-1]])
+    noise = noise_during(before[schedule.burn_in :], walk.slopes[schedule.burn_in :])
     arrays = {
         "temperatures": found.temperatures.value,
         "temperature_errors": found.temperatures.standard_error,
@@ -213,6 +222,8 @@ def _along(walk: Walk, schedule: Schedule, criteria: Criteria, directions: Noisy
         "effective_sizes": found.temperatures.effective_size,
         "position_drift": found.position_drift,
         "spread_drift": found.spread_drift,
+        "run_noise_variances": noise.value,
+        "run_noise_errors": noise.standard_error,
     }
     mean = found.mean
     return {
@@ -238,13 +249,11 @@ def _excess(
         return dict.fromkeys((*names, "loss_center"), math.nan) | {"excess_outcome": outcome}
     start = directions.objective.params
     whole, *halves = (directions.loss(start + m) for m in (walk.halves.mean(0), *walk.halves))
-    # On a quadratic the mean of a run lies above the minimum by some excess, that of half a run by twice as
-    # much, which tells the minimum.
-    center = 2 * whole - sum(halves) / 2
-    mean, p_value = correlated_mean(losses - center), float(drift(losses).p_value)
-    numbers = (mean.value, mean.standard_error, mean.dof, mean.effective_size, p_value)
+    found = settled_excess(losses, whole, halves, criteria)
+    mean = found.mean
+    numbers = (mean.value, mean.standard_error, mean.dof, mean.effective_size, found.drift)
     return {
         **{name: float(number) for name, number in zip(names, numbers, strict=True)},
-        "loss_center": center,
-        "excess_outcome": criteria.verdict(p_value, mean.effective_size),
+        "loss_center": found.center,
+        "excess_outcome": found.outcome,
     }
