@@ -4,7 +4,8 @@ Both on Fashion-MNIST's first training images, with an L2 term of 1e-3, without 
 minimum, and brought to one by L-BFGS over all of them.
 
 - `paper`: A1 from its checkpoint (`--checkpoint`), 2,048 images, single precision, running statistics; 400
-  evaluations, so that it is nearly one. Then one run at the paper's rate and momentum.
+  evaluations, so that it is nearly one. Then one run with the paper's momentum, at 1.6 times its lr / B, in
+  batches of 8, whose steps cost least.
 - `grid`: 196 inputs (images pooled by 2), 16 tanh units, 10 classes, P = 3,322, 2,000 images, double
   precision; to a gradient of 1e-8, and a Hessian without an eigenvalue below nought. Then fifteen runs.
 
@@ -45,8 +46,8 @@ FIGURES = {"paper": "temperature.png", "grid": "temperature_scaling.png"}
 # Evaluations on the way to the minimum, and the arguments of the runs.
 EVALUATIONS = {"paper": 400, "grid": 20_000}
 PAPER: dict[str, Any] = {
-    "lr": 0.01, "momentum": 0.9, "batch_size": 32, "num_steps": 2500, "burn_in": 200, "loss_every": 24,
-    "rtol": 1e-2,
+    "lr": 0.001, "momentum": 0.9, "batch_size": 8, "num_directions": 3, "num_steps": 2400, "burn_in": 200,
+    "loss_every": 120, "rtol": 2e-2,
 }  # fmt: skip
 GRID: dict[str, Any] = {
     "lrs": [0.005, 0.01, 0.02, 0.04, 0.08], "batch_sizes": [8, 32, 128], "num_steps": 6000, "burn_in": 600,
@@ -117,13 +118,12 @@ def table(found: Any) -> None:
     for run in found.runs if isinstance(found, TemperatureScaling) else [found]:
         predicted, (low, high) = run.predicted_value, run.interval(0.95)
         least, most = run.excess_interval(0.95)
-        print(
-            f"lr {run.lr:<6g} B {run.batch_size:<4} {run.outcome:15} T {run.value:.4g}, "
-            f"predicted {predicted:.4g}, ratio {run.value / predicted:.3g} ({low / predicted:.3g} to {high / predicted:.3g}), "
-            f"noise grown {float(run.noise_growth.mean()):.3g}; loss {run.excess_outcome}: "
-            f"{run.excess_loss:.4g} ({least:.4g} to {most:.4g}), "
-            f"predicted {run.excess_low:.4g} to {run.excess_high:.4g}"
-        )
+        print(f"lr {run.lr:g}, B {run.batch_size}, {run.outcome}")
+        print(f"  T {run.value:.4g}, predicted {predicted:.4g}")
+        print(f"  ratio {run.value / predicted:.3g}, {low / predicted:.3g} to {high / predicted:.3g}")
+        print(f"  noise grown {float(run.noise_growth.mean()):.3g}; loss {run.excess_outcome}")
+        print(f"  excess {run.excess_loss:.4g}, {least:.4g} to {most:.4g}")
+        print(f"  predicted {run.excess_low:.4g} to {run.excess_high:.4g}")
     if isinstance(found, TemperatureScaling):
         low, high = found.exponent_intervals(0.95)
         print("exponents of lr and 1 / B", found.exponents.tolist(), low.tolist(), high.tolist())

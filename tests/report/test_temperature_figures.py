@@ -79,6 +79,9 @@ def test_scaling(tmp_path) -> None:
         line for line in departures.get_lines() if line.get_linestyle() == ":" and len(line.get_xdata()) > 0
     ]
     np.testing.assert_allclose(exact[0].get_ydata(), (found.predicted / found.continuous)[:2, 0].numpy())
-    marks = departures.containers[1].lines[0]
-    finite = ~found.departures[:, 1].isnan()
-    np.testing.assert_allclose(marks.get_ydata()[finite], found.departures[finite, 1].exp().numpy())
+    marks = [float(container.lines[0].get_ydata()[0]) for container in departures.containers]
+    shown = [ratio for ratio in found.departures.T.flatten().exp().tolist() if np.isfinite(ratio)]
+    np.testing.assert_allclose(marks, shown)
+    assert departures.get_yscale() == "log"
+    law = "T ∝ (lr / B)^" if found.fits else "No power law: mean slope "
+    assert scaling.get_title(loc="left") == f"{law}{found.value:.3g}"

@@ -89,7 +89,8 @@ def scaling_figure(result: Any) -> Figure:
     """Temperatures against lr / B with the fitted law, and over that of short steps."""
     figure, axes = new_figure(1, 2, width=7.6, height=3.4)
     draw_scaling(axes[0, 0], result)
-    axes[0, 0].set_title(f"T ∝ (lr / B)^{result.value:.3g}")
+    law = "T ∝ (lr / B)^" if result.fits else "No power law: mean slope "
+    axes[0, 0].set_title(f"{law}{result.value:.3g}")
     draw_departures(axes[0, 1], result)
     axes[0, 1].set_title("Measured / law of short steps")
     return figure
@@ -132,14 +133,23 @@ def draw_departures(axes: Axes, result: Any) -> None:
         low, high = (
             np.array(ends) / short for ends in zip(*(run.interval(0.95) for run in runs), strict=True)
         )
-        axes.errorbar(steep, ratio, yerr=[ratio - low, high - ratio], fmt="o", color=colour, markersize=4)
+        for i, run in enumerate(runs):
+            if run.outcome in MARKS:
+                reach = [[ratio[i] - low[i]], [high[i] - ratio[i]]]
+                mark = MARKS[run.outcome]
+                axes.errorbar(steep[i], ratio[i], yerr=reach, fmt=mark, color=colour, markersize=4)
         exact = numbers(result.predicted[:, j] / result.continuous[:, j])
         finite = np.isfinite(exact)
         axes.plot(steep[finite], exact[finite], ":", color=colour, linewidth=1)
     axes.axhline(1, color=INK, linewidth=0.9)
     axes.axhspan(1 - result.tolerance, 1 + result.tolerance, color=FAINT, linewidth=0, zorder=0)
     axes.plot([], [], ":", color=INK, linewidth=1, label="exact for a quadratic")
+    # What is no temperature has a mark of its own, here as on the left.
+    for outcome, mark in MARKS.items():
+        if any(run.outcome == outcome for run in result.runs):
+            axes.plot([], [], mark, color=GREY, markersize=4, label=outcome)
     axes.set_xscale("log")
+    axes.set_yscale("log")
     axes.set_xlabel("lr × largest eigenvalue")
     axes.set_ylabel("ratio of temperatures")
     axes.legend(loc="upper left")

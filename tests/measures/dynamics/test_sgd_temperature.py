@@ -91,10 +91,10 @@ def test_all_directions_give_the_excess() -> None:
 def test_the_range_of_the_excess_holds_whatever_the_curvature_of_the_rest() -> None:
     """Nesterov's temperature is least at curvatures in between."""
     rule = ConstantRate(0.1, 0.9, True)
-    draws, known = BatchDraws(40, 8), (np.array([4.0]), np.array([1.0]))
+    draws, known = BatchDraws(40, 8), (np.array([10.0]), np.array([1.0]))
     low, high = predicted_excess(rule, draws, *known, trace=3.0)
-    h = np.geomspace(1e-3, 4, 997)
-    excesses = (4 * rule.gains(4.0, 4.0) + 2 * h * rule.gains(h, h)) / 2
+    h = np.geomspace(1e-3, 10, 997)
+    excesses = (10 * rule.gains(10.0, 10.0) + 2 * h * rule.gains(h, h)) / 2
     assert low == pytest.approx(excesses.min(), rel=1e-3)
     assert high == pytest.approx(excesses.max(), rel=1e-3)
     assert low < 0.9 * min(excesses[0], excesses[-1])
