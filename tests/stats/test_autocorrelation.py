@@ -64,7 +64,7 @@ def test_intervals_cover_and_drift_is_not_seen_where_none_is(a: float, b: float)
     # Two hundred independent samples and more; half as many make the levels twice as large.
     few = 1 if time(a, b) < 10 else 2
     p = drift(x).p_value
-    assert np.mean(p < 0.05) < 0.08 * few
+    assert (0 if (a, b) in SWINGING else 0.02) <= np.mean(p < 0.05) < 0.08 * few
     assert np.mean(p < 0.01) < 0.025 * few
     # Squares are skewed: their interval is for the logarithm.
     squares = correlated_mean(x**2)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKS = {"stationary": "o", "not stationary": "x", "too short": "+"}
+# A ratio of temperatures from which on the smaller are no more than marks at the bottom of an even scale.
+WIDE = 30
+
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, GREY)
 
 
@@ -44,7 +47,11 @@ def draw_temperatures(axes: Axes, result: Any) -> None:
         )
     axes.set_xlabel("eigenvalue of the Hessian")
     axes.set_ylabel("temperature (unit of the loss)")
-    axes.set_ylim(bottom=0)
+    shown = np.concatenate([line.get_ydata() for line in axes.get_lines()])
+    if shown.min() > 0 and shown.max() > WIDE * shown.min():
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.legend()
 
 
