@@ -68,6 +68,27 @@ CALLS = {
     "bezier_path": Call({"num_points": 5, "num_steps": 4}, takes_two=True),
     "align_permutation": Call({"num_restarts": 3}, takes_two=True),
     "gradient_noise": Call({"k": 2, "num_probes": 2, "population": True}, rounding=1e-6, single=1e-2),
+    "sgd_temperature": Call(
+        {"lr": 0.05, "num_directions": 2, "num_steps": 24, "burn_in": 4, "loss_every": 2, "rtol": 1e-5},
+        rounding=1e-5,
+        single=1e-2,
+    ),
+    # Of so few steps no test is asked whether they have settled.
+    "temperature_scaling": Call(
+        {
+            "lrs": [0.02, 0.05],
+            "batch_sizes": [8],
+            "num_directions": 2,
+            "num_steps": 20,
+            "burn_in": 4,
+            "loss_every": 5,
+            "drift_level": 1e-9,
+            "min_effective_size": 1.0,
+            "rtol": 1e-5,
+        },
+        rounding=1e-5,
+        single=1e-2,
+    ),
     "persistence": Call({"num_draws": 50}, takes_surface=True),
 }
 NAMES = [name for name in MEASURES if name in CALLS]

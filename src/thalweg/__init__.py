@@ -14,6 +14,8 @@ from thalweg.analyses.mode_connectivity import mode_connectivity
 from thalweg.analyses.mode_connectivity_result import ModeConnectivity
 from thalweg.analyses.runs import Run, Runs
 from thalweg.analyses.seed_spread import SeedSpread, seed_spread
+from thalweg.analyses.temperature_scaling import temperature_scaling
+from thalweg.analyses.temperature_scaling_result import TemperatureScaling
 from thalweg.core.array_store import ArrayStore
 from thalweg.core.errors import (
     ConvergenceError,
@@ -35,6 +37,8 @@ from thalweg.measures.curvature.spectral_density import SpectralDensity, spectra
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
 from thalweg.measures.dynamics.gradient_noise import GradientNoise, gradient_noise
 from thalweg.measures.dynamics.noise_alignment import NoiseAlignment
+from thalweg.measures.dynamics.sgd_temperature import sgd_temperature
+from thalweg.measures.dynamics.temperature_result import SGDTemperature
 from thalweg.measures.sharpness.average_sharpness import AverageSharpness, average_sharpness
 from thalweg.measures.sharpness.basin_width import BasinWidth, basin_width
 from thalweg.measures.sharpness.critical_sharpness import CriticalSharpness, critical_sharpness
@@ -109,6 +113,7 @@ __all__ = [
     "RelativeFlatness",
     "Run",
     "Runs",
+    "SGDTemperature",
     "SamSharpness",
     "SamSharpnessSpread",
     "SeedSpread",
@@ -116,6 +121,7 @@ __all__ = [
     "SpectralDensity",
     "StandardError",
     "Study",
+    "TemperatureScaling",
     "ThalwegError",
     "TopEigenvalues",
     "TrainConfig",
@@ -154,7 +160,9 @@ __all__ = [
     "sam_sharpness",
     "sam_sharpness_spread",
     "seed_spread",
+    "sgd_temperature",
     "spectral_density",
+    "temperature_scaling",
     "top_eigenvalues",
     "train",
     "volume_slice",

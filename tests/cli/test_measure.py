@@ -22,6 +22,7 @@ from torch import nn
 
 import thalweg as tw
 from thalweg.cli.main import run
+from thalweg.cli.measure import MEASURES_HELP
 from thalweg.core.registry import Registry
 from thalweg.data import registry
 
@@ -459,3 +460,25 @@ def test_test_data_are_calibrated_on_the_training_split(
 
     assert value("fashion-mnist:test:20") == expected(sets["train"]) != expected(None)
     assert value("fashion-mnist:test:20", "--calibration-data", "fashion-mnist:test:20") == expected(None)
+
+
+def test_what_a_measure_needs_is_asked_for(folder: Path) -> None:
+    done = measure(folder, "sgd_temperature", "--device", "cpu")
+    assert done.returncode == 2
+    assert "`set` must give lr for sgd_temperature: --set lr=VALUE." in done.stderr
+    done = measure(
+        folder, "sgd_temperature", "--device", "cpu", "--set", "lr=0.01", "--set", "num_steps=16", "--set",
+        "burn_in=0", "--set", "num_directions=1", "--set", "sampling=epochs", "--set", "batch_size=8",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "SGDTemperature(temperature " in done.stdout
+    assert re.search(r"^eigenvalues +temperatures +.*predicted +continuous$", done.stdout, re.M)
+    assert "outcome: " in done.stdout
+    assert "lr (needed), batch_size=None" in MEASURES_HELP
+    done = measure(
+        folder, "temperature_scaling", "--device", "cpu", "--set", "lrs=[0.01, 0.03]",
+        "--set", "batch_sizes=[8]", "--set", "num_steps=20", "--set", "burn_in=0",
+        "--set", "num_directions=1", "--set", "drift_level=1e-9", "--set", "min_effective_size=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "TemperatureScaling(exponent of lr / B " in done.stdout

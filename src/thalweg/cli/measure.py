@@ -85,10 +85,14 @@ def _settable(function: Any) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.name not in NOT_SET}
 
 
+def _shown(name: str, default: Any) -> str:
+    return f"{name} (needed)" if default is inspect.Parameter.empty else f"{name}={default}"
+
+
 MEASURES_HELP = "\n\n".join(
     [
         "What --set takes for each measure, with the defaults:",
-        *(f"{m}: {', '.join(f'{k}={v}' for k, v in _settable(f).items())}" for m, f in MEASURES.items()),
+        *(f"{m}: {', '.join(_shown(k, v) for k, v in _settable(f).items())}" for m, f in MEASURES.items()),
         "What they mean: python -c 'import thalweg; help(thalweg.line_slice)', and so on for the others.",
     ]
 )
@@ -210,6 +214,9 @@ def _arguments(function: Any, name: str, settings: list[str], seed: int) -> dict
                 f"`set` must be name=value with a name among {', '.join(known)} for {name}, got {setting!r}."
             )
         arguments[key] = as_declared(function, key, text)
+    missing = [k for k, v in known.items() if v is inspect.Parameter.empty and k not in arguments]
+    if missing:
+        raise ValueError(f"`set` must give {missing[0]} for {name}: --set {missing[0]}=VALUE.")
     return arguments
 
 

@@ -18,6 +18,7 @@ from thalweg.report import order_figures as order
 from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
 from thalweg.report import surface_figures as surfaces
+from thalweg.report import temperature_figures as temperature
 from thalweg.report import topology_figures as topology
 from thalweg.report.line_figures import line_figure
 from thalweg.report.names import with_short_names
@@ -293,6 +294,8 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "curvature_profile": _profile,
     "persistence": topology.persistence_figure,
     "gradient_noise": noise.noise_figure,
+    "sgd_temperature": temperature.temperature_figure,
+    "temperature_scaling": temperature.scaling_figure,
     "invariance_audit": _audit,
     "compare": order.comparison_figure,
     "contrast": order.contrast_figure,

@@ -14,6 +14,7 @@ from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import stream_seed
 from thalweg.linalg.lanczos import check_tolerances
+from thalweg.measures.dynamics.batch_draws import checked_batch_size
 from thalweg.measures.dynamics.noise_alignment import NoiseAlignment
 from thalweg.measures.dynamics.noise_directions import CERTIFY_RTOL, no_directions, noise_directions
 from thalweg.measures.dynamics.noise_shape import noise_shape
@@ -267,7 +268,7 @@ def gradient_noise(
     target = whole if num_examples is None else whole.subset(num_examples, sample)
     work = Work(progress)
     units = UnitGradients(target, max_memory_bytes, work.add)
-    size = _batch_size(whole, units.in_batches, batch_size)
+    size = checked_batch_size(whole, units.in_batches, batch_size)
     _check_directions(units, k, len(names), num_probes, max_memory_bytes)
     products = (len(names) + 1) * (PRODUCTS_EACH * k + PRODUCTS_MORE) if k else 0
     work.expect((PASSES + products) * target.num_examples)
@@ -349,25 +350,6 @@ def _curvatures(objective: Objective, against: Sequence[str] | None, k: int) -> 
     if names and k == 0:
         raise ValueError(f"`against` compares eigenvectors, so that `k` must be at least 1, got {against!r}.")
     return names
-
-
-def _batch_size(whole: Objective, in_batches: bool, asked: int | None) -> int:
-    """B; a batch of a short partition is all the examples."""
-    if asked is None:
-        return min(whole.batch_size, whole.num_examples)
-    check_count("batch_size", asked)
-    if in_batches and asked != whole.batch_size:
-        raise ValueError(
-            f"`batch_size` must be the objective's own, {whole.batch_size}, with batch_norm='batch', where "
-            "noise is that of whole batches and belongs to their size, "
-            f"got {asked}; build the objective with batch_size={asked}."
-        )
-    if asked > whole.num_examples:
-        raise ValueError(
-            f"`batch_size` must be at most the {whole.num_examples} examples that batches are drawn from, "
-            f"got {asked}."
-        )
-    return int(asked)
 
 
 def _forms(units: UnitGradients, whole: Objective, population: bool) -> UnitForms:
