@@ -67,6 +67,7 @@ CALLS = {
     "bezier_path": Call({"num_points": 5, "num_steps": 4}, takes_two=True),
     "align_permutation": Call({"num_restarts": 3}, takes_two=True),
     "gradient_noise": Call({"k": 2, "num_probes": 2, "population": True}, rounding=1e-6, single=1e-2),
+    "batch_sharpness": Call({"batch_size": 7, "num_batches": 3}),
     "persistence": Call({"num_draws": 50}, takes_surface=True),
 }
 NAMES = [name for name in MEASURES if name in CALLS]

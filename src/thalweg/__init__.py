@@ -11,6 +11,7 @@ from thalweg.analyses.instability import Instability, instability
 from thalweg.analyses.invariance_audit import InvarianceAudit, invariance_audit
 from thalweg.analyses.mode_connectivity import mode_connectivity
 from thalweg.analyses.mode_connectivity_result import ModeConnectivity
+from thalweg.analyses.monitor import Monitor
 from thalweg.analyses.runs import Run, Runs
 from thalweg.analyses.seed_spread import SeedSpread, seed_spread
 from thalweg.core.array_store import ArrayStore
@@ -32,6 +33,7 @@ from thalweg.measures.curvature.block_curvature import BlockCurvature, block_cur
 from thalweg.measures.curvature.hessian_trace import HessianTrace, hessian_trace
 from thalweg.measures.curvature.spectral_density import SpectralDensity, spectral_density
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
+from thalweg.measures.dynamics.batch_sharpness import BatchSharpness, batch_sharpness
 from thalweg.measures.dynamics.gradient_noise import GradientNoise, gradient_noise
 from thalweg.measures.dynamics.noise_alignment import NoiseAlignment
 from thalweg.measures.sharpness.average_sharpness import AverageSharpness, average_sharpness
@@ -71,6 +73,7 @@ __all__ = [
     "ArrayStore",
     "AverageSharpness",
     "BasinWidth",
+    "BatchSharpness",
     "BezierPath",
     "BlockCurvature",
     "Comparison",
@@ -92,6 +95,7 @@ __all__ = [
     "Measurement",
     "MergeTree",
     "ModeConnectivity",
+    "Monitor",
     "NoiseAlignment",
     "NonFiniteLossError",
     "NondeterminismError",
@@ -120,6 +124,7 @@ __all__ = [
     "align_permutation",
     "average_sharpness",
     "basin_width",
+    "batch_sharpness",
     "bezier_path",
     "block_curvature",
     "build_model",
