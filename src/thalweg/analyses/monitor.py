@@ -180,6 +180,11 @@ class Monitor:
         """Seconds spent here so far over seconds of training, up to the last measuring step."""
         return self._time.overhead
 
+    @property
+    def costs(self) -> dict[str, float]:
+        """Seconds that each measure took the last time, and ``gradient``: copy, loss and gradient."""
+        return dict(self._time.costs)
+
     def __repr__(self) -> str:
         return (
             f"Monitor(step {self.num_steps}, {len(self.history)} measured, overhead {self.overhead:.2g} of "

@@ -1,0 +1,76 @@
+"""Gradient noise and the monitor: what they cost beside gradients, training and PyHessian.
+
+The network is the paper's CNN with batch norm, running statistics, float32, two cores.
+
+    benchmarks/.venv/bin/python benchmarks/dynamics.py            # everything
+    benchmarks/.venv/bin/python benchmarks/dynamics.py overhead   # a part of it
+
+Results are kept in `--out`, one file a task: what is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from processes import Bench, parser_of, run_task
+
+SECTIONS = ("trace", "memory", "overhead", "eigenvalue")
+
+
+class Dynamics(Bench):
+    """The sections."""
+
+    def trace(self) -> None:
+        """tr C of 10,000 examples, in plain gradients of the same."""
+        row = self.task("noise_trace", "trace", examples=10_000, repeats=self.options.repeats)
+        print(
+            f"\ntr C of 10,000 examples: {row['seconds']:.1f} s, {row['seconds'] / row['gradient']:.2f} "
+            f"times their gradient ({row['gradient']:.1f} s)"
+        )
+
+    def memory(self) -> None:
+        """Peak memory of the same, less what the examples themselves take."""
+        print("\nPeak memory of tr C, over that before it")
+        for n in (5_000, 20_000, 60_000):
+            row = self.task("noise_memory", f"memory-{n}", examples=n)
+            print(f"{n:8,} examples {row['megabytes']:8.0f} MB")
+
+    def overhead(self) -> None:
+        """All that a monitor measures by default, on a probe of 1,000 examples, within a tenth."""
+        row = self.task("watched_run", "overhead", examples=self.options.examples, epochs=2)
+        plain = self.task("plain_run", "plain", examples=self.options.examples, epochs=2)
+        print(
+            f"\nTraining of two epochs on {self.options.examples:,} examples, a monitor at max_overhead=0.1"
+        )
+        print(
+            f"plain {plain['seconds']:.0f} s, watched {row['seconds']:.0f} s; it says {row['overhead']:.3f}"
+        )
+        for name, number in row["counts"].items():
+            print(f"{name:28}{number:5} times, {row['costs'].get(name, 0):7.2f} s the last time")
+
+    def eigenvalue(self) -> None:
+        """The largest eigenvalue of 2,000 examples after each epoch: ours warm, PyHessian's its own way."""
+        row = self.task("eigenvalue_each_epoch", "eigenvalue", examples=self.options.examples, epochs=6)
+        print("\nlambda_max of 2,000 examples after each of six epochs")
+        for name in ("monitor", "pyhessian 1e-2", "pyhessian 1e-3"):
+            errors = [v / t - 1 for v, t in zip(row[name]["values"], row["truth"], strict=True)]
+            rms = statistics.fmean(e * e for e in errors) ** 0.5
+            print(f"{name:16}{statistics.fmean(row[name]['seconds']):8.2f} s an epoch, rms error {rms:.2e}")
+
+
+def main() -> None:
+    """Run the sections asked for; a task of another process is called by `--task`."""
+    options = parser_of(__doc__, SECTIONS, "runs/benchmark-dynamics").parse_args()
+    if options.task:
+        from dynamics_tasks import TASKS
+
+        run_task(options, TASKS)
+        return
+    bench = Dynamics(__file__, options)
+    bench.task("prepare", "network")
+    for name in options.sections or SECTIONS:
+        getattr(bench, name)()
+
+
+if __name__ == "__main__":
+    main()
