@@ -56,8 +56,8 @@ class Monitor:
     turn it is, such that all together take at most `max_overhead` of the seconds of training. Each has an
     account, `thalweg.analyses.time_allowance`: cheap ones are taken each time, dear ones when enough has been
     saved, and where not even the gradient is paid for, the step is none. How long a measure takes is known
-    after its first time; what a bad guess before that costs is saved up again. Only the first gradient is
-    taken on credit.
+    after its first time; what a bad guess before that costs is earned again before anything else is measured.
+    Only the first gradient is taken on credit.
 
     Nothing of the user's is changed: model, gradients, optimizer, generators, modes. The network is copied at
     each measuring step and measured as an `Objective` would: dropout off, batch norm as `batch_norm` says.
@@ -172,6 +172,9 @@ class Monitor:
         self.last: dict[str, Measurement] = {}
         self.failures: list[Failure] = []
         self._warm: dict[str, torch.Tensor] = {}
+        self._solved_once = (
+            False  # whether the preconditioned matrix is the Hessian, whose top is taken anyway
+        )
         self._catapults = Catapults()
         self._time.leave()
 
@@ -225,7 +228,7 @@ class Monitor:
     # -- inside ---------------------------------------------------------------------------------------
 
     def _measure(self) -> Numbers | None:
-        if not self._time.pour({GRADIENT: self._time.costs.get(GRADIENT, 0.0)}):
+        if GRADIENT not in self._time.pour({GRADIENT: self._time.costs.get(GRADIENT, 0.0), **self._costs()}):
             return None
         numbers: Numbers = {"step": float(self.num_steps), "lr": self._lr(), "diverged": 0.0}
         try:
@@ -242,13 +245,11 @@ class Monitor:
             step = self._look(
                 "preconditioned_sharpness", lambda: optimizer_step(objective, self._optimizer), numbers
             )
-            if step is None or (is_plain(step) and "top_eigenvalues" in names):
-                names.remove("preconditioned_sharpness")  # the same matrix is not solved twice
+            self._solved_once = step is not None and is_plain(step) and "top_eigenvalues" in names
+            if step is None or self._solved_once:
+                names.remove("preconditioned_sharpness")
         self._billed(numbers)
-        gradient_cost = self._time.costs[GRADIENT]
-        due = self._time.pour(
-            {name: self._time.costs.get(name, WATCHED[name].cost * gradient_cost) for name in names}
-        )
+        due = self._time.pour(self._costs())  # once more: only now the gradient's cost is known for sure
         for name in names:
             if name in due:
                 self._take(name, objective, numbers)
@@ -256,6 +257,14 @@ class Monitor:
                 numbers[f"skipped/{name}"] = 1.0
         self._stability(step, numbers)
         return numbers
+
+    def _costs(self) -> Numbers:
+        """Seconds that each measure is expected to take; of none until the gradient has been timed."""
+        gradient = self._time.costs.get(GRADIENT)
+        if gradient is None:
+            return {}
+        names = [n for n in self.measures if not (n == "preconditioned_sharpness" and self._solved_once)]
+        return {name: self._time.costs.get(name, WATCHED[name].cost * gradient) for name in names}
 
     def _take(self, name: str, objective: Objective, numbers: Numbers) -> None:
         watched = WATCHED[name]
@@ -280,7 +289,7 @@ class Monitor:
         """What follows from what was measured: thresholds and flags."""
         if step is not None:
             numbers["threshold"] = step.threshold
-            if is_plain(step) and "top_eigenvalues" in self.measures:
+            if self._solved_once:
                 top = self.last.get("top_eigenvalues")
                 if "lambda_max" in numbers and isinstance(top, TopEigenvalues):
                     numbers |= eigenvalue_numbers(top, "preconditioned_sharpness")

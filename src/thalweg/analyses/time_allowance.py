@@ -14,8 +14,8 @@ class TimeAllowance:
     parts, none getting more than its cost: a cheap one is full each time and leaves the rest to the dear.
     A look is due when its account holds what it cost the last time. What it then takes is drawn, and where
     that is more than the account holds, from the pot, which is empty until as much has been earned. So no
-    more is spent than earned, but for what one look takes longer than expected, and then nothing else is
-    looked at until that is paid back.
+    more is spent than earned, but for what a look takes longer than expected, and then nothing more is dealt
+    out until that is paid back.
 
     Parameters
     ----------
