@@ -433,7 +433,7 @@ def test_the_overhead_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(over) < 1.6  # 150 gradients were expected of a trace that took 300
     assert sum(o > 1e-9 for o in over) < 0.2 * len(over)
     counts = {name: sum(name in n for n in monitor.history) for name in SECONDS}
-    assert len(monitor.history) > 300  # of 400
+    assert len(monitor.history) > 300  # of 400, less those in which the debt of the trace was paid
     assert counts["critical_sharpness"] > counts["batch_sharpness"] > counts["top_eigenvalues"]
     assert counts["top_eigenvalues"] > counts["hessian_trace"] >= 1
     for numbers in monitor.history:
@@ -449,7 +449,7 @@ def test_the_interval_is_stretched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert monitor.overhead <= 0.02 + 1e-9
     assert monitor.history[0]["step"] == 1  # the one on credit
     assert monitor.history[1]["step"] > 50
-    assert 10 < len(monitor.history) < 60
+    assert 30 < len(monitor.history) < 80
     assert sum("critical_sharpness" in n for n in monitor.history) >= 2
     assert max(over) < 0.2
 

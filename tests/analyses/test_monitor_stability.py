@@ -72,7 +72,7 @@ def settled(monitor: tw.Monitor, name: str = "preconditioned_sharpness", limit: 
 EIGENVALUE = {"measures": ["top_eigenvalues", "preconditioned_sharpness"]}
 
 
-@pytest.mark.parametrize(("lr", "momentum"), [(0.1, 0.0), (0.2, 0.0), (0.2, 0.5), (0.1, 0.9)])
+@pytest.mark.parametrize(("lr", "momentum"), [(0.1, 0.0), (0.2, 0.0), (0.4, 0.5), (0.4, 0.9)])
 def test_full_batch_training_settles_at_its_threshold(lr: float, momentum: float) -> None:
     model, data = tanh_mlp(10, 30, 30, 1), random_labels()
     monitor = train(model, data, lr, 2000, momentum=momentum, every=25, **EIGENVALUE)

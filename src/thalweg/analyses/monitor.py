@@ -228,7 +228,10 @@ class Monitor:
     # -- inside ---------------------------------------------------------------------------------------
 
     def _measure(self) -> Numbers | None:
-        if GRADIENT not in self._time.pour({GRADIENT: self._time.costs.get(GRADIENT, 0.0), **self._costs()}):
+        # Half for what every measuring step begins with, so that neither it nor the rest starves.
+        is_due = bool(self._time.pour({GRADIENT: self._time.costs.get(GRADIENT, 0.0)}, part=0.5))
+        self._time.pour(self._costs())
+        if not is_due:
             return None
         numbers: Numbers = {"step": float(self.num_steps), "lr": self._lr(), "diverged": 0.0}
         try:

@@ -67,11 +67,13 @@ class TimeAllowance:
         self.spent += seconds
         self._pot -= seconds
 
-    def pour(self, costs: Mapping[str, float]) -> Collection[str]:
-        """Deal the pot out to these kinds, given what each costs; which of them are due."""
+    def pour(self, costs: Mapping[str, float], part: float = 1.0) -> Collection[str]:
+        """Deal this part of the pot out to these kinds, given what each costs; which of them are due."""
+        rest = part * max(0.0, self._pot)
         needs = {kind: max(0.0, cost - self._accounts[kind]) for kind, cost in costs.items()}
         for left, kind in zip(range(len(needs), 0, -1), sorted(needs, key=needs.__getitem__), strict=True):
-            given = min(needs[kind], max(0.0, self._pot) / left)
+            given = min(needs[kind], rest / left)
+            rest -= given
             needs[kind] -= given
             self._accounts[kind] += given
             self._pot -= given

@@ -38,8 +38,8 @@ def quotient(model: nn.Module, data: Any, mode: str, decay: float = 0.0) -> tupl
 def test_each_quotient_is_what_dense_matrices_give_for_its_batch(mode: Any, unchanged: Any) -> None:
     model, (x, y) = networks.cnn(), networks.images()
     with unchanged(model, (x, y)):
-        # The objective's own partition, 5, would cut the batches asked for.
-        o = Objective(model, (x, y), batch_norm=mode, batch_size=5, micro_batch=4, weight_decay=0.1)
+        # The objective's own partition, 6, would cut the batches asked for.
+        o = Objective(model, (x, y), batch_norm=mode, batch_size=6, micro_batch=4, weight_decay=0.1)
         found = batch_sharpness(o, batch_size=8, num_batches=3, seed=3)
     # Recalibrated statistics are those of all the data, constant.
     fixed = prepared(model, (x, y), "cross_entropy", mode) if mode == "recalibrated" else model
