@@ -17,7 +17,7 @@ from thalweg.data import fashion_mnist
 Data = tuple[Tensor, Tensor]
 
 
-def random_labels(n: int = 50, width: int = 10) -> Data:
+def random_labels(n: int = 150, width: int = 10) -> Data:
     """Signs at random: fitting them sharpens a network progressively."""
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(n, width, generator=rng, dtype=torch.float64)
@@ -72,7 +72,7 @@ def settled(monitor: tw.Monitor, name: str = "preconditioned_sharpness", limit: 
 EIGENVALUE = {"measures": ["top_eigenvalues", "preconditioned_sharpness"]}
 
 
-@pytest.mark.parametrize(("lr", "momentum"), [(0.1, 0.0), (0.2, 0.0), (0.4, 0.5), (0.4, 0.9)])
+@pytest.mark.parametrize(("lr", "momentum"), [(0.1, 0.0), (0.2, 0.0), (0.13, 0.3), (0.15, 0.5)])
 def test_full_batch_training_settles_at_its_threshold(lr: float, momentum: float) -> None:
     model, data = tanh_mlp(10, 30, 30, 1), random_labels()
     monitor = train(model, data, lr, 2000, momentum=momentum, every=25, **EIGENVALUE)
@@ -97,12 +97,15 @@ def test_with_five_thousand_examples(lr: float, momentum: float) -> None:
     assert settled(monitor) == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize(("lr", "batch_size"), [(0.1, 10)])
-def test_batch_sharpness_settles_at_its_own_threshold(lr: float, batch_size: int) -> None:
+@pytest.mark.parametrize(
+    ("lr", "batch_size", "num_steps"),
+    [(0.1, 15, 4000), pytest.param(0.05, 5, 20_000, marks=pytest.mark.slow)],
+)
+def test_batch_sharpness_settles_at_its_own_threshold(lr: float, batch_size: int, num_steps: int) -> None:
     """And the largest eigenvalue stays below."""
     model, data = tanh_mlp(10, 30, 30, 1), random_labels()
     asked = ["batch_sharpness", "top_eigenvalues"]
-    monitor = train(model, data, lr, 4000, batch_size=batch_size, every=50, measures=asked)
+    monitor = train(model, data, lr, num_steps, batch_size=batch_size, every=50, measures=asked)
     assert settled(monitor, "batch_sharpness", "batch_sharpness_threshold") == pytest.approx(1, abs=0.15)
     assert settled(monitor, "lambda_max", "batch_sharpness_threshold") < 0.8
 
