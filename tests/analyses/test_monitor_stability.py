@@ -90,7 +90,7 @@ def images(n: int = 5000) -> Data:
 
 @pytest.mark.slow
 @pytest.mark.real_data
-@pytest.mark.parametrize(("lr", "momentum"), [(0.1, 0.0), (0.2, 0.0), (0.4, 0.0), (0.2, 0.5)])
+@pytest.mark.parametrize(("lr", "momentum"), [(0.2, 0.0), (0.3, 0.0), (0.4, 0.0), (0.2, 0.5)])
 def test_with_five_thousand_examples(lr: float, momentum: float) -> None:
     model = tanh_mlp(784, 50, 50, 10, dtype=torch.float32)
     monitor = train(model, images(), lr, 2000, momentum=momentum, every=50, **EIGENVALUE)
