@@ -82,7 +82,7 @@ def watched_run(options: Result) -> Result:
     monitors: list[Monitor] = []
 
     def watch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-        monitors.append(Monitor(model, optimizer, _probe(options, 1000), batch_norm="running", seed=0))
+        monitors.append(Monitor(model, optimizer, _probe(options, 500), batch_norm="running", seed=0))
         return monitors[0].step
 
     seconds, _ = timed(lambda: _loop(options, watch))

@@ -430,7 +430,7 @@ def test_the_overhead_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert monitor._time.watched == pytest.approx(200)
     assert end == pytest.approx(200 + monitor._time.spent)
     assert monitor.overhead <= 0.1
-    assert max(over) < 1.6  # 150 gradients were expected of a trace that took 300
+    assert max(over) < 2.6  # 60 gradients were expected of a trace that took 300
     assert sum(o > 1e-9 for o in over) < 0.2 * len(over)
     counts = {name: sum(name in n for n in monitor.history) for name in SECONDS}
     assert len(monitor.history) > 300  # of 400, less those in which the debt of the trace was paid
