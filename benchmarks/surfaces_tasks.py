@@ -136,9 +136,7 @@ def plane_thalweg(options: Result) -> Result:
     objective = Objective(setting.model, (setting.x, setting.y), **options["arguments"])
     side, pace, before = options["side"], Pace(), gemm_rate()
     seconds, plane = with_cold_compiler(
-        lambda: timed(
-            lambda: plane_slice(objective, num_points=side, agreement=False, seed=0, progress=pace)
-        )
+        lambda: timed(lambda: plane_slice(objective, num_points=side, agreement=False, seed=0, progress=pace))
     )
     return {
         "seconds": seconds,

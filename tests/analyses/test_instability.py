@@ -13,6 +13,7 @@ from torch import nn
 
 from thalweg.analyses import instability as module
 from thalweg.analyses.instability import Instability, instability
+from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import Measurement
 from thalweg.core.rng import stream_seed
 from thalweg.data.registry import load_data
@@ -214,6 +215,35 @@ def test_records_and_progress(found, tmp_path) -> None:
     assert arguments["config"]["lr"] == 0.1
     assert "seed" not in arguments["config"]
     assert str(folder) not in json.dumps(result.provenance)
+
+
+def test_a_line_without_a_finite_loss_costs_no_other(found, monkeypatch) -> None:
+    result, folder = found
+    calls = []
+
+    def broken(a, b, **arguments):
+        calls.append(a.batch_norm)
+        if len(calls) == 5:  # the second step of the first seed, in the second mode
+            raise NonFiniteLossError("the loss is not finite")
+        return linear_path(a, b, **arguments)
+
+    monkeypatch.setattr(module, "linear_path", broken)
+    marked = instability(
+        build, TRAIN, TEST, CONFIG, STEPS, num_seeds=3, num_points=7, checkpoint_dir=folder, seed=1
+    )
+    assert marked.failures == {f"seed 0, step 4, {result.modes[1]}": "the loss is not finite"}
+    bad = marked.barriers.isnan()
+    assert bad.nonzero().tolist() == [[1, 0, 1]]
+    assert torch.equal(marked.barriers[~bad], result.barriers[~bad])
+    assert marked.means.isnan().nonzero().tolist() == [[1, 1]]
+    assert marked.end_losses.isnan().nonzero().tolist() == [[1, 0, 1, 0], [1, 0, 1, 1]]
+    assert Measurement.from_dict(json.loads(json.dumps(marked.to_dict(), allow_nan=False))) == marked
+    assert result.failures == {}
+
+
+def test_steps_must_be_several() -> None:
+    with pytest.raises(TypeError, match="`branch_steps` must be a list of steps, got 0"):
+        instability(build, TRAIN, TEST, CONFIG, 0, seed=0)  # type: ignore[arg-type]
 
 
 def test_without_batch_norm_there_is_one_mode_and_training_data_will_do() -> None:

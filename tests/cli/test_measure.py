@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -103,9 +104,11 @@ def thalweg(folder: Path, *arguments: str) -> SimpleNamespace:
         contextlib.chdir(folder),
         mock.patch.object(sys, "argv", ["thalweg", *arguments]),
         mock.patch.object(sys, "path", [*sys.path]),
+        mock.patch.dict(os.environ),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
+        os.environ.pop("COLUMNS", None)  # tests in parallel have it
         try:
             run()
         except SystemExit as stop:

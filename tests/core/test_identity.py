@@ -56,6 +56,37 @@ def test_made_twice_it_is_the_same(make) -> None:
     assert code_identity(make()) == code_identity(make())
 
 
+STEEP = 2.0
+
+
+class Scaled(nn.Module):
+    """A factor that no printed structure shows, and a global."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x * STEEP
+
+
+def by_a_global(outputs, targets):
+    return STEEP * (outputs - targets).square().sum(1)
+
+
+def test_plain_attributes_and_globals_tell_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def identities() -> list[str]:
+        return [code_identity(thing) for thing in (Scaled(1.0), nn.Sequential(Scaled(1.0)), by_a_global)]
+
+    before = identities()
+    assert identities() == before
+    assert code_identity(Scaled(1.0)) != code_identity(Scaled(3.0))
+    assert code_identity(nn.Sequential(Scaled(1.0))) != code_identity(nn.Sequential(Scaled(3.0)))
+    assert code_identity(Scaled(1.0)) == code_identity(Scaled(1.0).eval())
+    monkeypatch.setitem(globals(), "STEEP", 3.0)
+    assert not set(before) & set(identities())
+
+
 def test_without_source_the_bytecode_tells_apart() -> None:
     def compiled(text: str) -> types.FunctionType:
         namespace: dict[str, types.FunctionType] = {}

@@ -69,6 +69,18 @@ def test_the_plane_is_drawn_to_scale(whole):
     assert np.linalg.norm(place[1] - place[2]) == pytest.approx(float(side))
 
 
+def test_holes_of_the_plane_are_hatched_and_counted(whole, tmp_path):
+    losses = whole.plane.losses.clone()
+    losses[0, :2] = torch.nan
+    holed = replace(whole, plane=replace(whole.plane, losses=losses))
+    figure = tw.plot(holed)
+    note = f"2 of {losses.numel()} points have no finite loss: hatched around them"
+    assert note in " ".join(figure.get_suptitle().split())
+    assert any(patch.get_hatch() for patch in figure.axes[2].patches)
+    assert note in text_of(tw.page(holed, tmp_path))
+    assert not any(patch.get_hatch() for patch in tw.plot(whole).axes[2].patches)
+
+
 def test_a_picture_of_what_is_there(bare, tmp_path):
     figure = tw.plot(bare)
     assert len([ax for ax in figure.axes if ax.get_visible()]) == 2

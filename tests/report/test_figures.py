@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from thalweg.core.measurement import Measurement
 from thalweg.report import figures as draw
 
 
@@ -71,3 +72,29 @@ def test_a_frozen_layout_is_the_one_that_would_have_been_drawn(axes):
     axes.figure.set_layout_engine("constrained")
     axes.figure.canvas.draw()
     assert axes.get_position().bounds == pytest.approx(frozen, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("loss", "label", "unit"),
+    [
+        ("cross_entropy", "loss (mean cross-entropy, nats)", " (nats)"),
+        ("mse", "loss (mean squared error)", ""),
+        ("make.<locals>.hinge", "loss (hinge)", ""),
+        ("<lambda>", "loss (own)", ""),
+        (None, "loss", ""),
+    ],
+)
+def test_a_loss_is_called_by_its_name(loss, label, unit):
+    result = Measurement(value=1.0, provenance={"objective": {"loss": loss}} if loss else {})
+    assert draw.quantity_label(result, "loss") == label
+    assert draw.unit_of_loss(result) == unit
+    assert draw.quantity_label(result, "accuracy") == "accuracy (share correct)"
+
+
+def test_a_high_flat_curve_has_room_above(axes) -> None:
+    losses = torch.tensor([1.0, 1.05, 1.02])
+    axes.plot(losses)
+    draw.scale_loss_axis(axes, losses)
+    bottom, top = axes.get_ylim()
+    assert bottom == 0
+    assert top >= 1.05 * 1.05

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -81,6 +83,12 @@ def test_a_curve_shows_loss_accuracy_and_training(tmp_path) -> None:
 
 def test_an_untrained_curve_has_no_training_to_show() -> None:
     assert len(plot(curve(num_steps=0)).axes) == 2
+
+
+def test_a_curve_without_classes_says_its_length_beside_the_loss() -> None:
+    loss, training = plot(replace(curve(), accuracies=torch.full((5,), torch.nan))).axes
+    assert loss.get_title("left") == "Loss (bezier, 2 bends,\nlength 1.5 × straight)"
+    assert training.get_title("left") == "Training of the curve"
 
 
 @pytest.mark.parametrize("num_seeds", [1, 3])

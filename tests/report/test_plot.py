@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -96,11 +97,26 @@ def test_curves_of_training_go_with_their_own_epochs(results):
     assert accuracy_axes.get_yscale() == "linear"
 
 
+@pytest.mark.parametrize("kind", ["line_slice", "linear_path"])
+def test_without_classes_there_is_no_accuracy_and_the_loss_has_its_name(results, kind):
+    result = results[kind]
+    changes = {"accuracies": torch.full_like(result.accuracies, torch.nan)}
+    if kind == "line_slice":
+        changes["accuracies_by_direction"] = torch.full_like(result.accuracies_by_direction, torch.nan)
+    described = {**result.provenance["objective"], "loss": "mse"}
+    result = dataclasses.replace(result, **changes, provenance={"objective": described})
+    (axes,) = plot(result).axes
+    assert axes.get_ylabel() == "loss (mean squared error)"
+
+
 def test_points_that_are_not_finite_leave_gaps(study, tmp_path):
     line = study.line("A1", "running")
     for values in (line.losses, line.losses_by_direction, line.accuracies_by_direction):
         values[..., 0] = torch.nan
-    plot(line, tmp_path / "gap.png")
+    figure = plot(line, tmp_path / "gap.png")
+    assert "1 of 21 points has no finite loss: the line has gaps there" in " ".join(
+        figure.get_suptitle().split()
+    )
     assert (tmp_path / "gap.png").stat().st_size > 0
 
 

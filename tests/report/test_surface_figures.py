@@ -14,7 +14,7 @@ from tests.networks import images, residual
 import thalweg as tw
 from thalweg.report import surface_html
 from thalweg.report.plot import plot
-from thalweg.report.surface_figures import contour_levels, seen_from
+from thalweg.report.surface_figures import contour_levels, seen_from, ticks_apart
 from thalweg.solvers.projection import project
 
 
@@ -83,12 +83,59 @@ def test_levels_are_in_ratios_where_the_loss_spans_decades():
     assert contour_levels(np.array([-1.0, 100.0]))[0] <= -1
 
 
+@pytest.mark.parametrize("accuracies", [[0.01, 0.5, 0.97], [0.93, 1.0], [0.0, 1.0], [0.2, 0.99]])
+def test_levels_of_accuracies_are_even_and_within_one(accuracies):
+    values = np.array(accuracies)
+    levels = contour_levels(values, "accuracy")
+    steps = np.diff(levels)
+    assert 0 <= levels[0] <= values.min()
+    assert values.max() <= levels[-1] <= 1
+    assert np.allclose(steps[:-1], steps[0])
+    assert len(levels) >= 5
+
+
+def test_a_plane_of_accuracies_over_a_decade_has_even_colours(plane):
+    accuracies = torch.linspace(0.02, 0.97, plane.losses.numel(), dtype=torch.float64).reshape(
+        plane.losses.shape
+    )
+    bar = plot(changed(plane, accuracies=accuracies)).axes[3]
+    ticks = bar.get_yticks()
+    assert np.allclose(np.diff(ticks)[:-1], ticks[1] - ticks[0]), "the last ends at 1"
+    assert max(bar.get_ylim()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.5, 1.0, 1.5], ["0.5", "1", "1.5"]),
+        ([0.8861, 0.8862, 0.8863], ["0.8861", "0.8862", "0.8863"]),
+        ([1.0, 1.025, 1.05], ["1", "1.025", "1.05"]),
+        ([0.1, 1.25, 1e5], ["0.1", "1.25", "1e+05"]),
+        (1 + 1e-12 * np.arange(5), ["1"]),
+    ],
+)
+def test_numbers_beside_colours_have_the_digits_that_tell_them_apart(values, words):
+    ticks, found = ticks_apart(np.array(values))
+    assert found == words
+    assert len(ticks) == len(words)
+
+
+def test_a_nearly_flat_plane_has_no_number_twice_beside_its_colours(plane):
+    losses = 0.886 + 1e-5 * plane.losses
+    bar = plot(changed(plane, losses=losses)).axes[2]
+    words = [text.get_text() for text in bar.get_yticklabels()]
+    assert len(set(words)) == len(words) > 4
+
+
 def test_holes_are_hatched_and_flat_or_empty_surfaces_said_to_be(plane, tmp_path):
     losses = plane.losses.clone()
     losses[:5, :3] = torch.nan
     plot(changed(plane, losses=losses), tmp_path / "hole.svg")
     assert plot(changed(plane, losses=losses)).axes[0].patch.get_hatch() == "////"
     assert not plot(plane).axes[0].patch.get_hatch()
+    said = " ".join(plot(changed(plane, losses=losses)).get_suptitle().split())
+    assert "15 of 153 points have no finite loss: hatched around them" in said
+    assert "no finite loss" not in " ".join(plot(plane).get_suptitle().split())
     flat = plot(changed(plane, losses=torch.ones_like(losses)))
     assert [t.get_text() for t in flat.axes[0].texts] == ["1 everywhere"]
 
@@ -201,6 +248,17 @@ def test_only_surfaces_can_be_turned(tmp_path):
         plot(line, tmp_path / "line.html")
 
 
+def test_a_page_to_turn_says_where_it_has_holes(plane, tmp_path):
+    pytest.importorskip("plotly")
+    losses = plane.losses.clone()
+    losses[0, 0] = torch.inf
+    plot(changed(plane, losses=losses), tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "1 of 153 points has no finite loss: holes there" in text
+    with pytest.raises(ValueError, match=r"`path` may end in \.html where some loss is finite"):
+        plot(changed(plane, losses=torch.full_like(losses, torch.nan)), tmp_path / "b.html")
+
+
 @pytest.mark.parametrize("kind", ["plane", "volume"])
 def test_a_page_to_turn_needs_nothing_from_outside(kind, request, tmp_path):
     pytest.importorskip("plotly")
@@ -237,6 +295,17 @@ def test_a_page_to_turn_shows_the_trajectory_and_the_networks(measure, tmp_path)
         assert landmarks.z[1] == pytest.approx(two.value(), abs=0.1 * height)
     plot(result, tmp_path / "a.html")
     assert "the larger the farther off they lie" in (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
+def test_a_page_to_turn_calls_the_loss_by_its_name(plane):
+    pytest.importorskip("plotly")
+    nowhere = torch.full_like(plane.accuracies, torch.nan)
+    result = changed(plane, accuracies=nowhere, provenance={"objective": {"loss": "mse"}})
+    figure = surface_html.figure_of(result)
+    surface = figure.data[0]
+    assert surface.colorbar.title.text == figure.layout.scene.zaxis.title.text == "loss (mean squared error)"
+    assert "accuracy" not in surface.hovertemplate
+    assert "accuracy" in surface_html.figure_of(plane).data[0].hovertemplate
 
 
 def test_arrays_are_exported_for_numpy(plane, tmp_path):

@@ -97,6 +97,22 @@ def test_the_tree_joins_branches_at_their_saddles():
     assert any(text.get_text().startswith("≤ ") for text in tree.texts)
 
 
+@pytest.mark.parametrize("height", [0.1, 3.0])
+@pytest.mark.parametrize("case", ["line", "lone"])
+def test_all_of_the_tree_is_in_view(case, height):
+    """Losses from nought on, not over a decade, whose axis begins at nought."""
+
+    def wells(x):
+        return height * (1 + 0.5 * (double_well(x) if case == "line" else x**2))
+
+    result = tw.persistence(of_function(wells, 21))
+    tree = tw.plot(result).axes[1]
+    bottom, top = tree.get_ylim()
+    heights = np.concatenate([line.get_ydata() for line in tree.get_lines()])
+    assert bottom == 0
+    assert heights.max() <= top <= 1.3 * heights.max()
+
+
 def test_branches_beyond_what_can_be_read_are_counted():
     result = CASES["rough"]()
     tree = tw.plot(result).axes[1]

@@ -386,23 +386,26 @@ def bad(
 def test_what_is_no_direction_is_refused(toys, objective: Objective) -> None:
     P = objective.space.dim
     ones = torch.ones(P, dtype=DTYPE)
-    bad(objective, [], "`kinds` must hold at least one direction")
+    bad(objective, [], "`directions` must hold at least one direction")
     bad(
-        objective, ["random", "eigen"], r"`kinds\[1\]` must be one of random, gradient, top, bottom, a vector"
+        objective,
+        ["random", "eigen"],
+        r"`directions\[1\]` must be one of random, gradient, top, bottom, a vector",
     )
-    bad(objective, [3], r"`kinds\[0\]` must be .* got int", TypeError)
+    bad(objective, [{"a": ones}], r"`directions\[0\]` must be .* got dict", TypeError)
+    bad(objective, [3], r"`directions\[0\]` must be .* got int", TypeError)
     bad(
         objective,
         [toys.convnet()],
-        r"`kinds\[0\]` must come with its data and loss, got the bare ConvNet",
+        r"`directions\[0\]` must come with its data and loss, got the bare ConvNet",
         TypeError,
     )
     bad(toys.convnet(), "random", "`objective` must be a thalweg.Objective", TypeError)
-    bad(objective, ones[1:], rf"`kinds\[0\]` must have shape \({P},\).* got \({P - 1},\)")
-    bad(objective, 0 * ones, r"`kinds\[0\]` must not be zero")
-    bad(objective, ones * float("nan"), r"`kinds\[0\]` must be finite")
-    bad(objective, [[]], r"`kinds\[0\]`, a trajectory, must hold at least one point")
-    bad(objective, [[ones, ones[1:]]], r"`kinds\[0\]\[1\]` must have shape")
+    bad(objective, ones[1:], rf"`directions\[0\]` must have shape \({P},\).* got \({P - 1},\)")
+    bad(objective, 0 * ones, r"`directions\[0\]` must not be zero")
+    bad(objective, ones * float("nan"), r"`directions\[0\]` must be finite")
+    bad(objective, [[]], r"`directions\[0\]`, a trajectory, must hold at least one point")
+    bad(objective, [[ones, ones[1:]]], r"`directions\[0\]\[1\]` must have shape")
     bad(objective, [[objective.params + ones, objective.params]] * 2, r"asks for 2 principal components, but")
     bad(objective, ["random"] * 2, "`num_directions` goes with a single kind", num_directions=3)
     bad(objective, "random", "`num_directions` must be a whole number", num_directions=0)
@@ -424,7 +427,7 @@ def test_directions_that_span_no_surface_are_refused(toys, objective: Objective)
         bad(
             objective,
             [v, -3 * v],
-            r"`kinds\[1\]` \(given 1\) must not lie in the span",
+            r"`directions\[1\]` \(given 1\) must not lie in the span",
             orthogonalise=orthogonalise,
         )
         bad(
@@ -437,13 +440,20 @@ def test_directions_that_span_no_surface_are_refused(toys, objective: Objective)
     bad(objective, [end, network(toys)], r"\(to network 2\) must not lie in the span")
     two = normals(2)
     flat = toys.quadratic(two, torch.eye(2, dtype=DTYPE))
-    bad(flat, "random", r"`kinds\[2\]` \(random 2\)", num_directions=3, ignore="none", normalisation="raw")
+    bad(
+        flat,
+        "random",
+        r"`directions\[2\]` \(random 2\)",
+        num_directions=3,
+        ignore="none",
+        normalisation="raw",
+    )
     bad(flat, "top", "asks for 3 eigenvectors, but there are only P = 2", num_directions=3)
 
 
 def test_a_zero_gradient_is_no_direction(toys) -> None:
     o = toys.quadratic(torch.zeros(3, dtype=DTYPE), torch.eye(3, dtype=DTYPE), num_examples=1)
-    bad(o, "gradient", r"`kinds\[0\]`, the gradient, is zero at this point")
+    bad(o, "gradient", r"`directions\[0\]`, the gradient, is zero at this point")
 
 
 def test_other_networks_are_refused_with_what_differs(toys, objective: Objective) -> None:
@@ -452,10 +462,10 @@ def test_other_networks_are_refused_with_what_differs(toys, objective: Objective
     bad(
         objective,
         Objective(wide, data, batch_size=8),
-        r"`kinds\[0\]` must be a point of the objective's own function",
+        r"`directions\[0\]` must be a point of the objective's own function",
     )
     bad(objective, network(toys, batch_norm="batch"), "their batch_norm differs")
-    bad(objective, objective, r"`kinds\[0\]` must be another point than the objective's own")
+    bad(objective, objective, r"`directions\[0\]` must be another point than the objective's own")
     bad(objective, objective.at(objective.params * float("nan")), "parameters that are not finite")
 
     class Sharper(type(toys.convnet())):

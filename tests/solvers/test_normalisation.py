@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from thalweg.objective.objective import Objective
 from thalweg.solvers.directions import random_direction
@@ -107,3 +107,15 @@ def test_unknown_names_are_errors(objective: Objective) -> None:
         random_direction(objective, 0, ignore="biasbn", seed=0)
     with pytest.raises(TypeError, match="`seed` must be an integer"):
         random_direction(objective, 0, seed=None)
+
+
+def test_normalisation_layers_of_any_shape_stay(toys) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.LayerNorm([2, 4, 4]), nn.Flatten(), nn.Linear(32, 3)
+    ).double()
+    x = torch.randn(5, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    o = Objective(model, (x, torch.arange(5) % 3))
+    moved = o.space.unflatten(drawn(o, "filter", "bias_and_norm"))
+    assert {name for name, t in moved.items() if t.any()} == {"0.weight", "3.weight"}
+    assert {slot.name for slot in o.space if slot.is_norm} == {"1.weight", "1.bias"}
+    assert all(slot.is_norm for slot in o.space.select("1"))

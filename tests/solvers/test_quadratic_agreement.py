@@ -211,7 +211,7 @@ def test_the_result_is_a_measurement_and_goes_through_json() -> None:
     found = quadratic_agreement(o, find_directions(o, ("random", "top"), seed=0), step=(0.01, 0.02), rtol=0.1)
     assert found.steps.tolist() == [0.01, 0.02]
     assert found.batch_norm == "recalibrated"
-    assert "surface and Hessian: agrees within 0.1" in repr(found)
+    assert "surface and Hessian: agrees, within 0.1" in repr(found)
     assert found.interval()[1] == pytest.approx(found.value + (found.error.solver or 0))
     back = Measurement.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
     assert isinstance(back, QuadraticAgreement)

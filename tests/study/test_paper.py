@@ -88,7 +88,7 @@ def test_a_study_killed_at_any_moment_ends_with_the_same_records(tmp_path: Path)
         for i, r in enumerate(expected)
         if r["measure"] == "top_eigenvalues" and r["labels"]["batch_norm"] == "recalibrated"
     )
-    for enough in (0, 3, 16, before_recalibrated):
+    for enough in (0, 9, before_recalibrated):
         process = start(killed)
         try:
             deadline = time.monotonic() + 200

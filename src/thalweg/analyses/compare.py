@@ -171,7 +171,7 @@ class Comparison(Measurement):
         return f"Comparison({a} and {b}: {', '.join([*parts, f'{self.value:.0f} change the order'])})"
 
     def __str__(self) -> str:
-        rows = [("measure", "mode", *self.names, "sharper", "")]
+        rows: list[tuple[str, ...]] = [("measure", "mode", *self.names, "sharper", "")]
         for row in self.rows:
             order = row.ordering
             values = (f"{value:.6g}" for value in row.values)

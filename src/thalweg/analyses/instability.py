@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from thalweg.analyses.readings import checked_modes
 from thalweg.core.arguments import check_count, check_fraction
+from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.progress import Progress, part_of
 from thalweg.core.rng import stream_seed
@@ -61,6 +62,9 @@ class Instability(Measurement):
         ``(M, S, K, 2)``: of the run itself and of its branch.
     distances
         ``(S, K)``: Euclidean distance of the two in parameter space.
+    failures
+        ``"seed 0, step 100, running"`` to why there is no barrier: a loss on the line that is not finite. Its
+        entries are NaN, and so are means over them.
     """
 
     measure: ClassVar[str] = "instability"
@@ -76,6 +80,7 @@ class Instability(Measurement):
     end_losses: Tensor
     end_accuracies: Tensor
     distances: Tensor
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def means(self) -> Tensor:
@@ -187,6 +192,8 @@ def instability(
     examples = read_examples(train_data)[0]
     measured_on = examples if split == "train" else read_examples(test_data)[0]
     num_steps = config.epochs * -(-examples.num_examples // config.batch_size)
+    if not isinstance(branch_steps, Sequence):
+        raise TypeError(f"`branch_steps` must be a list of steps, got {branch_steps!r}.")
     check_steps("branch_steps", branch_steps, num_steps)
     steps = tuple(sorted({int(step) for step in branch_steps}))
     if not steps or len(steps) < len(branch_steps):
@@ -219,7 +226,8 @@ def instability(
         part += 1
         return part_of(progress, part - 1, num_parts)
 
-    lines: list[list[list[LinearPath]]] = []  # S x K x M
+    lines: list[list[list[LinearPath | None]]] = []  # S x K x M
+    failures: dict[str, str] = {}
     distances = torch.zeros(num_seeds, len(steps), dtype=torch.float64)
     with _folder(checkpoint_dir) as folder:
         for i, own in enumerate(configs):
@@ -236,12 +244,18 @@ def instability(
                 distances[i, j] = torch.linalg.vector_norm(
                     pairs[0][1].params.cpu().double() - pairs[0][0].params.cpu().double()
                 )
-                lines[i].append(
-                    [linear_path(a, b, num_points=num_points, progress=next_part()) for a, b in pairs]
-                )
+                lines[i].append([])
+                for mode, (a, b) in zip(wanted, pairs, strict=True):
+                    line = None
+                    try:
+                        line = linear_path(a, b, num_points=num_points, progress=next_part())
+                    except NonFiniteLossError as error:
+                        failures[f"seed {i}, step {step}, {mode}"] = str(error)
+                    lines[i][-1].append(line)
     return _result(
         lines,
         distances,
+        failures,
         steps=steps,
         num_steps=num_steps,
         split=split,
@@ -307,8 +321,9 @@ def _folder(given: str | Path | None) -> Iterator[Path]:
 
 
 def _result(
-    lines: list[list[list[LinearPath]]],
+    lines: list[list[list[LinearPath | None]]],
     distances: Tensor,
+    failures: Mapping[str, str],
     *,
     steps: tuple[int, ...],
     num_steps: int,
@@ -316,13 +331,16 @@ def _result(
     modes: Sequence[str | None],
     provenance: dict[str, Any],
 ) -> Instability:
-    def table(number: Callable[[LinearPath], Any]) -> Tensor:
-        rows = [[[number(line) for line in by_mode] for by_mode in by_step] for by_step in lines]
+    num_points = provenance["arguments"]["num_points"]
+
+    def table(number: Callable[[LinearPath], Any], size: int = 0) -> Tensor:
+        none = [math.nan] * size if size else math.nan
+        rows = [[[number(x) if x else none for x in by_mode] for by_mode in by_step] for by_step in lines]
         return torch.tensor(rows, dtype=torch.float64).movedim(2, 0).contiguous()  # (M, S, K, ...)
 
     barriers = table(lambda line: line.barrier_over_mean)
     bounds = table(lambda line: line.error.solver)
-    accuracies = table(lambda line: line.accuracies.tolist())  # (M, S, K, T)
+    accuracies = table(lambda line: line.accuracies.tolist(), num_points)  # (M, S, K, T)
     ends = accuracies[..., [0, -1]]
     spread = StandardError(float(_standard_error(barriers)[0, 0]), len(lines) - 1)
     return Instability(
@@ -336,9 +354,10 @@ def _result(
         barriers=barriers,
         error_barriers=ends.mean(-1) - accuracies.min(-1).values,
         solver_bounds=bounds,
-        end_losses=table(lambda line: line.losses[[0, -1]].tolist()),
+        end_losses=table(lambda line: line.losses[[0, -1]].tolist(), 2),
         end_accuracies=ends,
         distances=distances,
+        failures=failures,
     )
 
 

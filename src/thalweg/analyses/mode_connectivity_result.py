@@ -240,6 +240,15 @@ class ModeConnectivity(Measurement):
             found.append(
                 f"The plane goes through {'; '.join(self.plane_names)}. That it parts them proves nothing."
             )
+        if self.topology is not None and self.topology.num_significant_at_edge:
+            found.append(
+                f"Of the plane's minima {self.topology.num_significant_at_edge} lie at its edge, where the "
+                "loss may go on falling."
+            )
+        if self.curve is not None:
+            found.append(
+                "The curve was trained on the very examples it is measured on: on others its loss is higher."
+            )
         off = float(self.curve_residuals.max()) if len(self.curve_residuals) else 0.0
         if off > 1e-3 * float(self.distances[0]):
             found.append(

@@ -116,18 +116,21 @@ def audit(
         result = invariance_audit(
             objective, members=chosen, strength=strength, resolution=resolution, seed=seed, progress=progress
         )
+    # The file first: who reads the text may stop reading it, and the program with it.
+    if plot:
+        plot_result(result, plot)
+        errors.print(f"figure: {plot}", markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     else:
         _print(result)
-    if plot:
-        plot_result(result, plot)
-        errors.print(f"figure: {plot}", markup=False, soft_wrap=True)
 
 
 def _print(result: InvarianceAudit) -> None:
     out = output()
-    table = Table("measure", "value", *result.transformations, box=box.SIMPLE)
+    table = Table(box=box.SIMPLE)
+    for name in ("measure", "value", *result.transformations):
+        table.add_column(name, overflow="fold")
     for row in audit_rows(result):
         value = format_number(row.before) if not math.isnan(row.before) else SIGNS[FAILED]
         table.add_row(row.member, value, *row.cells)

@@ -220,13 +220,7 @@ def compare(
         with progress_bar("compare") as progress:
             result = contrast(runs, by, log=log, progress=progress, **grouping, **shared)
     as_dictionary = _json(result, between)
-    if as_json:
-        print(json.dumps(as_dictionary, allow_nan=False))
-    else:
-        if result is not None:
-            print_order(result)
-        if between is not None:
-            connectivity.print_connectivity(between)
+    # Files first: who reads the text may stop reading it, and the program with it.
     if out:
         subject = between if result is None else result
         assert subject is not None
@@ -234,6 +228,13 @@ def compare(
         with replacing(out / "result.json") as partial:
             partial.write_text(json.dumps(as_dictionary, allow_nan=False, indent=1), encoding="utf-8")
         errors.print(f"page: {path}", markup=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(as_dictionary, allow_nan=False))
+        return
+    if result is not None:
+        print_order(result)
+    if between is not None:
+        connectivity.print_connectivity(between)
 
 
 def _between(

@@ -38,6 +38,7 @@ from thalweg.cli.slice_options import Directions, SlicePlot, StoreFolder, Trajec
 from thalweg.core.arguments import check_one_of
 from thalweg.core.measurement import Measurement, jsonable
 from thalweg.core.rounding import at_least, at_most
+from thalweg.core.text_table import in_columns
 from thalweg.linalg.estimate import Estimate
 from thalweg.measures import MEASURES as SINGLE_MEASURES
 from thalweg.measures.curvature.spectral_density import SpectralDensity
@@ -177,13 +178,14 @@ def measure(
     objectives = networks(checkpoints or [None])
     with progress_bar(name) as progress:
         result = function(*objectives, **arguments, progress=progress)
+    # Files first: who reads the text may stop reading it, and the program with it.
+    if plot:
+        plot_result(result, plot)
+        errors.print(f"figure: {plot}", markup=False, soft_wrap=True)
     if isinstance(result, ModeConnectivity) and not as_json:
         print_connectivity(result)
     else:
         print(json.dumps(_json(result), allow_nan=False) if as_json else _text(result))
-    if plot:
-        plot_result(result, plot)
-        errors.print(f"figure: {plot}", markup=False, soft_wrap=True)
 
 
 def _measure_named(name: str) -> Any:
@@ -206,7 +208,8 @@ def _arguments(function: Any, name: str, settings: list[str], seed: int) -> dict
 
 def _text(result: Measurement) -> str:
     low, high = result.interval(0.95)
-    lines = [repr(result), f"interval at 95 % or more: {at_least(low)} to {at_most(high)}"]
+    ends = "exact" if low == high else f"{at_least(low)} to {at_most(high)}"
+    lines = [repr(result), f"interval at 95 % or more: {ends}"]
     fields = [key for key in result.to_dict() if key not in ("measure", "value", "error", "provenance")]
     entries = {key: getattr(result, key, None) for key in fields} | _derived(result)
     table = _table(result)
@@ -222,7 +225,8 @@ def _text(result: Measurement) -> str:
         elif isinstance(entry, int | str | Estimate):
             lines.append(f"{key}: {entry}")
     lines += [f"log_det, damping {damping:g}: {estimate}" for damping, estimate in _log_dets(result)]
-    return "\n".join([*lines, *_rows(table)])
+    columns = [[key, *column] for key, column in table.items()]
+    return "\n".join([*lines, *([in_columns([*zip(*columns, strict=True)])] if columns else [])])
 
 
 def _table(result: Measurement) -> dict[str, list[str]]:
@@ -250,18 +254,12 @@ def _number(key: str, x: float) -> str:
     return at_most(x) if key.endswith(UPPER_BOUNDS) else f"{x:.6g}"
 
 
-def _rows(table: dict[str, list[str]]) -> list[str]:
-    """A table in lines."""
-    columns = [[key, *column] for key, column in table.items()]
-    widths = [max(map(len, column)) for column in columns]
-    rows = zip(*columns, strict=True)
-    return ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
 def _derived(result: Measurement) -> dict[str, Any]:
     """Numbers that the result computes from what it holds, by name: single ones, and one for each part."""
     names = [k for c in type(result).__mro__ for k, p in vars(c).items() if isinstance(p, property)]
-    found = {name: getattr(result, name) for name in dict.fromkeys(names) if name != "num_top"}
+    found = {
+        name: getattr(result, name) for name in dict.fromkeys(names) if name[0] != "_" and name != "num_top"
+    }
     kinds = (float, int, Estimate, Tensor)
     return {k: v for k, v in found.items() if isinstance(v, kinds) and not isinstance(v, bool)}
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+
+NORM_LAYERS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,7 @@ class Slot:
     shape: torch.Size
     start: int
     stop: int
+    is_norm: bool = False  # scale or shift of a normalisation layer
 
     @property
     def layer(self) -> str:
@@ -42,13 +50,20 @@ class ParamSpace:
         Name to shape, in order.
     aliases
         Further name of a tied parameter to its first one.
+    norms
+        Names of scales and shifts of normalisation layers.
     """
 
-    def __init__(self, shapes: Mapping[str, torch.Size], aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        shapes: Mapping[str, torch.Size],
+        aliases: Mapping[str, str] | None = None,
+        norms: Container[str] = (),
+    ) -> None:
         slots, start = [], 0
         for name, shape in shapes.items():
             stop = start + shape.numel()
-            slots.append(Slot(name, torch.Size(shape), start, stop))
+            slots.append(Slot(name, torch.Size(shape), start, stop, name in norms))
             start = stop
         self.slots: tuple[Slot, ...] = tuple(slots)
         self.dim: int = start
@@ -60,7 +75,9 @@ class ParamSpace:
         first = {p: name for name, p in model.named_parameters() if p.requires_grad}
         every = model.named_parameters(remove_duplicate=False)
         aliases = {name: first[p] for name, p in every if p in first and first[p] != name}
-        return cls({name: p.shape for p, name in first.items()}, aliases)
+        normalising = [m for m in model.modules() if isinstance(m, NORM_LAYERS)]
+        norms = {first[p] for m in normalising for p in m.parameters(recurse=False) if p in first}
+        return cls({name: p.shape for p, name in first.items()}, aliases, norms)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -122,13 +139,14 @@ class ParamSpace:
         if not chosen:
             raise ValueError(f"`{argument}` must hold at least one pattern, got none.")
         shapes = {slot.name: slot.shape for slot in self.slots if slot.name in chosen}
-        return ParamSpace(shapes, self.aliases)
+        return ParamSpace(shapes, self.aliases, {slot.name for slot in self.slots if slot.is_norm})
 
     def filters(self, vector: Tensor) -> Iterator[tuple[Slot, Tensor]]:
         """Yield each slot with a view of its entries as ``(num_filters, entries per filter)``.
 
         A filter is one output row of a convolution or dense weight (Li et al. 2018); a bias or a
-        normalisation parameter, which has one dimension, counts as a single filter.
+        normalisation parameter, which has one dimension, counts as a single filter. Rows are entries of the
+        first dimension: in a transposed convolution, as in the code of Li et al., the input's channels.
         """
         for slot in self.slots:
             yield slot, vector[slot.start : slot.stop].view(slot.num_filters, -1)

@@ -107,13 +107,16 @@ def draw_plane(axes: Axes, result: Any) -> None:
     finite = losses[np.isfinite(losses)]
     axes.grid(False)
     axes.set_aspect("equal")
-    if finite.min() < finite.max():
+    if finite.size < losses.size:
+        edge = to_distance(steps)[[0, 0, -1, -1], [0, -1, -1, 0]]
+        axes.fill(*edge.T, facecolor="white", edgecolor=draw.FAINT, hatch="////", linewidth=0)
+    if finite.size and finite.min() < finite.max():
         levels = contour_levels(finite)
         norm = BoundaryNorm(levels, 256)
         data = np.ma.masked_invalid(losses)
         filled = axes.contourf(x, y, data, levels=levels, cmap=COLOURS["loss"], norm=norm)
         axes.contour(x, y, data, levels=levels, colors=draw.INK, linewidths=0.35, alpha=0.5)
-        colour_bar(axes.get_figure(), axes, filled, draw.LABELS["loss"])  # type: ignore[arg-type]
+        colour_bar(axes.get_figure(), axes, filled, draw.quantity_label(result, "loss"))  # type: ignore[arg-type]
     corners = to_distance(np.array(CORNERS))
     _draw_line(axes, corners[[0, 1]], STRAIGHT)
     if result.is_plane_of_aligned:

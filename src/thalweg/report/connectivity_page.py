@@ -12,6 +12,7 @@ from thalweg.report.connectivity_table import connectivity_table
 from thalweg.report.figures import figure_bytes, house_style, new_figure
 from thalweg.report.page import render_page, svg_uri, write_page
 from thalweg.report.paper_layout import MODE_NAMES
+from thalweg.report.surface_figures import holes_note
 from thalweg.report.tables import flatten
 
 
@@ -72,13 +73,15 @@ def _pictures(result: ModeConnectivity) -> list[dict[str, str]]:
         ),
     ]
     if result.plane is not None and result.plane.losses is not None:
+        holes = holes_note(result.plane.losses)
         found.append(
             _picture(
                 pictures.draw_plane,
                 result,
                 (6.4, 5.0),
                 f"Contours of the loss on the plane through {', '.join(result.plane_names)}",
-                f"The plane through {'; '.join(result.plane_names)}, with the ways between them.",
+                f"The plane through {'; '.join(result.plane_names)}, with the ways between them."
+                + (f" {holes[0].upper()}{holes[1:]}." if holes else ""),
             )
         )
     if result.topology is not None:

@@ -49,7 +49,11 @@ def _cell(number: Number | None) -> OrderCell:
         return NOTHING
     value, low, high = number.value, number.low, number.high
     if low == high:
-        return OrderCell(format_number(value))
+        return OrderCell(_exact(value))
     if math.isinf(high):
-        return OrderCell(f"at least {format_number(low)}")
+        return OrderCell(f"at least {_exact(low)}")
     return OrderCell(format_number(value, (high - low) / 2), format_interval(low, high))
+
+
+def _exact(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() and value else format_number(value)

@@ -130,6 +130,10 @@ def numbers(x: Any) -> np.ndarray:
     return torch.as_tensor(x).detach().cpu().double().numpy()
 
 
+# What an axis from nought leaves above the highest.
+HEADROOM = 1.06
+
+
 def scale_loss_axis(axes: Axes, *losses: Any) -> None:
     """Logarithmic where positive losses span more than a decade, else linear from zero."""
     flat = np.concatenate([numbers(loss).reshape(-1) for loss in losses])
@@ -142,7 +146,9 @@ def scale_loss_axis(axes: Axes, *losses: Any) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif flat.size and flat.min() >= 0:
-        axes.set_ylim(bottom=0)
+        # A margin of the data's range alone would leave a high, flat curve at the very top.
+        highest = max(float(flat.max()), float(axes.dataLim.y1))
+        axes.set_ylim(bottom=0, top=HEADROOM * highest if 0 < highest < np.inf else None)
 
 
 def draw_history(axes: Axes, history: Any, quantity: str, colour: str, name: str = "") -> None:
@@ -162,11 +168,34 @@ def draw_history(axes: Axes, history: Any, quantity: str, colour: str, name: str
             label=f"{prefix}{'training' if split == 'train' else 'test'}",
         )
     axes.set_xlabel("epoch")
-    axes.set_ylabel(LABELS[quantity])
+    axes.set_ylabel(quantity_label(history, quantity))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-LABELS = {"loss": "loss (mean cross-entropy, nats)", "accuracy": "accuracy (share correct)"}
+def quantity_label(result: Any, quantity: str) -> str:
+    """What an axis of ``"loss"`` or ``"accuracy"`` shows; of the loss its own name, as far as it is known."""
+    if quantity == "accuracy":
+        return "accuracy (share correct)"
+    name = loss_of(result)
+    # Of a function defined within another its own name; a lambda has none.
+    own = "own" if "<lambda>" in name else name.rsplit(".", 1)[-1]
+    meaning = {"cross_entropy": "mean cross-entropy, nats", "mse": "mean squared error"}.get(name, own)
+    return f"loss ({meaning})" if meaning else "loss"
+
+
+def unit_of_loss(result: Any) -> str:
+    """`` (nats)`` where the loss is the cross-entropy; other losses have no unit known here."""
+    return " (nats)" if loss_of(result) == "cross_entropy" else ""
+
+
+def loss_of(result: Any) -> str:
+    """The name of the loss in a result's provenance, or nothing."""
+    return str(result.provenance.get("objective", {}).get("loss") or "")
+
+
+def quantities_of(result: Any) -> tuple[str, ...]:
+    """Loss, and accuracy where there are classes."""
+    return ("loss", "accuracy") if np.isfinite(numbers(result.accuracies)).any() else ("loss",)
 
 
 def draw_slice(axes: Axes, result: Any, quantity: str, colour: str, name: str = "") -> None:
@@ -181,7 +210,7 @@ def draw_slice(axes: Axes, result: Any, quantity: str, colour: str, name: str = 
     if result.num_points_saved:
         evaluated = numbers(result.evaluated).astype(bool)
         axes.plot(alphas[evaluated], mean[evaluated], ".", color=colour, markersize=4)
-    axes.set_ylabel(LABELS[quantity])
+    axes.set_ylabel(quantity_label(result, quantity))
 
 
 def draw_error_band(
@@ -209,7 +238,7 @@ def draw_path(
         draw_error_band(axes, alphas, curve, numbers(result.loss_standard_errors), colour)
     axes.plot(alphas, curve, linestyle=dashes, color=colour, label=name or None)
     axes.set_xlabel("position on the straight line")
-    axes.set_ylabel(LABELS[quantity])
+    axes.set_ylabel(quantity_label(result, quantity))
     if quantity == "loss" and barrier:
         top = float(result.barrier_alpha)
         chord = float(curve[0] + top * (curve[-1] - curve[0]))
@@ -315,7 +344,7 @@ def draw_restarts(axes: Axes, result: Any, colour: str, quantity: str | None = N
     axes.plot(np.arange(1, len(found) + 1), found, "o", color=colour, label=label)
     axes.axhline(result.value, color=INK, linewidth=0.9, linestyle=":", label=f"kept: {result.value:.4g}")
     axes.set_xlabel("restart, by what it found")
-    axes.set_ylabel(quantity or f"rise in loss within {result.radius:g} (nats)")
+    axes.set_ylabel(quantity or f"rise in loss within {result.radius:g}{unit_of_loss(result)}")
     axes.set_xlim(0.5, len(found) + 0.5)
     axes.set_ylim(bottom=min(0.0, float(np.nanmin(found))))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -19,6 +19,7 @@ from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
 from thalweg.report import surface_figures as surfaces
 from thalweg.report import topology_figures as topology
+from thalweg.report.line_figures import line_figure
 from thalweg.report.surface_html import HTML, write_surface_html
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def plot(result: Measurement, path: str | Path | None = None) -> Figure:
         )
     suffix = "" if path is None else Path(path).suffix.lower()
     if suffix == HTML:
-        lines = [line for entry in _caption(result) for line in textwrap.wrap(entry, PAGE_LETTERS)]
+        entries = _caption(result, "holes there")
+        lines = [line for entry in entries for line in textwrap.wrap(entry, PAGE_LETTERS)]
         write_surface_html(result, str(path), "<br>".join(lines))
     elif path is not None and suffix not in draw.FORMATS:
         raise ValueError(
@@ -87,11 +89,16 @@ def pictured() -> list[str]:
     return sorted(_DRAWERS)
 
 
-def _caption(result: Measurement) -> list[str]:
-    """What it is a picture of, and what else such a picture must say."""
+def _caption(result: Any, holes: str = "hatched around them") -> list[str]:
+    """What it is a picture of, and what else such a picture must say; `holes` is what they look like."""
     notes: list[str] = list(getattr(result, "notes", ()))
     if getattr(result, "trajectory", None) is not None:
         notes.append(surfaces.trajectory_key(result))
+    surface = result.plane if result.measure == "mode_connectivity" else result
+    if surface is not None and surface.measure in ("line_slice", "plane_slice", "volume_slice"):
+        shown = "the line has gaps there" if surface.measure == "line_slice" else holes
+        note = surfaces.holes_note(surface.losses, shown) if surface.losses is not None else ""
+        notes += [note] if note else []
     return [_subject(result), *notes]
 
 
@@ -122,23 +129,10 @@ def _history(result: Any) -> Figure:
     return figure
 
 
-def _slice(result: Any) -> Figure:
-    figure, axes = draw.new_figure(1, 2, width=7.2, height=3)
-    for ax, quantity in zip(axes.flat, ("loss", "accuracy"), strict=True):
-        draw.draw_slice(ax, result, quantity, draw.BLUE)
-        ax.set_xlabel(surfaces.line_label(result))
-        ax.set_title(quantity.capitalize())
-        ax.locator_params(axis="x", nbins=6)
-        surfaces.note_errors(ax, result, quantity)
-    draw.scale_loss_axis(axes[0, 0], result.losses_by_direction)
-    if result.num_directions > 1:
-        axes[0, 0].legend(loc="upper center")
-    return figure
-
-
 def _path(result: Any) -> Figure:
-    figure, axes = draw.new_figure(1, 2, width=7.2, height=3)
-    for ax, quantity in zip(axes.flat, ("loss", "accuracy"), strict=True):
+    quantities = draw.quantities_of(result)
+    figure, axes = draw.new_figure(1, len(quantities), width=7.2 if len(quantities) > 1 else 4.6, height=3)
+    for ax, quantity in zip(axes.flat, quantities, strict=True):
         draw.draw_path(ax, result, quantity, draw.BLUE)
         ax.set_title(quantity.capitalize())
     draw.scale_loss_axis(axes[0, 0], result.losses)
@@ -146,18 +140,23 @@ def _path(result: Any) -> Figure:
 
 
 def _curve(result: Any) -> Figure:
-    was_trained = len(result.training_losses) > 0
-    figure, axes = draw.new_figure(1, 2 + was_trained, width=10.4 if was_trained else 7.2, height=3)
-    for ax, quantity in zip(axes.flat, ("loss", "accuracy"), strict=False):
+    was_trained, quantities = len(result.training_losses) > 0, draw.quantities_of(result)
+    columns = len(quantities) + was_trained
+    figure, axes = draw.new_figure(1, columns, width=3.5 * columns, height=3)
+    for ax, quantity in zip(axes.flat, quantities, strict=False):
         draw.draw_path(ax, result, quantity, draw.BLUE)
         ax.set_xlabel("position t on the curve")
     draw.scale_loss_axis(axes[0, 0], result.losses)
     bends = f"{result.num_bends} bend{'s' if result.num_bends > 1 else ''}"
-    axes[0, 0].set_title(f"Loss ({result.kind}, {bends})")
-    axes[0, 1].set_title(f"Accuracy (length {result.arc_length / result.distance:.3g} × straight)")
+    times = f"{result.arc_length / result.distance:.3g} × straight" if result.distance else "0"
+    facts = {"loss": f"{result.kind}, {bends}", "accuracy": f"length {times}"}
+    for ax, quantity in zip(axes.flat, quantities, strict=False):
+        ax.set_title(f"{quantity.capitalize()} ({facts[quantity]})")
+    if len(quantities) == 1:
+        axes[0, 0].set_title(f"Loss ({result.kind}, {bends},\nlength {times})")
     if was_trained:
-        paths.draw_curve_training(axes[0, 2], result, draw.BLUE)
-        axes[0, 2].set_title("Training of the curve")
+        paths.draw_curve_training(axes[0, -1], result, draw.BLUE)
+        axes[0, -1].set_title("Training of the curve")
     return figure
 
 
@@ -185,7 +184,8 @@ def _spread(result: Any) -> Figure:
     ax = axes[0, 0]
     draw.draw_samples(ax, result.samples, 0.0, draw.BLUE)
     ax.axvline(result.value, color=draw.INK, linewidth=0.9, linestyle=":", label=f"mean {result.value:.4g}")
-    ax.set_xlabel(f"rise in loss within {result.radius:g} (nats), one dot a batch of {result.batch_size}")
+    unit = draw.unit_of_loss(result)
+    ax.set_xlabel(f"rise in loss within {result.radius:g}{unit}, one dot a batch of {result.batch_size}")
     ax.set_yticks([])
     ax.set_ylim(-0.6, 0.6)
     ax.legend()
@@ -249,7 +249,7 @@ def _single(drawer: Callable[..., None]) -> Callable[[Any], Figure]:
 
 _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "train": _history,
-    "line_slice": _slice,
+    "line_slice": line_figure,
     "plane_slice": surfaces.plane_figure,
     "volume_slice": surfaces.volume_figure,
     "linear_path": _path,

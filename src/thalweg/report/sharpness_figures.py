@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg.report.figures import GREY, INK, VERMILLION, draw_interval, draw_samples, numbers
+from thalweg.report.figures import GREY, INK, VERMILLION, draw_interval, draw_samples, numbers, unit_of_loss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,9 @@ def draw_average(axes: Axes, result: Any, colour: str) -> None:
     low, high = result.interval(0.95)
     draw_samples(axes, result.samples, 0.0, colour)
     draw_interval(axes, result.value, low, min(high, _far(result.samples)), 0.6, INK, label="mean, 95 %")
-    axes.set_xlabel(f"rise in loss under noise of length {result.radius:g} (nats), one dot a pair")
+    axes.set_xlabel(
+        f"rise in loss under noise of length {result.radius:g}{unit_of_loss(result)}, one dot a pair"
+    )
     axes.set_yticks([])
     axes.set_ylim(-0.6, 1.0)
     axes.legend()
@@ -29,7 +31,7 @@ def draw_sigma(axes: Axes, result: Any, colour: str) -> None:
     low, high = result.interval(0.95)
     axes.axvspan(max(low, 0.0), high, color=colour, alpha=0.15, linewidth=0, label="95 %")
     axes.set_xlabel("sigma" if result.scaling == "none" else f"sigma, in units of the {result.scaling}")
-    axes.set_ylabel("mean rise in loss (nats)")
+    axes.set_ylabel(f"mean rise in loss{unit_of_loss(result)}")
     axes.legend()
 
 
@@ -41,7 +43,7 @@ def draw_critical(axes: Axes, result: Any, colour: str) -> None:
     ends = np.array([0.0, result.critical_step / 2])
     axes.plot(ends, result.slope * ends, "--", color=GREY, linewidth=0.9, label="tangent")
     axes.set_xlabel("step, in multiples of the direction")
-    axes.set_ylabel("rise in loss (nats)")
+    axes.set_ylabel(f"rise in loss{unit_of_loss(result)}")
     axes.legend()
 
 
@@ -66,7 +68,7 @@ def draw_widths(axes: Axes, result: Any, colour: str) -> None:
         mean = f"mean {result.value:.3g}" if sign > 0 else None
         axes.axvline(sign * result.value, color=INK, linewidth=0.9, linestyle=":", label=mean)
     axes.set_yticks(range(row), names)
-    axes.set_xlabel(f"distance to a rise of {result.loss_rise:g} (nats)")
+    axes.set_xlabel(f"distance to a rise of {result.loss_rise:g}{unit_of_loss(result)}")
     axes.set_ylabel("direction")
     axes.invert_yaxis()
     axes.legend()

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thalweg.core.rounding import at_most
-from thalweg.report.figures import FAINT, GREY, INK, LABELS, LOG_RATIO, VERMILLION, new_figure, numbers
+from thalweg.report.figures import (
+    FAINT,
+    GREY,
+    INK,
+    LOG_RATIO,
+    VERMILLION,
+    new_figure,
+    numbers,
+    quantities_of,
+    quantity_label,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +31,9 @@ NUM_LEVELS = 14
 # Cosine from which the picture, whose axes are at right angles, says that the directions are not.
 OBLIQUE = 1e-3
 
+# Digits of a number beside a colour that have room.
+MOST_DIGITS = 9
+
 # Areas of a trajectory's markers, in square points: on the plane, and farthest off it.
 MARKER_AREAS = (9, 70)
 
@@ -30,15 +43,14 @@ UNITS = {"filter": "each filter's own norm", "layer": "each layer's own norm", "
 
 def plane_figure(result: Any) -> Figure:
     """Contours of loss and, where there are classes, of accuracy."""
-    has_classes = bool(np.isfinite(numbers(result.accuracies)).any())
-    quantities = ("loss", "accuracy") if has_classes else ("loss",)
+    quantities = quantities_of(result)
     figure, axes = new_figure(1, len(quantities), width=4.3 * len(quantities), height=3.7)
     x, y = numbers(result.alphas), numbers(result.betas)
     for ax, quantity in zip(axes.flat, quantities, strict=True):
         heights = numbers(result.losses if quantity == "loss" else result.accuracies)
         drawn = draw_contours(ax, x, y, heights, quantity)
         if drawn is not None:
-            colour_bar(figure, ax, drawn, LABELS[quantity])
+            colour_bar(figure, ax, drawn, quantity_label(result, quantity))
         draw_evaluated(ax, x, y, numbers(result.evaluated).astype(bool))
         if result.trajectory is not None:
             draw_trajectory(ax, *seen_from(result, 0, 1))
@@ -67,7 +79,7 @@ def volume_figure(result: Any) -> Figure:
         name_axes(ax, result, i, j)
         ax.set_title(f"Directions {i} and {j}")
     if drawn is not None:
-        colour_bar(figure, axes[0, -1], drawn, LABELS["loss"])
+        colour_bar(figure, axes[0, -1], drawn, quantity_label(result, "loss"))
     return figure
 
 
@@ -87,7 +99,7 @@ def draw_contours(
         return None
     from matplotlib.colors import BoundaryNorm
 
-    levels = contour_levels(finite) if levels is None else levels
+    levels = contour_levels(finite, quantity) if levels is None else levels
     norm = BoundaryNorm(levels, 256)
     data = np.ma.masked_invalid(heights.T)
     filled = axes.contourf(x, y, data, levels=levels, cmap=COLOURS[quantity], norm=norm)
@@ -95,12 +107,28 @@ def draw_contours(
     return filled
 
 
-def contour_levels(values: np.ndarray) -> np.ndarray:
-    """Ascending levels that hold all finite values: even, or in equal ratios where they span a decade."""
+def holes_note(losses: Any, shown: str = "hatched around them") -> str:
+    """How many points of a surface or a line have no finite loss, and how that is shown; nothing if none."""
+    values = numbers(losses)
+    missing = values.size - int(np.isfinite(values).sum())
+    if not missing:
+        return ""
+    have = "has" if missing == 1 else "have"
+    return f"{missing:,} of {values.size:,} points {have} no finite loss: {shown}"
+
+
+def contour_levels(values: np.ndarray, quantity: str = "loss") -> np.ndarray:
+    """Ascending levels that hold all finite values: even, or in equal ratios where losses span a decade.
+
+    Those of accuracies are even and stay within 0 and 1.
+    """
     from matplotlib.ticker import MaxNLocator
 
     finite = values[np.isfinite(values)]
     low, high = float(finite.min()), float(finite.max())
+    if quantity == "accuracy":
+        levels = MaxNLocator(NUM_LEVELS, min_n_ticks=5).tick_values(low, high)
+        return np.unique(np.round(np.clip(levels, 0, 1), 12))
     if low > 0 and high > LOG_RATIO * low:
         steps = _round_ratios(low, high)
         return np.unique(np.concatenate([steps[steps < low][-1:], steps[(steps >= low)]]))
@@ -109,14 +137,28 @@ def contour_levels(values: np.ndarray) -> np.ndarray:
 
 def colour_bar(figure: Figure, axes: Axes, drawn: ContourSet, label: str) -> None:
     """The scale of the contours, with every level that can be read."""
-    from matplotlib.ticker import FuncFormatter
-
-    levels = np.asarray(drawn.levels)
-    bar = figure.colorbar(drawn, ax=axes, ticks=levels[:: max(1, len(levels) // 8)], spacing="uniform")
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
+    ticks, words = ticks_apart(np.asarray(drawn.levels))
+    bar = figure.colorbar(drawn, ax=axes, ticks=ticks, spacing="uniform")
+    bar.ax.set_yticklabels(words)
     bar.ax.minorticks_off()
     bar.set_label(label)
     bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+
+
+def ticks_apart(values: np.ndarray, most: int = 14) -> tuple[np.ndarray, list[str]]:
+    """At most so many of ascending values, each with as many digits as tell it from its neighbours."""
+    ticks = values[:: max(1, -(-len(values) // most))]
+    while True:
+        words = [f"{v:.{MOST_DIGITS}g}" for v in ticks]
+        for digits in range(3, MOST_DIGITS):
+            shorter = [f"{v:.{digits}g}" for v in ticks]
+            wrong = np.abs(np.array(shorter, dtype=float) - ticks).max(initial=0.0)
+            if wrong <= 0.1 * np.diff(ticks).min(initial=np.inf):
+                words = shorter
+                break
+        if len(set(words)) == len(words):
+            return ticks, words
+        ticks = ticks[::2]  # rounding of the numbers themselves
 
 
 def draw_evaluated(axes: Axes, x: np.ndarray, y: np.ndarray, evaluated: np.ndarray) -> None:
@@ -216,7 +258,8 @@ def name_axes(axes: Axes, result: Any, i: int, j: int) -> None:
 
     axes.set_xlabel(axis_label(result, i, "\n"))
     axes.set_ylabel(axis_label(result, j, "\n"))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    # Long numbers have room for few.
+    axes.xaxis.set_major_locator(MaxNLocator(5 if axes.get_xlim()[1] > 0.05 else 3))
 
 
 def axis_label(result: Any, direction: int, gap: str = " ") -> str:
@@ -234,22 +277,12 @@ def axis_label(result: Any, direction: int, gap: str = " ") -> str:
     return f"step {'' if name.startswith('to ') else 'along '}{name}{gap}({meaning}){slant}"
 
 
-def line_label(result: Any) -> str:
-    """The directions of a line slice, and what one unit along them is."""
-    if result.num_directions == 1:
-        return axis_label(result, 0, "\n")
-    names = [name for name in result.direction_names if not name.startswith("random")]
-    along = ", ".join(names if len(names) == result.num_directions else ["random directions", *names])
-    unit = UNITS.get(result.normalisation, "each direction's own length") if not names else "its own length"
-    return f"step along {along}\n(1 = {unit})"
-
-
-def note_errors(axes: Axes, result: Any, quantity: str) -> None:
-    """Say the largest standard error, if there is any."""
+def note_errors(axes: Axes, result: Any, quantity: str, of: str = "") -> None:
+    """Say the largest standard error, if there is any, and of what if not of all that is drawn."""
     errors = result.loss_standard_errors if quantity == "loss" else result.accuracy_standard_errors
     largest = 0.0 if errors is None else np.nanmax(numbers(errors), initial=0.0)
     if largest:
-        text = f"s.e. at most {largest:.2g}"
+        text = f"s.e.{of} at most {largest:.2g}"
         axes.set_title(text, loc="right", fontsize=7.5, weight="normal", color=GREY)
 
 

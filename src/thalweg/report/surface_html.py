@@ -9,8 +9,8 @@ import numpy as np
 from scipy.interpolate import interpn
 
 from thalweg.core.atomic import replacing
-from thalweg.report.figures import INK, LABELS, LOG_RATIO, PURPLE, VERMILLION, numbers
-from thalweg.report.surface_figures import COLOURS, axis_label, leads_to_network
+from thalweg.report.figures import INK, LOG_RATIO, PURPLE, VERMILLION, numbers, quantities_of, quantity_label
+from thalweg.report.surface_figures import COLOURS, axis_label, leads_to_network, ticks_apart
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure  # type: ignore[import-not-found]
@@ -40,7 +40,7 @@ def write_surface_html(result: Any, path: str | Path, caption: str) -> None:
     Raises
     ------
     ValueError
-        If the result is no surface over a plane or a volume.
+        If the result is no surface over a plane or a volume, or no loss of it is finite.
     ImportError
         If Plotly is missing, naming the extra.
     """
@@ -49,6 +49,8 @@ def write_surface_html(result: Any, path: str | Path, caption: str) -> None:
             f"`path` may end in .html for results of {', '.join(MEASURES)} only, got one of "
             f"{getattr(result, 'measure', type(result).__name__)}; use .png."
         )
+    if not np.isfinite(numbers(result.losses)).any():
+        raise ValueError("`path` may end in .html where some loss is finite, got none; use .png.")
     figure = figure_of(result)
     lines = caption.count("<br>") + 1
     figure.update_layout(
@@ -98,8 +100,8 @@ def _plane(result: Any) -> Figure:
     log = low > 0 and high > LOG_RATIO * low
     # The axis is logarithmic, but colours are not by themselves.
     colours = np.log10(losses) if log else losses
-    ticks = np.linspace(np.nanmin(colours), np.nanmax(colours), 6)
-    words = [f"{10**t if log else t:.3g}" for t in ticks]
+    ticks = _ticks(low, high) if log else np.linspace(low, high, 6)
+    ticks, words = ticks_apart(ticks)
     errors = numbers(result.loss_standard_errors)
     figure = go.Figure(
         go.Surface(
@@ -109,9 +111,15 @@ def _plane(result: Any) -> Figure:
             surfacecolor=colours.T,
             customdata=np.stack([errors.T, numbers(result.accuracies).T], axis=-1),
             colorscale=COLOURS["loss"],
-            colorbar={"title": LABELS["loss"], "tickvals": ticks, "ticktext": words, "len": 0.7},
+            colorbar={
+                "title": quantity_label(result, "loss"),
+                "tickvals": np.log10(ticks) if log else ticks,
+                "ticktext": words,
+                "len": 0.7,
+            },
             hovertemplate="step %{x:.3g}, %{y:.3g}<br>loss %{z:.5g}, s.e. %{customdata[0]:.2g}<br>"
-            "accuracy %{customdata[1]:.4g}<extra></extra>",
+            + ("accuracy %{customdata[1]:.4g}" if "accuracy" in quantities_of(result) else "")
+            + "<extra></extra>",
         )
     )
 
@@ -133,10 +141,21 @@ def _plane(result: Any) -> Figure:
     figure.update_scenes(
         xaxis_title=axis_label(result, 0, "<br>"),
         yaxis_title=axis_label(result, 1, "<br>"),
-        zaxis={"title": LABELS["loss"], "type": "log" if log else "linear"},
+        # By itself a logarithmic axis shows single digits between the powers of ten.
+        zaxis={"title": quantity_label(result, "loss")}
+        | ({"type": "log", "tickvals": ticks, "ticktext": words} if log else {"type": "linear"}),
         aspectmode="cube",
     )
     return figure
+
+
+def _ticks(low: float, high: float) -> np.ndarray:
+    """Round numbers between two of another order of magnitude."""
+    from matplotlib.ticker import LogLocator
+
+    subs = (1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)
+    found = np.asarray(LogLocator(subs=subs, numticks=12).tick_values(low, high))
+    return found[(low <= found) & (found <= high)]
 
 
 def _volume(result: Any) -> Figure:
@@ -154,7 +173,7 @@ def _volume(result: Any) -> Figure:
             opacity=0.35,
             caps={"x_show": False, "y_show": False, "z_show": False},
             colorscale=COLOURS["loss"],
-            colorbar={"title": LABELS["loss"], "len": 0.7},
+            colorbar={"title": quantity_label(result, "loss"), "len": 0.7},
         )
     )
     names, places = _landmarks(result)

@@ -18,6 +18,7 @@ from thalweg.report.figures import (
     new_figure,
     numbers,
     scale_loss_axis,
+    unit_of_loss,
 )
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def draw_persistence_diagram(axes: Axes, result: Any) -> None:
         axes.xaxis.set_minor_formatter(axes.yaxis.get_minor_formatter())
     axes.set_xlim(start, end)
     axes.set_ylim(start, end)
-    axes.set_xlabel(f"birth: loss at a minimum, or where a loop closes{_unit(result)}")
-    axes.set_ylabel(f"death on the slice{_unit(result)}:\nan upper bound in the full space")
+    axes.set_xlabel(f"birth: loss at a minimum, or where a loop closes{unit_of_loss(result)}")
+    axes.set_ylabel(f"death on the slice{unit_of_loss(result)}:\nan upper bound in the full space")
     axes.legend(loc="lower right")
 
 
@@ -126,7 +127,7 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
     low, high = float(births[:count].min()), float(max([*ends, births[:count].max()]))
     scale_loss_axis(axes, births[:count], ends)
     is_log = axes.get_yscale() == "log"
-    top = high * (high / low) ** 0.08 if is_log else high + 0.08 * ((high - low) or 1.0)
+    top = high * (high / low) ** 0.08 if is_log else high + 0.08 * ((high - low) or abs(high) or 1.0)
     points = numbers(tree.minimum_points)
     points = np.where(np.abs(points) > 1e-9 * np.abs(points).max(), points, 0.0)  # nought, but for rounding
     places = _places(parents[:count], deaths[:count])
@@ -154,6 +155,7 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
         axes.plot([places[i]], [births[i]], "o", color=colour, markerfacecolor=fill, markersize=5)
         if significant[i] or count <= 6:
             names.append((places[i], ", ".join(f"{x:.2g}" for x in points[i])))
+    scale_loss_axis(axes, births[:count], ends)  # again, now that all is drawn
     axes.plot([], [], "o-", color=BLUE, label="significant")
     if not significant[:count].all():
         axes.plot(
@@ -165,7 +167,7 @@ def draw_merge_tree(axes: Axes, result: Any) -> None:
     axes.set_xlim(-0.6, count - 0.4)
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("minimum, at these coordinates")
-    axes.set_ylabel(f"loss{_unit(result)}; each saddle an upper bound")
+    axes.set_ylabel(f"loss{unit_of_loss(result)}; each saddle an upper bound")
     axes.legend(loc="best")
 
 
@@ -187,8 +189,3 @@ def _places(parents: list[int], deaths: np.ndarray) -> list[int]:
         if parent < 0:
             place(i)
     return np.argsort(order).tolist()
-
-
-def _unit(result: Any) -> str:
-    is_entropy = result.provenance.get("objective", {}).get("loss") == "cross_entropy"
-    return " (nats)" if is_entropy else ""

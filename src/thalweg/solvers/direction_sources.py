@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -63,7 +63,7 @@ def kinds_of(kinds: Sequence[Any]) -> tuple[str, ...]:
     ValueError, TypeError
         If one is nothing a direction can come from.
     """
-    return tuple(_kind_of(kind, f"kinds[{i}]") for i, kind in enumerate(kinds))
+    return tuple(_kind_of(kind, f"directions[{i}]") for i, kind in enumerate(kinds))
 
 
 def sources_of(
@@ -85,7 +85,7 @@ def sources_of(
     counts: Counter[str] = Counter()
     found = []
     for i, (kind, sort) in enumerate(zip(kinds, sorts, strict=True)):
-        argument, index = f"kinds[{i}]", counts[sort]
+        argument, index = f"directions[{i}]", counts[sort]
         if sort == "random":
             source = Source(sort, f"random {index}", gaussian(objective, index, seed), {"index": index})
         elif sort == "gradient":
@@ -140,7 +140,7 @@ def _kind_of(kind: Any, argument: str) -> str:
             )
         case Tensor() | np.ndarray():
             return GIVEN if kind.ndim == 1 else TRAJECTORY
-        case Iterable():
+        case Iterable() if not isinstance(kind, Mapping):
             return TRAJECTORY
     raise TypeError(f"`{argument}` must be {CHOICES}, got {type(kind).__name__}.")
 
@@ -188,7 +188,7 @@ def _eigenpairs(
         return {}, None
     num, P = sum(counts[which] for which in ends), objective.space.dim
     if num > P:
-        raise ValueError(f"`kinds` asks for {num} eigenvectors, but there are only P = {P} of them.")
+        raise ValueError(f"`directions` asks for {num} eigenvectors, but there are only P = {P} of them.")
     operator = Hessian(objective)
     found = {}
     for i, which in enumerate(ends):
@@ -218,7 +218,7 @@ def _components(objective: Objective, kinds: Sequence[Any], sorts: Sequence[str]
             places.setdefault(id(kinds[i]), []).append(i)
     found, number = {}, 0
     for group in places.values():
-        argument = f"kinds[{group[0]}]"
+        argument = f"directions[{group[0]}]"
         points = []
         for t, point in enumerate(kinds[group[0]]):
             checked_vector(torch.as_tensor(point), f"{argument}[{t}]", objective.params.shape)

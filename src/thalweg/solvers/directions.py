@@ -304,10 +304,11 @@ def _entries(kinds: Any, num_directions: int | None) -> list[Any]:
         check_count("num_directions", num)
         return [kinds] * num
     if not len(kinds):
-        raise ValueError("`kinds` must hold at least one direction, got none.")
+        raise ValueError("`directions` must hold at least one direction, got none.")
     if num_directions not in (None, len(kinds)):
         raise ValueError(
-            f"`num_directions` goes with a single kind; `kinds` holds {len(kinds)}, got {num_directions!r}."
+            f"`num_directions` goes with a single kind; `directions` holds {len(kinds)}, got "
+            f"{num_directions!r}."
         )
     return list(kinds)
 

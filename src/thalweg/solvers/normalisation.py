@@ -45,7 +45,7 @@ def free_entries(space: ParamSpace, ignore: Ignored) -> Tensor:
     """``(P,)``: True where a direction may move."""
     free = torch.ones(space.dim, dtype=torch.bool)
     for slot in space:
-        if ignore == "bias_and_norm" and len(slot.shape) < 2:
+        if ignore == "bias_and_norm" and (slot.is_norm or len(slot.shape) < 2):
             free[slot.start : slot.stop] = False
     return free
 

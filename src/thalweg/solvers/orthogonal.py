@@ -59,8 +59,8 @@ def mutually_orthogonal(
         if not is_independent(columns[j], seen, precision):
             others = ", ".join(names[i] for i in order[:place])
             raise ValueError(
-                f"`kinds[{j}]` ({names[j]}) must not lie in the span of the other directions ({others}), for "
-                "the surface along them would have fewer dimensions than axes; leave it out."
+                f"`directions[{j}]` ({names[j]}) must not lie in the span of the other directions "
+                f"({others}), for the surface along them would have fewer dimensions than axes; leave it out."
             )
         if not kept[j]:
             turned[j] = orthogonalized(columns[j], seen, rows[j])

@@ -273,10 +273,24 @@ class PairedRows:
         if self._population:
             sums = [np.bincount(t.folds, t.centre_losses, minlength=F) for t in tables]
             levels = np.sum(sums, axis=0) / sizes
-            deviations += self._share * (levels - np.average(levels, weights=sizes))
+            deviations += self._share * (levels - np.average(levels, weights=sizes)) + self._rest(sizes)
         else:
             deviations *= math.sqrt(1 - self._share)
         return torch.from_numpy(deviations.T.copy()), torch.from_numpy(sizes.astype(np.int64))
+
+    def _rest(self, sizes: Array) -> Array:
+        """``(F,)``: what the centre's loss on examples not taken adds to every row, dealt to the folds."""
+        rows, F = self._rows, self._num_folds
+        num_units = sum(table.num_units for table in self._tables)
+        if num_units == rows.num_units:
+            return np.zeros(F)
+        left = examples_of(self._order[num_units:], rows.unit_size, rows.objective.num_examples)
+        losses = rows.centre.example_losses[0][left].double().numpy()
+        folds = self._folds[left // rows.unit_size]
+        # Their mean has a variance; one fold's share of it is that of an F-th of them.
+        sums = np.bincount(folds, losses - losses.mean(), minlength=F)
+        found = (1 - self._share) * sums * F / len(left)
+        return found - np.average(found, weights=sizes)
 
 
 def _merged(tables: Sequence[RowTable], quantity: str) -> UnitMoments:

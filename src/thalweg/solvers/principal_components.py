@@ -57,8 +57,8 @@ def principal_components(points: Sequence[Tensor], centre: Tensor, num: int) -> 
     rank = int((squares > T * torch.finfo(torch.float64).eps * squares[0]).sum())
     if num > rank:
         raise ValueError(
-            f"`kinds` asks for {num} principal components, but the trajectory's {T} points span only {rank} "
-            "directions about the centre; pass more checkpoints, or ask for fewer components."
+            f"`directions` asks for {num} principal components, but the trajectory's {T} points span only "
+            f"{rank} directions about the centre; pass more checkpoints, or ask for fewer components."
         )
     vectors = torch.cat([rows(start).T @ left[:, :num] for start in range(0, P, step)])
     # A small singular value comes out of squares with half the digits, and its vector not quite orthogonal.

@@ -81,9 +81,9 @@ class QuadraticAgreement(Measurement):
     on_all
         The same on all the examples, where these were too many to tell; the rest is then of a few of them.
     verdict
-        ``"agrees"`` if the value lies below `rtol` with its error, ``"differs"`` if it lies above with its
-        error, else ``"undecided"``: the losses are too coarse, the kinks too many, or the plane too flat, to
-        tell.
+        Of the examples compared, see `conclusion`: ``"agrees"`` if the value lies below `rtol` with its
+        error, ``"differs"`` if it lies above with its error, else ``"undecided"``: the losses are too coarse,
+        the kinks too many, or the plane too flat, to tell.
     """
 
     measure: ClassVar[str] = "quadratic_agreement"
@@ -113,11 +113,19 @@ class QuadraticAgreement(Measurement):
             few = self.provenance["objective"]["num_examples"]
             own = f"Hessian {_diagonal(self.hessian_form)}, surface {_diagonal(self.curvatures)}"
             text = f"{text}; of {few} examples, over smaller steps, {own}"
-        return f"{text}: {self.verdict}"
+        return f"{text}: {self.conclusion}"
+
+    @property
+    def conclusion(self) -> str:
+        """The verdict in words, which say of how many examples it is, and what all of them gave."""
+        if self.on_all is None:
+            return self.verdict
+        few, whole = (r.provenance["objective"]["num_examples"] for r in (self, self.on_all))
+        return f"{self.verdict} on {few} of {whole:,} examples, {self.on_all.verdict} on all"
 
     def __repr__(self) -> str:
         head = super().__repr__()
-        return f"{head[:-1]}, surface and Hessian: {self.verdict} within {self.rtol:g})"
+        return f"{head[:-1]}, surface and Hessian: {self.conclusion}, within {self.rtol:g})"
 
 
 def quadratic_agreement(
@@ -192,8 +200,8 @@ def quadratic_agreement(
         return _compared(o, directions, bool(mixed), step, rtol, own, **which)
 
     found = on_all = compared(objective, 0, is_first=bool(sizes))
-    # Of very many kinks even the errors are small, and the difference is theirs: few examples tell it from a
-    # wrong Hessian, which they would show as well.
+    # Of very many kinks even the errors are small, and the difference is theirs. Few examples tell it from a
+    # wrong derivative, which they would show as well; from a sum over many that goes wrong they do not.
     if sizes and on_all.verdict != "agrees":
         for part, few in enumerate(_few(objective, sizes), start=1):
             # By their errors, not by what they come to: how near to the Hessian must not choose.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -360,9 +361,19 @@ def test_a_rate_too_large_is_told_with_the_step(rings) -> None:
         bezier_path(*rings(), num_steps=200, learning_rate=50.0, seed=0)
 
 
+def test_training_that_ended_above_where_it_began_is_said(rings) -> None:
+    good = bezier_path(*rings(), num_steps=60, num_points=5, seed=0)
+    assert not good.has_risen
+    losses = torch.cat([torch.full((10,), 1.0), torch.zeros(80), torch.full((10,), 1.1)]).double()
+    bad = dataclasses.replace(good, training_losses=losses)
+    assert bad.has_risen
+    assert "training ended above where it began" in repr(bad)
+    assert not dataclasses.replace(good, training_losses=torch.zeros(0).double()).has_risen
+
+
 def test_an_end_that_is_broken_is_told_before_training(rings) -> None:
     a, b = rings()
-    with pytest.raises(NonFiniteLossError, match="not finite at alpha = 1 on the curve"):
+    with pytest.raises(NonFiniteLossError, match="the loss of `b` itself is not finite: it is no end"):
         bezier_path(a, b.at(torch.full_like(b.params, math.nan)), num_steps=10, seed=0)
 
 

@@ -106,8 +106,8 @@ STATED = {
     (1, "8"): (0.92, 0.95),
     (2, "8"): (0.925, 0.96),
     (1, "4"): (0.935, 0.975),
-    (41, "4"): (0.83, 0.89),
-    (41, "8"): (0.85, 0.90),
+    (41, "4"): (0.87, 0.91),
+    (41, "8"): (0.87, 0.91),
     (1, "grown"): (0.94, 0.985),
     (2, "grown"): (0.94, 0.98),
     (41, "grown"): (0.89, 0.94),
@@ -153,7 +153,9 @@ def test_intervals_cover(toys, spectrum, repeats, how) -> None:
     slack = 0 if repeats == 2000 else 0.025
     assert least - slack <= covered <= most + slack
     values = np.array([r.value for r in found])
-    assert abs(values.mean() - truth) < 4 * values.std() / math.sqrt(repeats)
+    # A sample that shows little spread stops early, and is low: to a fifth of the standard error asked for.
+    bias = 0.2 * 0.12 * truth if how == "grown" else 0
+    assert abs(values.mean() - truth) < 4 * values.std() / math.sqrt(repeats) + bias
     if "rtol" in arguments:
         assert all(r.error.probe.value <= 0.12 * r.value for r in found if r.error.probe)
 

@@ -253,7 +253,7 @@ def test_the_pass_is_compiled_once_for_all_chunks(toys, monkeypatch) -> None:
         ({"span": math.inf}, "`span` must be positive and finite, got inf"),
         ({"normalisation": "unit"}, "`normalisation` must be one of"),
         ({"directions": ["random"] * 3}, "`directions` must be 2, or one kind for all, got 3"),
-        ({"directions": "sideways"}, "`kinds"),
+        ({"directions": "sideways"}, r"`directions\[0\]` must be one of"),
         ({"rtol": -0.1}, "`rtol` must be a finite number >= 0 or None, got -0.1"),
         ({"atol": 0.0}, "`atol` or `rtol` must be positive"),
         ({"tolerance": (0.1, -1.0)}, r"`tolerance\[1\]` must be a finite number"),
@@ -274,3 +274,8 @@ def test_a_single_batch_is_enough_where_no_spread_is_asked_for(toys) -> None:
     assert not found.loss_standard_errors.any()
     with pytest.raises(ValueError, match="at least two independent units"):
         plane_slice(one, num_points=3, agreement=False, population=True, seed=0)
+
+
+def test_a_store_must_be_one(objective: Objective) -> None:
+    with pytest.raises(TypeError, match=r"`store` must keep arrays by key, got str; .*ArrayStore"):
+        plane_slice(objective, num_points=3, store="folder", seed=0)  # type: ignore[arg-type]

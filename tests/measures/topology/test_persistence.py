@@ -342,3 +342,14 @@ def test_lines_of_a_population_have_noise_and_means_over_several_are_refused():
     several = tw.line_slice(objective, num_points=9, num_directions=3, seed=0)
     with pytest.raises(ValueError, match=r"single slice, got the mean over 3 directions.*num_directions=1"):
         tw.persistence(several)
+
+
+def test_components_lowest_at_the_edge_are_marked():
+    """A saddle has no minimum, and its lowest points on a grid are two corners."""
+    saddle = tw.persistence(of_function(lambda x, y: 5 + x * y, 9, 9))
+    assert saddle.at_edge.tolist() == [True, True]
+    assert saddle.num_significant_at_edge == 2
+    assert "2 at its edge, perhaps no minimum" in repr(saddle)
+    well = tw.persistence(of_function(lambda x, y: x**2 + y**2, 9, 9))
+    assert well.at_edge.tolist() == [False]
+    assert "edge" not in repr(well)

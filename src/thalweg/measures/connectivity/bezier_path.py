@@ -56,6 +56,24 @@ class BezierPath(Path):
     training_losses: Tensor
     training_positions: Tensor
 
+    def _circumstances(self) -> list[str]:
+        return [
+            *(["training ended above where it began"] if self.has_risen else []),
+            *super()._circumstances(),
+        ]
+
+    @property
+    def has_risen(self) -> bool:
+        """Whether the last tenth of the training losses lies above the first, on the straight line or near.
+
+        The learning rate is then too large, or the steps too few: the curve is no better than that line.
+        """
+        tenth = -(-len(self.training_losses) // 10)
+        return (
+            tenth > 0
+            and float(self.training_losses[-tenth:].mean() - self.training_losses[:tenth].mean()) > 0
+        )
+
     def params_at(self, t: float) -> Tensor:
         """Parameters ``(P,)`` of the curve at t in [0, 1]: what `Objective.at` takes."""
         if not 0 <= t <= 1:

@@ -68,7 +68,7 @@ def check_ends(a: Objective, b: Objective, shape: str) -> None:
     """Raise unless both ends have a finite loss, and the models compute the same function of parameters."""
     own = b.evaluate_points([(b.params, b.buffers)], allow_non_finite=True)
     ends = a.evaluate_points([(a.params, a.buffers), (b.params, b.buffers)], allow_non_finite=True)
-    _check_finite(torch.cat([ends.losses, own.losses]), torch.tensor([0.0, 1.0, 1.0]), shape)
+    _check_finite(a, ends.losses, own.losses, torch.tensor([0.0, 1.0]), shape)
     check_same_losses(ends.example_losses[1], own.example_losses[0])
 
 
@@ -121,7 +121,7 @@ def evaluate_path(
         num_points=num_points,
     )
     losses = found.losses
-    _check_finite(torch.cat([losses, own.losses]), torch.cat([alphas, alphas[-1:]]), shape)
+    _check_finite(a, losses, own.losses, alphas, shape)
     check_same_losses(found.example_losses[-1], own.example_losses[0])
 
     heights = losses - _chord(alphas, losses)
@@ -183,12 +183,17 @@ def _hidden_height(losses: Tensor, peak: int) -> float:
     return float(near.abs().max() + near.max() - near.min()) / 8
 
 
-def _check_finite(losses: Tensor, alphas: Tensor, shape: str) -> None:
+def _check_finite(a: Objective, losses: Tensor, own: Tensor, alphas: Tensor, shape: str) -> None:
+    for name, end in (("a", losses[0]), ("b", own[0])):
+        if not bool(end.isfinite()):
+            raise NonFiniteLossError(f"the loss of `{name}` itself is not finite: it is no end of a {shape}.")
     bad = alphas[~losses.isfinite()].unique()
     if len(bad):
         where = ", ".join(f"{alpha:g}" for alpha in bad.tolist())
+        hint = "."
+        if a.has_batch_norm and a.batch_norm == "running":
+            hint = "; where interpolated statistics are at fault, 'recalibrated' mode is not affected."
         raise NonFiniteLossError(
-            f"the loss is not finite at alpha = {where} on the {shape} from `a` to `b`, so it has no "
-            "barrier; where batch norm's interpolated statistics are at fault, 'recalibrated' mode is not "
-            "affected."
+            f"the loss is not finite at alpha = {where} on the {shape} from `a` to `b`, so it has no barrier"
+            f"{hint}"
         )

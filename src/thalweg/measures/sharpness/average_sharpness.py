@@ -45,8 +45,8 @@ class AverageSharpness(Measurement):
     the scale of the noise that raises the loss by a given amount. Samples of a quadratic are sums of
     chi-squares: where few directions have most of the curvature they are so skewed that symmetric intervals
     miss on one side: of two equal directions 8 samples' cover 89 % where they say 95, these 94 %, and of a
-    single one 93. The worst there is, one direction with half of the curvature beside a flat bulk, is covered
-    by 86 % with 4 samples, 88 with 8 and 91 with 24.
+    single one 94. The worst there is, one direction with half of the curvature beside a flat bulk, is covered
+    by 86 to 89 % with 4 samples or 8, and by 92 to 93 when grown to a tolerance.
 
     Parameters
     ----------

@@ -184,6 +184,11 @@ def slice_grid(
     check_spans(span, num_axes, trajectory is not None)
     check_flag("population", population)
     check_flag("agreement", agreement)
+    if store is not None and not hasattr(store, "get"):
+        raise TypeError(
+            f"`store` must keep arrays by key, got {type(store).__name__}; of a folder make "
+            "tw.ArrayStore(folder)."
+        )
     target = Tolerance.checked(("atol", atol), ("rtol", rtol))
     allowed = checked_tolerance(tolerance)
     stream_seed(seed)

@@ -62,6 +62,9 @@ class Persistence(Measurement):
         that were interpolated. Infinite where an axis has fewer than three points.
     level, ceiling
         As asked.
+    at_edge
+        ``(C,)`` bool: components whose lowest point lies at the edge of the grid, where the loss may go on
+        falling beyond: no minimum of the plane need be there. ``None`` in records of before it was looked at.
     num_walls
         Points without a finite loss. They are above every level: never filled in, and what they keep apart or
         surround never dies.
@@ -85,6 +88,7 @@ class Persistence(Measurement):
     level: float
     ceiling: float | None
     num_walls: int
+    at_edge: Tensor | None = None
 
     @property
     def margin(self) -> float:
@@ -112,6 +116,15 @@ class Persistence(Measurement):
         """Features of one dimension that neither noise nor grid can have made."""
         return int(self.is_significant[self.dimensions == dimension].sum())
 
+    @property
+    def num_significant_at_edge(self) -> int:
+        """Significant components that are lowest at the edge of the grid."""
+        return (
+            0
+            if self.at_edge is None
+            else int((self.at_edge & self.is_significant[: len(self.at_edge)]).sum())
+        )
+
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """From the value upwards, up to the noise band's own level; beyond it one component is certain."""
         low, _ = super().interval(level)
@@ -119,6 +132,8 @@ class Persistence(Measurement):
 
     def __repr__(self) -> str:
         components = f"at least {self.value:g} of {len(self.parents)} components of the slice significant"
+        if self.num_significant_at_edge:
+            components += f" ({self.num_significant_at_edge} at its edge, perhaps no minimum)"
         others = [
             f"{self.num_significant(k)} {name}{'' if self.num_significant(k) == 1 else 's'}"
             for k, name in ((1, "loop"), (2, "void"))
@@ -253,7 +268,14 @@ def persistence(
         level=float(level),
         ceiling=None if ceiling is None else top,
         num_walls=int(np.isinf(heights).sum()),
+        at_edge=torch.from_numpy(_at_edge(components.minima, heights.shape)),
     )
+
+
+def _at_edge(positions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """``(C,)``: which flat positions lie at an end of an axis."""
+    indices = np.unravel_index(positions, shape)
+    return np.any([(i == 0) | (i == n - 1) for i, n in zip(indices, shape, strict=True)], axis=0)
 
 
 def _grid(surface: Surface) -> tuple[np.ndarray, tuple[Tensor, ...]]:
