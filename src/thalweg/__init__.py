@@ -12,6 +12,7 @@ from thalweg.analyses.invariance_audit import InvarianceAudit, invariance_audit
 from thalweg.analyses.mode_connectivity import mode_connectivity
 from thalweg.analyses.mode_connectivity_result import ModeConnectivity
 from thalweg.analyses.monitor import Monitor
+from thalweg.analyses.monitored_run import MonitoredRun
 from thalweg.analyses.runs import Run, Runs
 from thalweg.analyses.seed_spread import SeedSpread, seed_spread
 from thalweg.core.array_store import ArrayStore
@@ -96,6 +97,7 @@ __all__ = [
     "MergeTree",
     "ModeConnectivity",
     "Monitor",
+    "MonitoredRun",
     "NoiseAlignment",
     "NonFiniteLossError",
     "NondeterminismError",

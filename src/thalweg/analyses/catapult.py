@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 # The loss is up when it lies above the lowest so far by this part of it.
 RISE = 0.5
@@ -48,6 +49,14 @@ class Catapults:
         if not self._is_up(loss):
             self._calm(loss, sharpness)
         return False
+
+    def state_dict(self) -> dict[str, float | None]:
+        """What `load_state_dict` goes on from."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, float | None]) -> None:
+        """Go on from there."""
+        vars(self).update(state)
 
     def _is_up(self, loss: float) -> bool:
         return loss > self._lowest + RISE * abs(self._lowest)

@@ -1,63 +1,39 @@
-"""Curvature, noise and stability along a training run, for a stated share of its time."""
+"""Curvature, noise and stability along a training run, for a stated share of its work."""
 
 from __future__ import annotations
 
 import copy
-import math
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from thalweg.analyses.catapult import Catapults
-from thalweg.analyses.monitor_readings import (
-    WATCHED,
-    Numbers,
-    batch_threshold,
-    eigenvalue_numbers,
-    is_plain,
-)
-from thalweg.analyses.time_allowance import TimeAllowance
+from thalweg.analyses.monitor_choice import measures_of, probe_of
+from thalweg.analyses.monitor_costs import UNITS, MonitorCosts
+from thalweg.analyses.monitor_looks import Failure, Looks
+from thalweg.analyses.monitor_readings import Numbers
+from thalweg.analyses.monitored_run import MonitoredRun
 from thalweg.core.arguments import check_count, check_one_of, is_number
-from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import Measurement
 from thalweg.core.rng import stream_seed
-from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues
-from thalweg.measures.sharpness.optimizer_match import held_parameters
-from thalweg.measures.sharpness.optimizer_step import RULES, OptimizerStep, optimizer_step
 from thalweg.objective.batch_norm import BatchNormMode, batch_norm_layers
 from thalweg.objective.examples import read_examples
 from thalweg.objective.guards import unwrapped
 from thalweg.objective.losses import Loss
 from thalweg.objective.objective import DEFAULT_BATCH_SIZE, Objective
-from thalweg.objective.value_and_gradient import value_and_gradient
-
-# The one look that every measuring step begins with: the network read, its loss and gradient on the probe.
-GRADIENT = "gradient"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What a measure could not do: when, which, and what it said."""
-
-    step: int
-    measure: str
-    message: str
 
 
 class Monitor:
     r"""Follows a training run from inside anybody's loop, by `step` once after each of the optimizer's.
 
-    Loss and gradient norm are taken on the probe at every measuring step; of the other measures those whose
-    turn it is, such that all together take at most `max_overhead` of the seconds of training. Each has an
-    account, `thalweg.analyses.time_allowance`: cheap ones are taken each time, dear ones when enough has been
-    saved, and where not even the gradient is paid for, the step is none. How long a measure takes is known
-    after its first time; what a bad guess before that costs is earned again before anything else is measured.
-    Only the first gradient is taken on credit.
+    Loss and gradient norm of the probe are taken at every measuring step, each other measure when it is its
+    turn, such that all together take at most `max_overhead` of the training's work: the rule is in
+    `thalweg.analyses.allowance`. The first look of each measure is made early, on credit. Until the first
+    looks are paid for, the overhead may be up to twice the stated one, and the proof of the derivatives comes
+    on top, once. `schedule` says when what is due.
 
     Nothing of the user's is changed: model, gradients, optimizer, generators, modes. The network is copied at
     each measuring step and measured as an `Objective` would: dropout off, batch norm as `batch_norm` says.
@@ -69,26 +45,34 @@ class Monitor:
     model, optimizer
         As in the training loop. The optimizer's settings are read at each measuring step, as they are then.
     data
-        The probe: a fixed part of the training data, in any form that `Objective` takes.
+        A fixed part of the training data, or all of them, in any form that `Objective` takes.
     every
         Steps between measuring steps, at the least.
     max_overhead
-        Seconds of the monitor over seconds of training between its calls; ``math.inf`` for no limit.
+        Work of the monitor over work of training; ``math.inf`` for no limit: everything each time.
+    unit
+        In which work is counted. ``"passes"``: loss and gradient of one example is one, of training as of the
+        monitor, so that what is measured when is the same in every run. ``"seconds"``: by the clock, which
+        keeps the share whatever a pass takes, but no two runs alike. Default: passes where the size of the
+        training's batches is known, from `batch_size` or the loader, else seconds.
     loss
         Per example, as in `Objective`.
     batch_norm
         As in `Objective`. Default: ``"batch"`` where a batch-norm layer is in training mode now, that being
         the function that the optimizer follows, else ``"running"``.
     batch_size
-        Of the training's batches: for noise scale, batch sharpness and batch statistics. Default: the probe's
-        loader's, else 128, and at most the probe.
+        Examples that a step of the optimizer takes, accumulated ones too: for the work of training, noise
+        scale, batch sharpness and batch statistics. Default: the loader's, else 128, and at most the data.
+    num_examples
+        Of the data, drawn once, the probe. Default: as many as `thalweg.analyses.monitor_choice.probe_of` has
+        room for.
     measures
         Some of `thalweg.analyses.monitor_readings.WATCHED`. Default: all that apply; `left_out` says which do
         not, and why.
     micro_batch
         As in `Objective`.
     seed
-        Of every measure, the same at each step, so that steps differ by the network alone.
+        Of the probe and of every measure, the same at each step, so that steps differ by the network alone.
     clock
         Seconds from any origin.
 
@@ -96,12 +80,10 @@ class Monitor:
     ----------
     num_steps
         Steps so far.
+    num_examples
+        Of the probe.
     history
         What `step` returned, one dictionary a measuring step.
-    last
-        The latest `Measurement` by the name of its measure.
-    failures
-        What could not be measured. It never stops the training.
     left_out
         Measures that do not apply, and why.
 
@@ -121,9 +103,11 @@ class Monitor:
         *,
         every: int = 100,
         max_overhead: float = 0.1,
+        unit: str | None = None,
         loss: Loss = "cross_entropy",
         batch_norm: BatchNormMode | None = None,
         batch_size: int | None = None,
+        num_examples: int | None = None,
         measures: Sequence[str] | None = None,
         micro_batch: int | str = "auto",
         seed: int,
@@ -133,8 +117,10 @@ class Monitor:
         if not is_number(max_overhead) or not max_overhead > 0:
             raise ValueError(
                 f"`max_overhead` must be positive, got {max_overhead!r}; 0.1 is a tenth of the training's "
-                "time, math.inf no limit."
+                "work, math.inf no limit."
             )
+        if unit is not None:
+            check_one_of("unit", unit, UNITS)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
                 f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}; of a wrapper "
@@ -142,187 +128,174 @@ class Monitor:
             )
         stream_seed(seed)
         self.every, self.seed = int(every), int(seed)
-        self._time = TimeAllowance(float(max_overhead), clock)
         self._model, self._optimizer = unwrapped(model), optimizer
-        examples, loader_batch_size = read_examples(data)
-        _ = examples.hash  # once, for all the provenances to come
-        size = batch_size
-        if size is None:
-            size = min(loader_batch_size or DEFAULT_BATCH_SIZE, examples.num_examples)
+        whole, loader_batch_size = read_examples(data)
+        size = batch_size if batch_size is not None else loader_batch_size
+        unit = unit or ("seconds" if size is None else "passes")
+        size = min(DEFAULT_BATCH_SIZE, whole.num_examples) if size is None else size
         check_count("batch_size", size)
-        if size > examples.num_examples:
+        if size > whole.num_examples:
             raise ValueError(
-                f"`batch_size` must be at most the {examples.num_examples} examples of the probe, from which "
-                f"batches are drawn, got {size}; take a larger probe."
+                f"`batch_size` must be at most the {whole.num_examples} examples of `data`, from which "
+                f"batches are drawn, got {size}; give more data."
             )
+        probe = probe_of(
+            whole,
+            num_examples,
+            batch_size=size,
+            every=self.every,
+            max_overhead=float(max_overhead),
+            seed=self.seed,
+        )
+        _ = probe.hash  # once, for all the provenances to come
+        self._batch_size = int(size)
         self._settings: dict[str, Any] = {
-            "data": examples,
+            "data": probe,
             "loss": loss,
             "batch_norm": self._followed() if batch_norm is None else batch_norm,
-            "batch_size": size,
+            "batch_size": min(size, probe.num_examples),
             "micro_batch": micro_batch,
             "compile": False,  # a graph a step would cost more than it saves
         }
         objective = self._objective()
-        self._device = objective.device
-        self.left_out: dict[str, str] = {}
-        self.measures = self._chosen(measures, objective)
+        self._description = objective.describe()
+        self._costs = MonitorCosts(float(max_overhead), unit, clock, objective.device)
+        self.num_examples = probe.num_examples
+        self.measures, self.left_out = measures_of(measures, objective, optimizer)
+        self._looks = Looks(objective, optimizer, self.measures, seed=self.seed, costs=self._costs)
         self.num_steps = 0
         self.history: list[Numbers] = []
-        self.last: dict[str, Measurement] = {}
-        self.failures: list[Failure] = []
-        self._warm: dict[str, torch.Tensor] = {}
-        self._solved_once = (
-            False  # whether the preconditioned matrix is the Hessian, whose top is taken anyway
-        )
-        self._catapults = Catapults()
-        self._time.leave()
+        self._pending = 0  # examples since the last measuring step
+        self._costs.leave()
+
+    # -- what it says of itself -----------------------------------------------------------------------
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the numbers, the same in every reading."""
+        return self._looks.keys
+
+    @property
+    def last(self) -> dict[str, Measurement]:
+        """The latest result by the name of its measure."""
+        return dict(self._looks.last)
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What could not be measured. It never stops the training."""
+        return list(self._looks.failures)
 
     @property
     def overhead(self) -> float:
         """Seconds spent here so far over seconds of training, up to the last measuring step."""
-        return self._time.overhead
+        return self._costs.overhead
 
     @property
-    def costs(self) -> dict[str, float]:
-        """Seconds that each measure took the last time, and ``gradient``: copy, loss and gradient."""
-        return dict(self._time.costs)
+    def passes_overhead(self) -> float:
+        """The same in passes."""
+        return self._costs.passes_overhead
 
-    def __repr__(self) -> str:
-        return (
-            f"Monitor(step {self.num_steps}, {len(self.history)} measured, overhead {self.overhead:.2g} of "
-            f"{self._time.share:g}, {', '.join(self.measures)})"
+    @property
+    def diverged_at(self) -> int | None:
+        """The first measuring step with a loss or gradient that was not finite."""
+        return next((int(n["step"] or 0) for n in self.history if n["diverged"]), None)
+
+    def schedule(self) -> dict[str, int]:
+        """At which step each measure will be taken next, if all costs stay as they are; ``gradient`` is the
+        measuring step itself. In seconds nothing is known before the first."""
+        done = self.num_steps // self.every
+        ahead = self._costs.forecast(self._batch_size * self.every, done, self._looks.expected())
+        return {name: (done + occasions) * self.every for name, occasions in ahead.items()}
+
+    def result(self) -> MonitoredRun:
+        """All readings so far as one result, to be kept and drawn: ``tw.plot(monitor.result())``."""
+        return MonitoredRun.of(
+            self.history,
+            self.keys,
+            [dataclasses.asdict(failure) for failure in self.failures],
+            {"function": "monitor", "arguments": self._arguments(), "objective": self._description},
         )
 
-    def step(self) -> Numbers | None:
+    def __repr__(self) -> str:
+        unit, limit = self._costs.unit, self._costs.share
+        share = self.overhead if unit == "seconds" else self.passes_overhead
+        return (
+            f"Monitor(step {self.num_steps}, {len(self.history)} measured on {self.num_examples} examples, "
+            f"overhead {share:.2g} of {limit:g} in {unit}, {', '.join(self.measures)})"
+        )
+
+    # -- along the run --------------------------------------------------------------------------------
+
+    def step(self, num_examples: int | None = None) -> Numbers | None:
         """Count a step of the optimizer, and measure if it is time.
+
+        Parameters
+        ----------
+        num_examples
+            That the step took. Default: `batch_size`.
 
         Returns
         -------
-        ``None`` on most steps. On a measuring step numbers by name, all floats: ``step``, ``loss``,
-        ``gradient_norm``, ``lr`` (the largest of the groups), what each measure says whose turn it was, and
+        ``None`` on most steps. On a measuring step the numbers named by `keys`, floats, or ``None`` for what
+        was not measured this time: ``step``, ``loss``, ``gradient_norm``, ``lr`` (the largest of the groups),
+        what each measure says, and
 
         - ``threshold``, and ``above_threshold``: 1 if the preconditioned sharpness exceeds it, else 0;
         - ``batch_sharpness_threshold``, 2 / lr, under plain SGD;
         - ``catapult``: 1 where one was seen to end, see `thalweg.analyses.catapult`, else 0;
         - ``diverged``: 1 where loss or gradient is not finite, and then nothing else is measured, else 0;
-        - ``skipped/NAME`` and ``failed/NAME``, 1 each: not its turn; see `failures`;
-        - ``seconds``, ``overhead``: of this step, and in all.
+        - ``failed``: how many measures raised; see `failures`;
+        - ``passes`` and ``seconds`` of this step, ``passes_overhead`` and ``overhead`` in all.
         """
         self.num_steps += 1
+        self._pending += self._batch_size if num_examples is None else num_examples
         if self.num_steps % self.every:
             return None
-        self._wait()
-        self._time.arrive()
-        before = self._time.spent
+        passes, self._pending = self._pending, 0
+        self._costs.arrive(passes, self._looks.expected())
         try:
-            numbers = self._measure()
+            numbers = self._looks.take(self.num_steps, self._objective)
         finally:
-            self._time.leave()
+            self._costs.leave()
         if numbers is None:
             return None
-        numbers |= {"seconds": self._time.spent - before, "overhead": self.overhead}
+        numbers |= self._costs.numbers()
         self.history.append(numbers)
         return dict(numbers)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` goes on from: counters, readings, accounts, warm starts. Plain values and
+        tensors, which `torch.save` writes and ``torch.load`` reads with ``weights_only=True``."""
+        return {
+            "settings": self._identity(),
+            "num_steps": self.num_steps,
+            "pending": self._pending,
+            "history": [dict(numbers) for numbers in self.history],
+            "looks": self._looks.state_dict(),
+            "costs": self._costs.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another monitor was, to the numbers that it would have had; `last` begins anew.
+
+        Raises
+        ------
+        ValueError
+            If that one measured something else, naming what differs.
+        """
+        own = self._identity()
+        for name, theirs in state["settings"].items():
+            if own.get(name) != theirs:
+                raise ValueError(
+                    f"`state` must be of a monitor with the same {name}, {own.get(name)!r}, got {theirs!r}; "
+                    "make this one with its arguments, or begin anew without its state."
+                )
+        self.num_steps, self._pending = state["num_steps"], state["pending"]
+        self.history = [dict(numbers) for numbers in state["history"]]
+        self._looks.load_state_dict(state["looks"])
+        self._costs.load_state_dict(state["costs"])
+
     # -- inside ---------------------------------------------------------------------------------------
-
-    def _measure(self) -> Numbers | None:
-        # Half for what every measuring step begins with, so that neither it nor the rest starves.
-        is_due = bool(self._time.pour({GRADIENT: self._time.costs.get(GRADIENT, 0.0)}, part=0.5))
-        self._time.pour(self._costs())
-        if not is_due:
-            return None
-        numbers: Numbers = {"step": float(self.num_steps), "lr": self._lr(), "diverged": 0.0}
-        try:
-            objective = self._objective()
-            numbers["loss"], gradient = value_and_gradient(objective)
-        except NonFiniteLossError:
-            return self._billed(numbers | {"loss": math.nan, "gradient_norm": math.nan, "diverged": 1.0})
-        except Exception as error:
-            self._failed(GRADIENT, error, numbers)
-            return self._billed(numbers)
-        numbers["gradient_norm"] = float(gradient.cpu().double().norm())
-        names, step = list(self.measures), None
-        if "preconditioned_sharpness" in names:
-            step = self._look(
-                "preconditioned_sharpness", lambda: optimizer_step(objective, self._optimizer), numbers
-            )
-            self._solved_once = step is not None and is_plain(step) and "top_eigenvalues" in names
-            if step is None or self._solved_once:
-                names.remove("preconditioned_sharpness")
-        self._billed(numbers)
-        due = self._time.pour(self._costs())  # once more: only now the gradient's cost is known for sure
-        for name in names:
-            if name in due:
-                self._take(name, objective, numbers)
-            else:
-                numbers[f"skipped/{name}"] = 1.0
-        self._stability(step, numbers)
-        return numbers
-
-    def _costs(self) -> Numbers:
-        """Seconds that each measure is expected to take; of none until the gradient has been timed."""
-        gradient = self._time.costs.get(GRADIENT)
-        if gradient is None:
-            return {}
-        names = [n for n in self.measures if not (n == "preconditioned_sharpness" and self._solved_once)]
-        return {name: self._time.costs.get(name, WATCHED[name].cost * gradient) for name in names}
-
-    def _take(self, name: str, objective: Objective, numbers: Numbers) -> None:
-        watched = WATCHED[name]
-        arguments: dict[str, Any] = {"seed": self.seed} if watched.has_seed else {}
-        if watched.takes_optimizer:
-            arguments["optimizer"] = self._optimizer
-        warm = self._warm.get(name)
-        if warm is not None and len(warm) == objective.space.dim:  # not after a layer was frozen
-            arguments["start"] = warm
-        result = self._look(
-            name, lambda: watched.function(objective, **watched.arguments, **arguments), numbers
-        )
-        if result is not None:
-            self.last[name] = result
-            numbers |= watched.numbers(result)
-            if watched.warm:
-                self._warm[name] = watched.warm(result)
-        self._wait()
-        self._time.bill(name)
-
-    def _stability(self, step: OptimizerStep | None, numbers: Numbers) -> None:
-        """What follows from what was measured: thresholds and flags."""
-        if step is not None:
-            numbers["threshold"] = step.threshold
-            if self._solved_once:
-                top = self.last.get("top_eigenvalues")
-                if "lambda_max" in numbers and isinstance(top, TopEigenvalues):
-                    numbers |= eigenvalue_numbers(top, "preconditioned_sharpness")
-                else:
-                    numbers["skipped/preconditioned_sharpness"] = 1.0
-            if "preconditioned_sharpness" in numbers:
-                numbers["above_threshold"] = float(numbers["preconditioned_sharpness"] > step.threshold)
-        if "batch_sharpness" in self.measures:
-            threshold = batch_threshold(self._optimizer)
-            if threshold is not None:
-                numbers["batch_sharpness_threshold"] = threshold
-        if "top_eigenvalues" in self.measures:
-            numbers["catapult"] = float(self._catapults.saw(numbers["loss"], numbers.get("lambda_max")))
-
-    def _look(self, name: str, look: Callable[[], Any], numbers: Numbers) -> Any:
-        """What it returns, or ``None`` where it fails, which is written down: training goes on."""
-        try:
-            return look()
-        except Exception as error:
-            self._failed(name, error, numbers)
-            return None
-
-    def _failed(self, name: str, error: Exception, numbers: Numbers) -> None:
-        numbers[f"failed/{name}"] = 1.0
-        self.failures.append(Failure(self.num_steps, name, f"{type(error).__name__}: {error}"))
-
-    def _billed(self, numbers: Numbers) -> Numbers:
-        self._wait()
-        self._time.bill(GRADIENT)
-        return numbers
 
     def _objective(self) -> Objective:
         """The network as it is now; dropout in training mode is off in the copy."""
@@ -332,47 +305,20 @@ class Monitor:
         trains = any(layer.training for layer in batch_norm_layers(self._model).values())
         return "batch" if trains else "running"
 
-    def _lr(self) -> float:
-        return max(float(group["lr"]) for group in self._optimizer.param_groups)
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "every": self.every,
+            "max_overhead": self._costs.share,
+            "unit": self._costs.unit,
+            "batch_size": self._batch_size,
+            "num_examples": self.num_examples,
+            "measures": list(self.measures),
+            "seed": self.seed,
+        }
 
-    def _wait(self) -> None:
-        """Until the device has done what it was told, so that seconds count where they belong."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        elif self._device.type == "mps":
-            torch.mps.synchronize()
-
-    def _chosen(self, measures: Sequence[str] | None, objective: Objective) -> tuple[str, ...]:
-        """The measures asked for, in the order of `WATCHED`; of all, those that apply."""
-        if isinstance(measures, str):
-            raise TypeError(f"`measures` must be a list of names, got {measures!r}; write [{measures!r}].")
-        asked = list(WATCHED) if measures is None else list(measures)
-        for name in asked:
-            check_one_of("measures", name, WATCHED, some=True)
-        for name, reason in self._inapplicable(objective).items():
-            if name not in asked:
-                continue
-            if measures is not None:
-                raise ValueError(f"`measures` must not have {name!r} here: {reason}.")
-            self.left_out[name] = reason
-        chosen = tuple(name for name in WATCHED if name in asked and name not in self.left_out)
-        if "preconditioned_sharpness" in chosen:
-            held_parameters(objective, self._optimizer)
-        return chosen
-
-    def _inapplicable(self, objective: Objective) -> dict[str, str]:
-        reasons: dict[str, str] = {}
-        if type(self._optimizer) not in RULES:
-            known = ", ".join(rule.__name__ for rule in RULES)
-            reasons["preconditioned_sharpness"] = (
-                f"the update of {type(self._optimizer).__name__} and its stability are not known; known are "
-                f"{known}"
-            )
-        in_batches = objective.batch_norm == "batch" and objective.has_batch_norm
-        if in_batches and objective.num_examples <= objective.batch_size:
-            reasons["gradient_noise"] = (
-                f"under batch statistics it is the noise of whole batches, and the probe of "
-                f"{objective.num_examples} examples is one batch of {objective.batch_size}; take a larger "
-                "probe, a smaller `batch_size`, or batch_norm='running'"
-            )
-        return reasons
+    def _identity(self) -> dict[str, Any]:
+        """What two monitors must share for one to go on where the other was."""
+        return {
+            **self._arguments(),
+            **{key: self._description[key] for key in ("data", "batch_norm", "num_params", "loss")},
+        }
