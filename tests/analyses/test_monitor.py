@@ -259,6 +259,89 @@ def test_a_run_that_is_watched_is_the_run_that_is_not() -> None:
     assert torch.equal(*weights)
 
 
+def in_a_closure(model: nn.Module, optimizer: Any, data: tuple[Tensor, Tensor]) -> None:
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(data[0]), data[1])
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+def accumulating(model: nn.Module, optimizer: Any, data: tuple[Tensor, Tensor]) -> None:
+    optimizer.zero_grad(set_to_none=False)
+    for x, y in zip(data[0].split(7), data[1].split(7), strict=True):
+        (nn.functional.cross_entropy(model(x), y) / 3).backward()
+    optimizer.step()
+
+
+def scaled_in_half_precision(model: nn.Module, optimizer: Any, data: tuple[Tensor, Tensor]) -> None:
+    scaler = torch.amp.GradScaler("cpu")  # pyright: ignore[reportPrivateImportUsage]
+    optimizer.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = nn.functional.cross_entropy(model(data[0]), data[1])
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+
+
+LOOPS: dict[str, Callable[..., None]] = {
+    "closure": in_a_closure,
+    "accumulated": accumulating,
+    "scaled": scaled_in_half_precision,
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_in_any_loop(name: str, unchanged: Any) -> None:
+    """Gradients stay where they are, scaled or half accumulated, and ambient autocast is not felt."""
+    model = networks.mlp().float().train()
+    data = (networks.vectors()[0].float(), networks.vectors()[1])
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    monitor = tw.Monitor(model, optimizer, data, measures=CHEAP, batch_size=21, **UNLIMITED)
+    for _ in range(2):
+        LOOPS[name](model, optimizer, data)
+        momenta = [state["momentum_buffer"] for state in optimizer.state.values()]
+        with unchanged(model, momenta), torch.autocast("cpu", dtype=torch.bfloat16):
+            numbers = monitor.step()
+        assert numbers is not None
+        assert numbers["loss"] == tw.Objective(copy.deepcopy(model).eval(), data).value()
+    assert not monitor.failures
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "compiled": lambda model: torch.compile(model),  # pyright: ignore[reportReturnType]
+    "compiled in place": lambda model: model.compile() or model,
+    "data parallel": nn.DataParallel,
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_wrappers_are_looked_through(name: str) -> None:
+    model, optimizer, data = started()
+    own = tw.Objective(copy.deepcopy(model).eval(), data).value()
+    asked = ["gradient_noise", "top_eigenvalues", "preconditioned_sharpness"]
+    monitor = tw.Monitor(WRAPPERS[name](model), optimizer, data, measures=asked, **UNLIMITED)
+    numbers = monitor.step()
+    assert numbers is not None
+    assert not monitor.failures
+    assert numbers["loss"] == own
+    assert numbers["threshold"] == pytest.approx(20)
+
+
+def test_parameters_in_shards_are_refused() -> None:
+    class FSDPModule:
+        """By this name `torch.distributed.fsdp.fully_shard` marks a module's class."""
+
+    class Sharded(FSDPModule, nn.Linear):
+        pass
+
+    model = nn.Sequential(nn.Linear(5, 4), Sharded(4, 3)).double()
+    with pytest.raises(TypeError, match=r"`model` must hold its parameters whole, but '1' is sharded \(FSDP"):
+        tw.Monitor(model, SGD(model.parameters(), lr=0.1), networks.vectors(), seed=0)
+
+
 # -- trouble ------------------------------------------------------------------------------------------------
 
 
@@ -644,7 +727,7 @@ def run_of(num_steps: int, *, stop: int | None = None, folder: Any = None) -> tw
     def begun() -> tuple[nn.Module, Optimizer, tuple[Tensor, Tensor], tw.Monitor]:
         model = networks.mlp().train()
         optimizer, data = Adam(model.parameters(), lr=0.02), networks.vectors()
-        monitor = tw.Monitor(model, optimizer, data, batch_size=7, every=2, max_overhead=3, seed=0)
+        monitor = tw.Monitor(model, optimizer, data, batch_size=7, every=2, max_overhead=200, seed=0)
         return model, optimizer, data, monitor
 
     model, optimizer, data, monitor = begun()
