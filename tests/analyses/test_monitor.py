@@ -127,6 +127,7 @@ def test_under_plain_sgd_the_same_matrix_is_not_solved_twice() -> None:
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float, bool]] = {
     "gradient descent": (SGD, {}, 2.0, True),
     "heavy ball": (SGD, {"momentum": 0.9}, 3.8, False),
+    "nesterov": (SGD, {"momentum": 0.9, "nesterov": True}, 3.8 / 2.8, False),
     "decay": (SGD, {"weight_decay": 0.05}, 2.0, False),
     "adamw": (AdamW, {"weight_decay": 0.05}, 19 * (2 - 0.005), False),
     "rmsprop": (RMSprop, {}, 2.0, False),
@@ -605,6 +606,8 @@ def test_the_examples_of_a_step_may_be_told() -> None:
     )
     for number in (7, 7, 7, 3, 70, 70, 70, 70):
         monitor.step(number)
+    with pytest.raises(ValueError, match="`num_examples` must be a whole number of at least 1, got 0"):
+        monitor.step(0)
     assert monitor.history[-1]["passes_overhead"] == pytest.approx(
         sum(n["passes"] for n in monitor.history) / (24 + 280)
     )

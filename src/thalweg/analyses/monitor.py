@@ -247,6 +247,8 @@ class Monitor:
         - ``failed``: how many measures raised; see `failures`;
         - ``passes`` and ``seconds`` of this step, ``passes_overhead`` and ``overhead`` in all.
         """
+        if num_examples is not None:
+            check_count("num_examples", num_examples)
         self.num_steps += 1
         self._pending += self._batch_size if num_examples is None else num_examples
         if self.num_steps % self.every:

@@ -16,7 +16,6 @@ from thalweg.report.figures import (
     VERMILLION,
     new_figure,
     numbers,
-    scale_loss_axis,
     unit_of_loss,
 )
 
@@ -62,7 +61,7 @@ def _draw_loss(axes: Axes, result: Any) -> None:
     losses = _draw(axes, result, "loss", BLUE, f"loss{unit_of_loss(result)}")
     norms = _draw(axes, result, "gradient_norm", GREY, "gradient norm")
     axes.set_ylabel("of the probe")
-    scale_loss_axis(axes, losses, norms)
+    _scale(axes, [losses, norms])
 
 
 def _draw_sharpness(axes: Axes, result: Any) -> None:
