@@ -99,7 +99,7 @@ def test_the_mean_over_all_batches_is_met() -> None:
     assert found.error.data.value == pytest.approx(spread, rel=0.2)
 
 
-@pytest.mark.parametrize("repeats", [200, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_its_intervals_cover(repeats: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of a dozen of eighteen, nearer to a Gaussian than pairs; the operator is proved once."""
     objective, _ = least_squares(18)
