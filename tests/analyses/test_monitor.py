@@ -65,6 +65,8 @@ def test_its_numbers_are_the_measures_own() -> None:
             more: dict[str, Any] = {"seed": 0} if watched.has_seed else {}
             if watched.takes_optimizer:
                 more["optimizer"] = optimizer
+            if watched.warm:
+                more["levels"] = ()
             if name in warm:
                 more["start"] = warm[name]
             own = getattr(tw, name)(objective, **watched.arguments, **more)
@@ -97,7 +99,7 @@ def test_its_numbers_are_the_measures_own() -> None:
     assert not monitor.failures
     assert [n["step"] for n in monitor.history] == [1, 2]
     warm_one, cold = (
-        tw.top_eigenvalues(objective, **WATCHED["top_eigenvalues"].arguments, start=s, seed=0)
+        tw.top_eigenvalues(objective, **WATCHED["top_eigenvalues"].arguments, levels=(), start=s, seed=0)
         for s in (warm["top_eigenvalues"], None)
     )
     assert warm_one.num_matvecs <= cold.num_matvecs
@@ -499,6 +501,23 @@ def test_the_probe_is_what_the_overhead_has_room_for() -> None:
         assert monitor.step() is not None
         hashes.append(monitor.last["gradient_noise"].provenance["objective"]["data"])
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_an_eigenvector_comes_by_way_of_a_subset() -> None:
+    model, optimizer, data = started()
+    asked = ["top_eigenvalues", "preconditioned_sharpness"]
+    monitor = tw.Monitor(model, optimizer, many(520), batch_size=8, measures=asked, **UNLIMITED)
+    for looks in (1, 2):
+        take_step(model, optimizer, data)
+        numbers = monitor.step()
+        found = monitor.last["top_eigenvalues"]
+        assert isinstance(found, tw.TopEigenvalues)
+        assert numbers is not None
+        assert found.provenance["levels"] == [65]
+        assert found.num_subset_matvecs > 0
+        products = 520 * found.num_matvecs + 65 * found.num_subset_matvecs
+        expected = 520 + 2 / 3 * 128 + 3 * products + PROOF * (looks == 1)
+        assert numbers["passes"] == pytest.approx(expected)
 
 
 def test_which_unit_is_a_matter_of_what_is_known() -> None:

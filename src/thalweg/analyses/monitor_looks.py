@@ -14,7 +14,15 @@ from torch.optim import Optimizer
 from thalweg.analyses.catapult import Catapults
 from thalweg.analyses.monitor_choice import batch_threshold, largest_lr
 from thalweg.analyses.monitor_costs import GRADIENT, MonitorCosts
-from thalweg.analyses.monitor_readings import EIGENVALUE, LOSS, PRECONDITIONED, PROOF, WATCHED, Numbers
+from thalweg.analyses.monitor_readings import (
+    EIGENVALUE,
+    LOSS,
+    PRECONDITIONED,
+    PROOF,
+    WATCHED,
+    Numbers,
+    levels_of,
+)
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import Measurement
 from thalweg.measures.sharpness.optimizer_step import stability_threshold
@@ -132,6 +140,8 @@ class Looks:
         arguments: dict[str, Any] = {"seed": self._seed} if watched.has_seed else {}
         if watched.takes_optimizer:
             arguments["optimizer"] = self._optimizer
+        if watched.warm:
+            arguments["levels"] = levels_of(self._num_examples)
         warm = self._warm.get(name)
         if warm is not None and len(warm) == objective.space.dim:  # not after a layer was frozen
             arguments["start"] = warm

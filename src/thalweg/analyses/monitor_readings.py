@@ -28,6 +28,9 @@ Numbers = dict[str, float | None]
 # take the more that stands here.
 LOSS, PRODUCT, BLOCK_PRODUCT, NOISE = 1 / 3, 3.0, 2.5, 3.0
 
+# The examples of the probe over those of the subset, and the fewest of these.
+SUBSET_RATIO, LEAST_SUBSET = 8, 64
+
 # The proof that second derivatives are right, once for a network: in float64, example by example dear.
 PROOF = 8_000.0
 
@@ -51,7 +54,7 @@ class Watched:
     has_seed, takes_optimizer, is_second_order
         What it asks for; the last, the proof.
     warm
-        Columns ``(P, W)`` of a result, for the next call to start from.
+        Columns ``(P, W)`` of a result, for the next call to start from, by way of a subset; see `levels_of`.
     """
 
     function: Callable[..., Measurement]
@@ -64,6 +67,19 @@ class Watched:
     takes_optimizer: bool = False
     is_second_order: bool = True
     warm: Callable[[Any], torch.Tensor] | None = None
+
+
+def levels_of(num_examples: int) -> tuple[int, ...]:
+    """On which part of the probe an eigenvector is brought up to date first: an eighth, if of 64 examples.
+
+    A product there costs an eighth, and leaves little more than the least for the whole, where the network
+    moved far since the last look.
+
+    >>> levels_of(2000), levels_of(384)
+    ((250,), ())
+    """
+    part = num_examples // SUBSET_RATIO
+    return (part,) if part >= LEAST_SUBSET else ()
 
 
 def of_eigenvalue(result: BoundedEigenvalue) -> tuple[float, float, float]:
