@@ -143,9 +143,13 @@ def top_pyhessian(options: Result) -> Result:
 
 
 def counting_pyhessian(setting: Setting, batches: Batches) -> tuple[Any, Iterator[int]]:
-    """PyHessian on these batches, and a counter whose next value is how many products it has made."""
-    theirs, products = pyhessian(setting.model, batches), count()
-    product = theirs.dataloader_hv_product
+    """PyHessian on these batches, and a counter; see `counting`."""
+    return counting(pyhessian(setting.model, batches))
+
+
+def counting(theirs: Any) -> tuple[Any, Iterator[int]]:
+    """The same, and a counter whose next value is how many products it has made."""
+    products, product = count(), theirs.dataloader_hv_product
 
     def counted(v: list[Tensor]) -> object:
         next(products)

@@ -89,6 +89,7 @@ CALLS = {
         rounding=1e-5,
         single=1e-2,
     ),
+    "batch_sharpness": Call({"batch_size": 7, "num_batches": 3}),
     "persistence": Call({"num_draws": 50}, takes_surface=True),
 }
 NAMES = [name for name in MEASURES if name in CALLS]

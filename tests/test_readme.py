@@ -44,3 +44,16 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
     assert not missing
+
+
+def test_watching_ones_own_run(tmp_path: Path) -> None:
+    (program,) = [text for _, _, file, text in BLOCKS if file == "watch.py"]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    *readings, schedule = done.stdout.splitlines()
+    assert [line.split()[0] for line in readings] == [f"{step}.0" for step in range(100, 600, 100)]
+    # Not at each, but within so few steps.
+    assert any(line.split()[2] != "None" for line in readings)
+    assert "'gradient': 600" in schedule

@@ -12,6 +12,8 @@ from thalweg.analyses.instability import Instability, instability
 from thalweg.analyses.invariance_audit import InvarianceAudit, invariance_audit
 from thalweg.analyses.mode_connectivity import mode_connectivity
 from thalweg.analyses.mode_connectivity_result import ModeConnectivity
+from thalweg.analyses.monitor import Monitor
+from thalweg.analyses.monitored_run import MonitoredRun
 from thalweg.analyses.runs import Run, Runs
 from thalweg.analyses.seed_spread import SeedSpread, seed_spread
 from thalweg.analyses.temperature_scaling import temperature_scaling
@@ -35,6 +37,7 @@ from thalweg.measures.curvature.block_curvature import BlockCurvature, block_cur
 from thalweg.measures.curvature.hessian_trace import HessianTrace, hessian_trace
 from thalweg.measures.curvature.spectral_density import SpectralDensity, spectral_density
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
+from thalweg.measures.dynamics.batch_sharpness import BatchSharpness, batch_sharpness
 from thalweg.measures.dynamics.gradient_noise import GradientNoise, gradient_noise
 from thalweg.measures.dynamics.noise_alignment import NoiseAlignment
 from thalweg.measures.dynamics.sgd_temperature import sgd_temperature
@@ -77,6 +80,7 @@ __all__ = [
     "ArrayStore",
     "AverageSharpness",
     "BasinWidth",
+    "BatchSharpness",
     "BezierPath",
     "BlockCurvature",
     "Comparison",
@@ -99,6 +103,8 @@ __all__ = [
     "Measurement",
     "MergeTree",
     "ModeConnectivity",
+    "Monitor",
+    "MonitoredRun",
     "NoiseAlignment",
     "NonFiniteLossError",
     "NondeterminismError",
@@ -130,6 +136,7 @@ __all__ = [
     "align_permutation",
     "average_sharpness",
     "basin_width",
+    "batch_sharpness",
     "bezier_path",
     "block_curvature",
     "build_model",

@@ -12,6 +12,7 @@ from thalweg.measures.curvature.block_curvature import block_curvature
 from thalweg.measures.curvature.hessian_trace import hessian_trace
 from thalweg.measures.curvature.spectral_density import spectral_density
 from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
+from thalweg.measures.dynamics.batch_sharpness import batch_sharpness
 from thalweg.measures.dynamics.gradient_noise import gradient_noise
 from thalweg.measures.dynamics.sgd_temperature import sgd_temperature
 from thalweg.measures.sharpness.average_sharpness import average_sharpness
@@ -53,4 +54,5 @@ MEASURES: dict[str, Callable[..., Measurement]] = {
     "align_permutation": align_permutation,
     "gradient_noise": gradient_noise,
     "sgd_temperature": sgd_temperature,
+    "batch_sharpness": batch_sharpness,
 }

@@ -27,6 +27,10 @@ def check_dtype(dtype: torch.dtype) -> None:
         raise ValueError(f"`dtype` must be a floating one such as torch.float64, got {dtype}.")
 
 
+# Classes whose modules hold shards of their parameters, by name: torch.distributed need not be there.
+SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
@@ -39,6 +43,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
         raise TypeError(
             f"`model` must not hold TorchScript modules, got one at {scripted[0]!r}; pass the module it was "
             "scripted from."
+        )
+    # Each rank holds a part of every parameter only.
+    sharded = [k for k, m in model.named_modules() if SHARDED & {c.__name__ for c in type(m).__mro__}]
+    if sharded:
+        raise TypeError(
+            f"`model` must hold its parameters whole, but {sharded[0]!r} is sharded (FSDP); gather its full "
+            "state dict into a plain model and pass that."
         )
     # Shapes are unknown until a first pass.
     tensors = [*model.named_parameters(), *model.named_buffers()]

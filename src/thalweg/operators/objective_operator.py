@@ -30,6 +30,7 @@ from thalweg.operators.folding_guard import OtherUseError
 from thalweg.operators.jacobians import Named
 from thalweg.operators.kernels import differentiable_kernels
 from thalweg.operators.self_check import SelfCheck, prove
+from thalweg.operators.shared_proofs import current_proofs
 from thalweg.operators.slope_comparison import Claim
 
 # Columns that share one primal pass; more need memory and gain little.
@@ -41,6 +42,9 @@ CPU_PASS = 1024
 
 # Columns up to which an accelerator's pass is not cut shorter; more would take several times its memory.
 WHOLE_PASS_COLUMNS = 2
+
+# What of an objective's description a proof depends on, besides names and shapes of the parameters.
+PROVED_OF = ("model_code", "loss", "loss_code", "batch_norm", "has_batch_norm", "dtype", "device")
 
 # Entries of a layer's activations, in a pass with a whole block, up to which torch's own derivative rules are
 # faster than ours: there calls cost more than copies and layouts do.
@@ -146,10 +150,29 @@ class ObjectiveOperator(LinearOperator):
 
     @property
     def check(self) -> SelfCheck:
-        """How the products were proved; proves them on first use."""
+        """How the products were proved; proves them on first use, or takes over a proof that is shared."""
         if self._check is None:
-            self._check = self._proved()
+            proofs = current_proofs()
+            known = None if proofs is None else proofs.get(self._kind)
+            if known is None:
+                check = self._proved()
+                known = (check, self._pairs, self._rules)
+                if proofs is not None:
+                    proofs[self._kind] = known
+            self._check, self._pairs, self._rules = known
+        assert self._check is not None
         return self._check
+
+    @property
+    def _kind(self) -> tuple[Any, ...]:
+        """What a proof is a proof of."""
+        o, description = self.objective, self.objective.describe()
+        return (
+            type(self),
+            self._asked,
+            *(description[key] for key in PROVED_OF),
+            tuple((s.name, s.shape) for s in o.space),
+        )
 
     def matmat(self, V: Tensor) -> Tensor:
         composition = self.check.composition

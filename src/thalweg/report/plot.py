@@ -13,6 +13,7 @@ from thalweg.report import audit_figures as audit
 from thalweg.report import connectivity_figures as connectivity
 from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
+from thalweg.report import monitor_figures as monitor
 from thalweg.report import noise_figures as noise
 from thalweg.report import order_figures as order
 from thalweg.report import path_figures as paths
@@ -301,5 +302,6 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "contrast": order.contrast_figure,
     "instability": _instability,
     "mode_connectivity": connectivity.connectivity_figure,
+    "monitor": monitor.monitor_figure,
     "seed_spread": _seeds,
 }

@@ -370,3 +370,44 @@ def test_a_spent_budget_carries_what_there_is() -> None:
         preconditioned_sharpness(objective, lr=0.1, rtol=1e-9, certify_rtol=None, max_matvecs=3, seed=0)
     assert isinstance(caught.value.partial, PreconditionedSharpness)
     assert caught.value.partial.ratio
+
+
+# -- warm starts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [SGD, Adam])
+def test_a_warm_start_is_a_step_of_the_parameters(build: Any) -> None:
+    """From the direction itself hardly a product is needed, whatever P; other vectors do not help."""
+    model, optimizer = trained(build, lr=0.01)
+    objective = Objective(model, batch("vectors"))
+    # With a certificate the random vector has a column of its own, and the first product is with the start.
+    few = {
+        **TIGHT,
+        "certify_rtol": 0.1,
+        "max_matvecs": 4,
+        "require_convergence": False,
+        "optimizer": optimizer,
+    }
+    cold = preconditioned_sharpness(objective, **TIGHT, optimizer=optimizer)
+    assert cold.direction is not None
+    warm = preconditioned_sharpness(objective, start=cold.direction[:, None], **few)
+    astray = preconditioned_sharpness(objective, start=torch.ones(objective.space.dim, 1), **few)
+    assert warm.value == pytest.approx(cold.value, rel=1e-7)
+    assert astray.value < 0.99 * cold.value
+    told = warm.provenance["arguments"]["start"]
+    assert told
+    assert cold.provenance["arguments"]["start"] is None
+
+
+def test_a_warm_start_where_some_parameters_are_not_moved() -> None:
+    model = relu_mlp()
+    first = next(iter(model.parameters()))
+    optimizer = SGD([p for p in model.parameters() if p is not first], lr=0.1)
+    objective = Objective(model, batch("vectors"))
+    cold = preconditioned_sharpness(objective, optimizer=optimizer, **TIGHT)
+    assert cold.direction is not None
+    assert not cold.direction[: first.numel()].any()
+    warm = preconditioned_sharpness(objective, optimizer=optimizer, start=cold.direction[:, None], **TIGHT)
+    assert warm.value == pytest.approx(cold.value, rel=1e-7)
+    with pytest.raises(ValueError, match=r"`start` must have shape \(\d+, W\), steps of the parameters"):
+        preconditioned_sharpness(objective, optimizer=optimizer, start=cold.direction, **TIGHT)

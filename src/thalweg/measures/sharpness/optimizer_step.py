@@ -80,24 +80,7 @@ def optimizer_step(objective: Objective, optimizer: Optimizer) -> OptimizerStep:
         If it is one whose update is not known here, has taken no step that its preconditioner would come
         from, or does not belong to the objective's model at the objective's point.
     """
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}; of a wrapper pass "
-            "the optimizer inside."
-        )
-    rule = RULES.get(type(optimizer))
-    if rule is None:
-        raise ValueError(
-            f"`optimizer` must be one of {', '.join(c.__name__ for c in RULES)}, got "
-            f"{type(optimizer).__name__}, whose update and its stability are not known here; pass "
-            "optimizer=None and `lr` for plain gradient descent."
-        )
-    held = [h for h in held_parameters(objective, optimizer) if h is not None]
-    groups = [h.group for h in held]
-    _check_groups(groups)
-    lr = max(float(g["lr"]) for g in groups)
-    if not 0 < lr < math.inf:
-        raise ValueError(f"`optimizer` must have a positive learning rate, got {lr}: it takes no step.")
+    rule, held, lr, threshold = _read(objective, optimizer)
     size = objective.space.dim
     preconditioner, decay = torch.full((size,), math.inf).double(), torch.zeros(size).double()
     for h in held:
@@ -117,12 +100,11 @@ def optimizer_step(objective: Objective, optimizer: Optimizer) -> OptimizerStep:
             "`optimizer` divides by nought where no gradient has come yet, for its eps is 0; give it a "
             "positive one."
         )
-    decoupled = max(float(g["lr"]) * float(g["weight_decay"]) * _is_decoupled(optimizer, g) for g in groups)
     return OptimizerStep(
         lr=lr,
         preconditioner=preconditioner,
         decay=decay,
-        threshold=rule.threshold(groups[0], lr, decoupled),
+        threshold=threshold,
         description={
             "class": type(optimizer).__name__,
             "groups": [_plain(g) for g in optimizer.param_groups],
@@ -130,6 +112,46 @@ def optimizer_step(objective: Objective, optimizer: Optimizer) -> OptimizerStep:
             "not_held": [s.name for s in objective.space if s.name not in {h.slot.name for h in held}],
         },
     )
+
+
+def stability_threshold(objective: Objective, optimizer: Optimizer) -> tuple[float, bool]:
+    """The threshold alone, without a preconditioner being made; and whether P is the identity and no decay
+    is added, so that P^-1 H is the Hessian itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `optimizer_step`, but for want of a state.
+    """
+    _, held, lr, threshold = _read(objective, optimizer)
+    plain = len(held) == len(objective.space.slots) and all(
+        float(h.group["lr"]) == lr and not h.group["weight_decay"] for h in held
+    )
+    return threshold, plain and type(optimizer) is SGD
+
+
+def _read(objective: Objective, optimizer: Optimizer) -> tuple[_Rule, list[Held], float, float]:
+    """Its rule, what it holds, its largest learning rate and its threshold."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}; of a wrapper pass "
+            "the optimizer inside."
+        )
+    rule = RULES.get(type(optimizer))
+    if rule is None:
+        raise ValueError(
+            f"`optimizer` must be one of {', '.join(c.__name__ for c in RULES)}, got "
+            f"{type(optimizer).__name__}, whose update and its stability are not known here; pass "
+            "optimizer=None and `lr` for plain gradient descent."
+        )
+    held = [h for h in held_parameters(objective, optimizer) if h is not None]
+    groups = [h.group for h in held]
+    _check_groups(groups)
+    lr = max(float(g["lr"]) for g in groups)
+    if not 0 < lr < math.inf:
+        raise ValueError(f"`optimizer` must have a positive learning rate, got {lr}: it takes no step.")
+    decoupled = max(float(g["lr"]) * float(g["weight_decay"]) * _is_decoupled(optimizer, g) for g in groups)
+    return rule, held, lr, rule.threshold(groups[0], lr, decoupled)
 
 
 @dataclass(frozen=True)

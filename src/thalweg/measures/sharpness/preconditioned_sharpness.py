@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from thalweg.core.arguments import check_count, check_flag, is_number
 from thalweg.core.errors import ConvergenceError
+from thalweg.core.measurement import hash_tensors
 from thalweg.core.progress import Progress
 from thalweg.linalg.congruence import Diagonal
 from thalweg.measures.sharpness.optimizer_step import OptimizerStep, optimizer_step
@@ -74,6 +75,7 @@ def preconditioned_sharpness(
     max_memory_bytes: int = 2 << 30,
     require_convergence: bool = True,
     levels: Sequence[int] | None = None,
+    start: Tensor | None = None,
     seed: int,
     progress: Progress | None = None,
 ) -> PreconditionedSharpness:
@@ -102,6 +104,9 @@ def preconditioned_sharpness(
         Learning rate of that plain gradient descent. ``None``: no threshold.
     rtol, certify_rtol, confidence, max_matvecs, max_memory_bytes, require_convergence, levels
         Of the eigenvalue; see `top_eigenvalues`.
+    start
+        ``(P, W)``: steps of the parameters to start from instead of subsets, such as the `direction` of a
+        result at a nearby point.
     seed
         Of the subsets and the random vectors.
     progress
@@ -120,7 +125,7 @@ def preconditioned_sharpness(
         If `optimizer` is no torch optimizer.
     ValueError
         If the optimizer's update is not known, it has no state yet, its parameters are not the objective's,
-        or weight decay is stated twice.
+        weight decay is stated twice, or `start` has another shape.
 
     References
     ----------
@@ -134,6 +139,7 @@ def preconditioned_sharpness(
     matrix = Hessian(objective)
     check = matrix.check
     scale = step.preconditioner.rsqrt()
+    warm = None if start is None else _in_coordinates(start, scale)
     operator = CongruentOperator(
         matrix,
         Diagonal(scale.to(objective.params)),
@@ -151,6 +157,7 @@ def preconditioned_sharpness(
             "max_memory_bytes": max_memory_bytes,
             "require_convergence": require_convergence,
             "levels": None if sizes is None else list(sizes),
+            "start": None if start is None else hash_tensors(start),
             "seed": seed,
         },
         "objective": objective.describe(),
@@ -184,6 +191,7 @@ def preconditioned_sharpness(
             max_memory_bytes=max_memory_bytes,
             require_convergence=require_convergence,
             levels=sizes,
+            start=warm,
             seed=seed,
             progress=progress,
         )
@@ -191,6 +199,17 @@ def preconditioned_sharpness(
         partial = result(error.partial)
         raise ConvergenceError(str(error), partial) from None
     return result(solved)
+
+
+def _in_coordinates(start: Tensor, scale: Tensor) -> Tensor:
+    """Steps of the parameters ``(P, W)`` as vectors u with ``scale * u`` the step; what is held stays out."""
+    if start.ndim != 2 or len(start) != len(scale):
+        raise ValueError(
+            f"`start` must have shape ({len(scale)}, W), steps of the parameters as columns, got "
+            f"{tuple(start.shape)}."
+        )
+    columns = start.detach().cpu().double() / scale[:, None]
+    return columns.masked_fill((scale == 0)[:, None], 0.0)
 
 
 def _step(objective: Objective, optimizer: Optimizer | None, lr: float | None) -> OptimizerStep:
