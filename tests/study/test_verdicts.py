@@ -239,6 +239,13 @@ def test_what_diverged_is_left_out_and_said() -> None:
     assert (verdict.cell.num_a, verdict.cell.num_b) == (5, 5)
     assert [v.reason for v in verdict.cell.missing] == ["training diverged"] * 2
 
+    def nowhere(place: Mapping[str, Any]) -> float:
+        return math.nan if place["seed"] == 1 else falling(place)
+
+    equal = spec([claim("one", "top_eigenvalue", matched_loss=0.3)])
+    (verdict,) = verdicts(equal, evidence(equal, noisy(rng, {}), top_eigenvalue=some, train_loss=nowhere))
+    assert [v.reason for v in verdict.cell.missing] == ["training diverged"] * 2
+
 
 def test_a_correlation_over_a_grid_is_found_and_nothing_is_where_there_is_none() -> None:
     grid = {

@@ -91,9 +91,11 @@ class Evidence:
             if moment in losses and math.isfinite(losses[moment]["value"])
         ]
         fields = _fields(next(iter(rows.values())))
+        why = next((loss["reason"] for loss in losses.values() if loss["reason"]), "")
         missing = next((row["reason"] or "not measured" for _, row in common if math.isnan(row["value"])), "")
         if len(common) < 2 or missing:
-            return Value(run, fields, math.nan, reason=missing or "fewer than two moments were measured")
+            reason = missing or why or "fewer than two moments were measured"
+            return Value(run, fields, math.nan, reason=reason)
         # In the order of training: the loss of one moment need not be below that of the one before.
         values = [row["value"] for _, row in common]
         log = all(value > 0 for value in values)

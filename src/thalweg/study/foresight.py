@@ -57,7 +57,8 @@ class Foresight:
     def __str__(self) -> str:
         runs = f"{self.claim}: {self.num_a} runs against {self.num_b}"
         if self.smallest_p > 1 - self.level + 1e-12:
-            return f"{runs} can decide nothing: no corrected p-value can be below {self.smallest_p:.2g}."
+            least = min(1.0, self.smallest_p)
+            return f"{runs} can decide nothing: no corrected p-value can be below {least:.2g}."
         size = (
             f"{runs} find a difference of {self.detectable:.2g} standard deviations with probability {POWER}"
         )
