@@ -72,7 +72,6 @@ def test_where_there_is_no_terminal_a_line_now_and_then(capsys: pytest.CaptureFi
         progress(399, 400)
         progress(400, 400)
     assert capsys.readouterr().err.splitlines() == [
-        "a measure: under way",
         "a measure: 15 %, elapsed 0:01:00, about 0:05:40 left",
         "a measure: 30 %, elapsed 0:02:00, about 0:04:40 left",
         "a measure: 45 %, elapsed 0:03:00, about 0:03:40 left",
@@ -86,7 +85,7 @@ def test_progress_that_knows_no_whole_is_told_without_an_estimate(capsys: pytest
         for _ in range(2):
             progress(0, 0)
             clock.now += 60
-    assert capsys.readouterr().err.splitlines() == ["a measure: under way", "a measure: 0 %, elapsed 0:01:00"]
+    assert capsys.readouterr().err.splitlines() == ["a measure: 0 %, elapsed 0:01:00"]
 
 
 def test_on_a_terminal_there_is_a_bar_and_no_line(
@@ -99,5 +98,4 @@ def test_on_a_terminal_there_is_a_bar_and_no_line(
             progress(1, 4)
             clock.now += 60
     assert "elapsed" not in (text := capsys.readouterr().err)
-    assert "under way" not in text
     assert "\x1b" in text

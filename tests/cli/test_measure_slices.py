@@ -101,7 +101,7 @@ def test_the_text_says_how_it_agrees_and_what_it_sees_of_the_run(folder: Path, t
     assert "of its variance in the plane" in first
     assert any(line.startswith("agreement: QuadraticAgreement(") for line in rest)
     assert any(line.startswith("trajectory: Projection(explained variance ") for line in rest)
-    assert (tmp_path / "plane.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert (tmp_path / "plane.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_what_is_done_is_kept_where_it_is_said(folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.networks import DrawsAndDiscards, cnn, images, mlp, tokens, vectors
 
+from thalweg.objective.compilation import first_micro_batch
 from thalweg.objective.micro_batch import (
     MOST_EXAMPLES,
     PASS_BYTES,
@@ -211,7 +212,7 @@ def test_what_a_pass_writes_is_counted():
         torch.nn.Linear(40, 3, bias=False),
     ).double()
     objective = Objective(model, vectors(21), loss=lambda outputs, targets: outputs[:, 0])
-    micro = next(objective._micro_batches())
+    micro = first_micro_batch(objective)
     assert objective._network.bytes_of_example(micro, objective.named_tensors) == 8 * (40 + 3)
 
 

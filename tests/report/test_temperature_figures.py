@@ -21,7 +21,10 @@ def result() -> tw.SGDTemperature:
 def test_three_panels(result: tw.SGDTemperature, tmp_path) -> None:
     figure = tw.plot(result, tmp_path / "temperature.png")
     temperatures, losses, positions = figure.axes
-    assert figure.get_suptitle() == "N = 40\nlr 0.3, momentum 0, batches of 8 drawn with replacement"
+    assert (
+        figure.get_suptitle()
+        == "N = 40, no batch norm\nlr 0.3, momentum 0, batches of 8 drawn with replacement"
+    )
     continuous, predicted, run = temperatures.get_lines()[:3]
     h = result.eigenvalues.numpy()
     for line, values in (

@@ -10,6 +10,8 @@ from tests.operators.cases import CASES
 from tests.solvers.planted import orthogonal, planted, scattered
 
 from thalweg.core.errors import ConvergenceError, NonFiniteLossError
+from thalweg.objective import evaluation, passes
+from thalweg.objective import objective as objective_module
 from thalweg.objective.objective import Objective
 from thalweg.operators.hessian import Hessian
 from thalweg.solvers import multilevel
@@ -89,13 +91,14 @@ def test_levels_take_whole_batches_in_batch_mode() -> None:
 
 def test_recalibrated_statistics_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    recalibrated = Objective._recalibrated
+    recalibrated = passes.recalibrated
 
-    def counted(self: Objective, objectives: list[Objective]) -> Any:
+    def counted(objectives: list[Objective]) -> Any:
         calls.append(1)
-        return recalibrated(self, objectives)
+        return recalibrated(objectives)
 
-    monkeypatch.setattr(Objective, "_recalibrated", counted)
+    for module in (objective_module, evaluation):
+        monkeypatch.setattr(module, "recalibrated", counted)
     multilevel_eigenpairs(Hessian(CASES["residual-recalibrated"].objective()), 1, levels=(8, 16), seed=0)
     assert len(calls) == 1
 

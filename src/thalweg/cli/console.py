@@ -61,10 +61,7 @@ def _bar() -> Progress:
 
 @contextmanager
 def progress_bar(title: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Callback]:
-    """Yield a callback ``(done, total)``: a bar where standard error is a terminal, else a line now and then.
-
-    The first line comes with the first progress, so that input which is refused before it has a line alone.
-    """
+    """Yield a callback ``(done, total)``: a bar where standard error is a terminal, else a line a minute."""
     if not RANKS.is_first:
         yield lambda done, total: None
         return
@@ -77,21 +74,18 @@ def progress_bar(title: str, clock: Callable[[], float] = time.monotonic) -> Ite
 
 
 def _lines(title: str, clock: Callable[[], float]) -> Callback:
-    """A line at the start, then at most one in `SECONDS_A_LINE`."""
-    began, told = clock(), None
+    """At most one line in `SECONDS_A_LINE`: what is done before needs none."""
+    began = told = clock()
 
     def report(done: int, total: int) -> None:
         nonlocal told
         now = clock()
-        if told is None:
-            words = "under way"
-        elif now - told < SECONDS_A_LINE:
+        if now - told < SECONDS_A_LINE:
             return
-        else:
-            share, elapsed = min(1.0, done / max(total, 1)), now - began
-            words = f"{100 * share:.0f} %, elapsed {_duration(elapsed)}"
-            if share > 0:
-                words += f", about {_duration(elapsed * (1 - share) / share)} left"
+        share, elapsed = min(1.0, done / max(total, 1)), now - began
+        words = f"{100 * share:.0f} %, elapsed {_duration(elapsed)}"
+        if share > 0:
+            words += f", about {_duration(elapsed * (1 - share) / share)} left"
         told = now
         errors.print(f"{title}: {words}", markup=False, soft_wrap=True)
 

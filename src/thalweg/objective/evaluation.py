@@ -195,6 +195,7 @@ def _placed(objective: Objective, points: list[Point]) -> list[Objective]:
     """The objective at several points; recalibrated together, so that the data are read once a layer."""
     # A single point is often the objective's own, whose recalibrated buffers may be known already.
     if len(points) == 1 and points[0][0] is objective.params and points[0][1] is objective.buffers:
+        _ = objective.effective_buffers  # before the pass, in which no other one may begin
         return [objective]
     placed = [objective.at(params, buffers) for params, buffers in points]
     if objective._recalibrates:

@@ -223,7 +223,8 @@ class StudyNetworks:
         """Of the architecture that a task's unit names, as it is initialised: something to time."""
         settings = next(s for s in self.spec.settings if unit_of(s) == unit)
         network = self.build(settings, 0).to(self.device).eval()
-        return Objective(network, first_examples(self.train_data(settings), num_examples), self.loss)
+        data = self.train_data(settings)
+        return Objective(network, first_examples(data, min(num_examples, data.num_examples)), self.loss)
 
     def num_examples(self, run: PlannedRun, asked: int | None) -> int:
         size = self.train_data(run.settings).num_examples

@@ -16,6 +16,8 @@ from thalweg.core.measurement import Measurement
 from thalweg.core.rng import generator
 from thalweg.measures.sharpness.sam_sharpness import sam_sharpness
 from thalweg.measures.sharpness.sam_sharpness_spread import SamSharpnessSpread, sam_sharpness_spread
+from thalweg.objective import evaluation, passes
+from thalweg.objective import objective as objective_module
 from thalweg.objective.objective import Objective
 
 MODES = ("running", "recalibrated", "batch")
@@ -87,13 +89,14 @@ def test_the_mean_over_batches_exceeds_the_whole(toys) -> None:
 def test_recalibration_of_the_centre_happens_once(toys, monkeypatch) -> None:
     o = Objective(toys.convnet(), toys.images(), batch_norm="recalibrated")
     calls = []
-    original = Objective._recalibrated
+    original = passes.recalibrated
 
-    def counted(self: Objective, objectives: list[Objective]):
+    def counted(objectives: list[Objective]):
         calls.append(len(objectives))
-        return original(self, objectives)
+        return original(objectives)
 
-    monkeypatch.setattr(Objective, "_recalibrated", counted)
+    for module in (objective_module, evaluation):
+        monkeypatch.setattr(module, "recalibrated", counted)
     sam_sharpness_spread(o, batch_size=6, num_batches=5, seed=0)
     assert calls == [1] * 6  # the centre, and one perturbed point a batch
 
