@@ -260,6 +260,6 @@ def _print_status(opened: Study) -> None:
         claim = verdict.claim
         words = claim.text or claim.name
         out_console.print(f"{verdict.answer:>10}  {words}")
-    left_over = len(opened.store.records()) - len(opened.records)
-    if left_over > 0:
-        errors.print(f"{left_over} records of other versions of the file stay in the store, unused here.")
+    if opened.num_unused:
+        unused = f"{opened.num_unused} records of other versions of the file stay in the store"
+        errors.print(f"{unused}, unused here.")

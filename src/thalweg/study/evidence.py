@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from thalweg.stats.matched_loss import at_matched_loss
+from thalweg.study.table import ANY_MODE, COLUMNS
 
-ANY_MODE = "any"
 MATCHED = "loss = "
 
 
@@ -121,10 +121,4 @@ def _value(row: Mapping[str, Any]) -> Value:
 
 
 def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in row.items() if k not in _COLUMNS}
-
-
-_COLUMNS = {
-    *("run", "name", "measure", "moment", "mode", "value", "standard_error", "below", "above", "low", "high"),
-    *("is_lower_bound", "status", "reason", "seconds", "host"),
-}
+    return {k: v for k, v in row.items() if k not in COLUMNS}

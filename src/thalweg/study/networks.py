@@ -26,6 +26,7 @@ from thalweg.study.grid import Settings
 from thalweg.study.moments import Moment
 from thalweg.study.spec import StudySpec
 from thalweg.study.store import run_id, versions
+from thalweg.study.table import ANY_MODE
 from thalweg.training.branch import kept_checkpoint
 from thalweg.training.checkpoint import load_weights
 from thalweg.training.config import TrainConfig
@@ -34,9 +35,6 @@ from thalweg.training.trainer import WEIGHTS_FILE
 
 # Of which labels are wrong: the same ones in every run.
 NOISE_SEED = 0
-
-# Where the three modes are one function.
-ANY_MODE = "any"
 
 
 @dataclass(frozen=True)

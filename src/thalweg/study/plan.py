@@ -26,10 +26,11 @@ from thalweg.objective.objective import Objective
 from thalweg.operators.folding import without_batch_norm
 from thalweg.study.costs import passes
 from thalweg.study.moments import Moment
-from thalweg.study.networks import ANY_MODE, PlannedRun, StudyNetworks, first_examples, unit_of
+from thalweg.study.networks import PlannedRun, StudyNetworks, first_examples, unit_of
 from thalweg.study.runner import Task, resolved
 from thalweg.study.spec import PairSpec, StudySpec
 from thalweg.study.store import run_id
+from thalweg.study.table import ANY_MODE
 from thalweg.training.loss_reached import LossReached
 from thalweg.training.trainer import seconds_spent, train
 

@@ -131,10 +131,19 @@ class Study:
         return [PlannedTask(**{**t, "needs": tuple(t["needs"])}) for t in self._content["tasks"]]
 
     @cached_property
+    def _stored(self) -> list[Record]:
+        return self.store.records()
+
+    @cached_property
     def records(self) -> dict[str, Record]:
         """The last record of each planned task that has one, by the task's key."""
         wanted = {task.key for task in self.tasks}
-        return {record.task: record for record in self.store.records() if record.task in wanted}
+        return {record.task: record for record in self._stored if record.task in wanted}
+
+    @property
+    def num_unused(self) -> int:
+        """Records that are no task's last: of other versions of the file, or tried again since."""
+        return len(self._stored) - len(self.records)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each number measured; see `thalweg.study.table.rows`.

@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 # Labels that every task has, beside the study's own fields.
 OWN = ("name", "moment", "mode", "seed")
 
+# The mode of networks without batch norm, where the three are one function.
+ANY_MODE = "any"
+
+# Keys of a row beside the study's own fields and the seed.
+COLUMNS = frozenset(
+    {
+        *("run", "name", "measure", "moment", "mode", "value", "standard_error", "below", "above"),
+        *("low", "high", "is_lower_bound", "status", "reason", "seconds", "host"),
+    }
+)
+
 # Numbers of every network, at every moment, in every mode.
 PERFORMANCE = ("gap", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
