@@ -25,7 +25,9 @@ def study(toy_folder: Path) -> Study:
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload``")  # MLflow's own, of SQLAlchemy
-def test_a_study_is_read_back_by_csv_pandas_and_mlflow(study: Study, tmp_path: Path) -> None:
+def test_a_study_is_read_back_by_csv_pandas_and_mlflow(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = rows(study)
     with export_table(study, tmp_path / "records.csv", "csv").open() as file:
         read = list(csv.DictReader(file))
@@ -40,6 +42,9 @@ def test_a_study_is_read_back_by_csv_pandas_and_mlflow(study: Study, tmp_path: P
     pandas.testing.assert_frame_equal(back, frame)
 
     mlflow = pytest.importorskip("mlflow")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
     figure = tmp_path / "page.html"
     figure.write_text("a page")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -58,3 +63,6 @@ def test_a_study_is_read_back_by_csv_pandas_and_mlflow(study: Study, tmp_path: P
     assert [m.step for m in history] == [0, 1, 2]
     assert all(math.isfinite(m.value) for m in history)
     assert [a.path for a in client.list_artifacts(found["report"].info.run_id)] == ["page.html"]
+    (artifact,) = (tmp_path / "mlartifacts").rglob("page.html")
+    assert artifact.read_text() == "a page"
+    assert not [p for p in elsewhere.rglob("*") if p.is_file()], "nothing lies where the command was given"
