@@ -172,7 +172,7 @@ def curved_loss(model: Curved, batch: tuple[Tensor]) -> Tensor:
     return batch[0] @ model.theta.square() / 2
 
 
-@pytest.mark.parametrize("repeats", [300, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [100, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("spread", [0.1, 1.0])
 def test_for_the_population_both_errors_cover(spread, repeats) -> None:
     """Examples drawn anew each time: curvatures of mean one, with a part in common and one of their own."""
@@ -189,7 +189,7 @@ def test_for_the_population_both_errors_cover(spread, repeats) -> None:
         assert found.error.data.dof == 39
         values.append(found.value)
         stated.append(found.error.data.value**2)
-    slack = 0.015 if repeats == 2000 else 0.04
+    slack = 0.015 if repeats == 2000 else 4 * math.sqrt(0.95 * 0.05 / repeats)
     print("average_sharpness, population", spread, repeats, hits)
     assert 0.95 - slack <= hits / repeats <= 0.95 + slack
     # What the examples alone contribute: mean curvature over 12 directions, half of it.
