@@ -131,7 +131,7 @@ def test_symmetric_intervals_of_few_directions_would_cover_less(toys, num_direct
 @pytest.mark.parametrize(
     ("spectrum", "repeats"),
     [
-        (0.9 ** torch.arange(20).double(), 300),
+        (0.9 ** torch.arange(20).double(), 100),
         pytest.param(torch.ones(20).double(), 2000, marks=pytest.mark.slow),
         pytest.param(0.9 ** torch.arange(20).double(), 2000, marks=pytest.mark.slow),
         pytest.param(torch.ones(4).double(), 2000, marks=pytest.mark.slow),
@@ -150,7 +150,7 @@ def test_intervals_cover(toys, spectrum, repeats, how) -> None:
     covered = np.mean([low <= truth <= high for low, high in (r.interval(0.95) for r in found)])
     print("average_sharpness", len(spectrum), float(spectrum[0]), how, repeats, round(covered * repeats))
     least, most = STATED.get((len(spectrum), how), (0.935, 0.965))
-    slack = 0 if repeats == 2000 else 0.025
+    slack = 0 if repeats == 2000 else 0.045
     assert least - slack <= covered <= most + slack
     values = np.array([r.value for r in found])
     # A sample that shows little spread stops early, and is low: to a fifth of the standard error asked for.
