@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from thalweg.operators.shared_proofs import shared_proofs
+
 # `from tests.networks import ...` works however pytest was started.
 ROOT = str(Path(__file__).parents[1])
 if ROOT not in sys.path:
@@ -144,6 +146,16 @@ def _seed_global_generators() -> None:
     torch.manual_seed(1234)
     np.random.seed(1234)  # noqa: NPY002 - the global state is what is set
     random.seed(1234)
+
+
+@pytest.fixture(scope="module")
+def proofs_are_shared() -> Iterator[None]:
+    """What derivatives are right is proved once a module for each network and matrix, not by every call.
+
+    That the proof sees what is wrong, and that every operator is proved, is what `tests/operators` tests.
+    """
+    with shared_proofs({}):
+        yield
 
 
 @pytest.fixture
