@@ -19,6 +19,7 @@ from torch import Tensor
 
 import thalweg as tw
 from thalweg.objective.batch_norm import MODES, BatchNormMode
+from thalweg.operators.shared_proofs import shared_proofs
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,17 @@ CALLS = {
 NAMES = [name for name in MEASURES if name in CALLS]
 # Of those that know float64, on which exactness is told.
 PRECISE = [device for device in DEVICES if device != "mps"]
+
+
+# What `proved` shares.
+PROOFS: dict[Any, Any] = {}
+
+
+@pytest.fixture
+def proved() -> Iterator[None]:
+    """Derivatives of one network are proved once; anew by every call of the tests that do without this."""
+    with shared_proofs(PROOFS):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +209,7 @@ def test_nothing_is_touched_and_the_global_state_changes_nothing(name, mode, dev
             assert measure(name, *built) == first
 
 
-@pytest.mark.usefixtures("proofs_are_shared")
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NAMES)
 def test_results_survive_json(name, mode, tmp_path):
@@ -219,7 +231,7 @@ def test_results_survive_json(name, mode, tmp_path):
         assert json.dumps(back.to_dict(arrays), allow_nan=False) == text
 
 
-@pytest.mark.usefixtures("proofs_are_shared")
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_result_says_of_itself(name):
     result = reference(name, "recalibrated")
@@ -243,7 +255,7 @@ def test_what_a_result_says_of_itself(name):
         assert not isinstance(entry, Tensor) or (entry.device.type == "cpu" and not entry.requires_grad)
 
 
-@pytest.mark.usefixtures("proofs_are_shared")
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", [n for n in NAMES if CALLS[n].seeded])
 def test_the_seed_matters_and_must_be_given(name):
     built = objectives(name)
@@ -255,7 +267,7 @@ def test_the_seed_matters_and_must_be_given(name):
         measure(name, *built, seed=None)
 
 
-@pytest.mark.usefixtures("proofs_are_shared")
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("device", PRECISE)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NAMES)
@@ -267,7 +279,7 @@ def test_the_micro_batch_changes_nothing_beyond_rounding(name, mode, device):
     assert {k: v.shape for k, v in small.items()} == {k: v.shape for k, v in large.items()}
 
 
-@pytest.mark.usefixtures("proofs_are_shared")
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("mode", MODES)
@@ -288,7 +300,7 @@ def test_every_device_and_dtype(name, mode, dtype, device):
         assert not isinstance(entry, Tensor) or entry.device.type == "cpu"
 
 
-@pytest.mark.usefixtures("proofs_are_shared")
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", NAMES)
 def test_without_batch_norm_the_modes_agree(name):
     values = set()
@@ -319,7 +331,7 @@ def test_an_interrupt_leaves_everything_as_it_was(name, mode, unchanged):
         interrupt(name, built)
 
 
-@pytest.mark.usefixtures("proofs_are_shared")
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", NAMES)
 def test_progress_rises_to_its_total_also_after_an_interrupt(name):
     """What an objective keeps to itself, and could keep half done, are recalibrated statistics."""
