@@ -160,9 +160,13 @@ def proofs_are_shared() -> Iterator[None]:
 
 @pytest.fixture
 def toy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the networks of the toy study, ``toy_networks``, which this process can import."""
+    """A folder with the networks of the toy study, ``toy_networks``, which this process can import.
+
+    Studies take it for one core: several threads, in several tests at once, spend their time in waiting.
+    """
     from tests.study.toy import write_module
 
+    monkeypatch.setattr("thalweg.study.study.cores", lambda: 1)
     write_module(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "toy_networks", raising=False)
