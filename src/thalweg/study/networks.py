@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from thalweg.objective.examples import Examples, read_examples
 from thalweg.objective.losses import NAMED, Loss
 from thalweg.objective.objective import Objective
 from thalweg.study.grid import Settings
-from thalweg.study.moments import Moment
+from thalweg.study.moments import START, Moment
 from thalweg.study.spec import StudySpec
 from thalweg.study.store import run_id, versions
 from thalweg.study.table import ANY_MODE
@@ -60,6 +61,10 @@ class PlannedRun:
     def labels(self) -> dict[str, Any]:
         """Its fields and its seed."""
         return {**self.settings.fields, "seed": self.seed}
+
+    def is_where(self, where: Mapping[str, Any]) -> bool:
+        """Whether its fields are these."""
+        return all(self.settings.fields[field] == value for field, value in where.items())
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,8 @@ class StudyNetworks:
 
     def network(self, run: PlannedRun, moment: Moment) -> nn.Module:
         network = self.build(run.settings, run.seed)
-        load_weights(self._weights(run, moment), network)
+        if moment.name != START:  # needs no checkpoint
+            load_weights(self._weights(run, moment), network)
         return network.to(self.device).eval()
 
     def objective(

@@ -20,7 +20,7 @@ from thalweg.analyses.measure_choice import chosen_measures
 from thalweg.core.arguments import check_one_of
 from thalweg.objective.batch_norm import MODES, BatchNormMode
 from thalweg.study.grid import Grid, Settings
-from thalweg.study.moments import Moment, parsed
+from thalweg.study.moments import START, Moment, parsed
 from thalweg.study.table import PERFORMANCE
 from thalweg.study.validation import validated
 
@@ -101,11 +101,14 @@ class MeasureSpec(_Table):
     """A measure of one network; what is left out is the study's own.
 
     `measure` is a name of ``thalweg measure`` or of the sharpness family, by default the name it stands
-    under.
+    under; `moments` are some of the study's, or the start, whose network is there without training. It is
+    taken of the networks alone whose fields are those of `where`, so that an axis of the grid need not
+    multiply the cost of all.
     """
 
     measure: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
+    where: dict[str, bool | int | float | str] = Field(default_factory=dict)
     modes: list[BatchNormMode] | None = None
     moments: list[str] | None = None
     num_examples: PositiveInt | None = None
@@ -117,12 +120,13 @@ class PairSpec(_Table):
     With ``across = "seed"``, the networks of one setting are set against each other, first with second, third
     with fourth, so that pairs are independent; with any other field, those of one seed. `fold_batch_norm`
     replaces each batch norm by the layer that computes the same in running mode, without which networks with
-    and without it have no line between them.
+    and without it have no line between them. `where` is that of `MeasureSpec`, of both networks.
     """
 
     measure: str = "linear_path"
     arguments: dict[str, Any] = Field(default_factory=dict)
     across: str = "seed"
+    where: dict[str, bool | int | float | str] = Field(default_factory=dict)
     fold_batch_norm: bool = False
     modes: list[BatchNormMode] | None = None
     moments: list[str] = Field(default_factory=lambda: ["end"])
@@ -256,17 +260,19 @@ class StudySpec(_Table):
     def _hangs_together(self) -> StudySpec:
         Grid.of(self)  # refuses axes that are none
         fields = self.fields
-        own = {parsed(moment).name for moment in self.moments}
+        own = {parsed(moment).name for moment in (START, *self.moments)}
         for name, measure in self.measures.items():
             if name in PERFORMANCE:
                 raise ValueError(f"measures.{name}: the name is taken by what is measured of every network")
             self.member(name)
+            _check_where(f"measures.{name}", measure.where, fields)
             _check_known(f"measures.{name}.moments", measure.moments or (), own)
         for name, pair in self.pairs.items():
             if name in self.measures or name in PERFORMANCE:
                 raise ValueError(f"pairs.{name}: the name is taken")
             check_one_of(f"pairs.{name}.measure", pair.measure, PAIR_MEASURES)
             check_one_of(f"pairs.{name}.across", pair.across, ["seed", *fields])
+            _check_where(f"pairs.{name}", pair.where, fields)
             if pair.fold_batch_norm and pair.modes not in (None, ["running"]):
                 raise ValueError(f"pairs.{name}.modes: folded batch norm is that of running statistics alone")
             _check_known(f"pairs.{name}.moments", pair.moments, own)
@@ -283,9 +289,7 @@ class StudySpec(_Table):
         if claim.moment is not None:
             check_one_of(f"{place}.moment", claim.moment, own)
         fields = self.fields
-        for field, value in claim.where.items():
-            check_one_of(f"{place}.where", field, fields)
-            check_one_of(f"{place}.where.{field}", value, fields[field])
+        _check_where(place, claim.where, fields)
         if isinstance(claim, ContrastClaim):
             check_one_of(f"{place}.by", claim.by, fields)
             for group in claim.groups:
@@ -329,6 +333,12 @@ class StudySpec(_Table):
 
 
 PAIR_MEASURES = ("linear_path", "bezier_path", "align_permutation", "mode_connectivity")
+
+
+def _check_where(place: str, where: Mapping[str, Any], fields: Mapping[str, list[Any]]) -> None:
+    for field, value in where.items():
+        check_one_of(f"{place}.where", field, fields)
+        check_one_of(f"{place}.where.{field}", value, fields[field])
 
 
 def _check_known(place: str, names: Iterable[str], known: set[str]) -> None:

@@ -12,6 +12,7 @@ from thalweg.stats.partial_correlation import partial_correlation
 from thalweg.stats.rank_correlation import rank_correlation
 from thalweg.stats.verdicts import Answer, Claim, Judgement, judge
 from thalweg.study.evidence import Evidence, Value
+from thalweg.study.moments import START
 from thalweg.study.spec import ContrastClaim, CorrelationClaim, StudySpec
 from thalweg.study.table import PERFORMANCE
 
@@ -178,8 +179,9 @@ def _modes(spec: StudySpec) -> list[str]:
 
 
 def _rules(spec: StudySpec) -> list[str]:
-    losses = [claim.matching for claim in spec.claims if claim.matched_loss is not None]
-    return list(dict.fromkeys([*spec.moments, *losses]))
+    # What claims alone bring in: the start, if it is no moment of the study, and matched losses.
+    others = [c.matching for c in spec.claims if c.matched_loss is not None or c.moment == START]
+    return list(dict.fromkeys([*spec.moments, *others]))
 
 
 def _asked(

@@ -16,33 +16,30 @@ from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator, stream_seed
+from thalweg.linalg.estimate import Estimate
 from thalweg.measures.dynamics.batch_draws import checked_batch_size
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.objective.value_and_gradient import value_and_gradient
 
 Gradient = Literal["batch", "full"]
-Headline = Literal["smoothness", "gradient_range", "loss_range"]
 
 # Santurkar et al. go up to 0.4 along the gradient, four times the rate they train with.
 LEARNING_RATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 
-WORDS = {"smoothness": "effective smoothness", "gradient_range": "gradient range", "loss_range": "loss range"}
-
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class GradientPredictiveness(Measurement):
-    """Loss and gradient along the steps -eta g of K batches; `value` is the mean of one of three numbers.
+    """Loss and gradient along the steps -eta g of K batches.
 
-    ``error.data`` is its standard error as an estimate of the mean over all batches of that size that could
-    be drawn from the objective's examples; ``None``, exact, where there is one gradient, of them all.
-    ``error.solver`` is what a unit of rounding in the losses or gradients makes of it.
+    `value` is the effective smoothness, in loss / parameter^2; `loss_range` and `gradient_range` are the
+    other two numbers: means over the batches. ``error.data`` is the standard error as an estimate of the mean
+    over all batches of that size that could be drawn from the objective's examples; ``None``, exact, where
+    there is one gradient, of them all. ``error.solver`` is what a unit of rounding in the gradients makes of
+    it.
 
     Parameters
     ----------
-    headline
-        Which number it is: ``"smoothness"``, in loss / parameter^2; ``"gradient_range"``, in
-        loss / parameter; ``"loss_range"``, in loss.
     batch_size
         Examples a batch, B; N for the full gradient.
     learning_rates
@@ -59,7 +56,6 @@ class GradientPredictiveness(Measurement):
 
     measure: ClassVar[str] = "gradient_predictiveness"
 
-    headline: str
     batch_size: int
     learning_rates: Tensor
     center_losses: Tensor
@@ -69,45 +65,41 @@ class GradientPredictiveness(Measurement):
     distances: Tensor
 
     @property
-    def loss_ranges(self) -> Tensor:
-        """``(K,)``: the largest loss after a step less the smallest."""
-        return self.losses.amax(1) - self.losses.amin(1)
-
-    @property
-    def gradient_ranges(self) -> Tensor:
-        """``(K,)``: the largest change of the gradient less the smallest."""
-        return self.gradient_changes.amax(1) - self.gradient_changes.amin(1)
-
-    @property
     def smoothness(self) -> Tensor:
         """``(K,)``: the largest change of the gradient over the length of its step."""
         return (self.gradient_changes / self.distances).amax(1)
 
-    def by(self, headline: Headline) -> GradientPredictiveness:
-        """The same steps with another of the three numbers as their value."""
-        check_one_of("headline", headline, get_args(Headline))
-        # Of two gradients, and of two losses, a unit of rounding each.
-        unit = torch.finfo(getattr(torch, self.provenance["objective"]["dtype"])).eps
-        gradients = unit * (2 * self.gradient_norms[:, None] + self.gradient_changes)
-        samples, rounding = {
-            "smoothness": (self.smoothness, (gradients / self.distances).amax(1)),
-            "gradient_range": (self.gradient_ranges, 2 * gradients.amax(1)),
-            "loss_range": (self.loss_ranges, 2 * unit * self.losses.abs().amax(1)),
-        }[headline]
-        K = len(samples)
-        spread = StandardError(float(samples.std()) / math.sqrt(K), K - 1) if K > 1 else None
-        arguments = {**self.provenance["arguments"], "headline": headline}
-        return replace(
-            self,
-            value=float(samples.mean()),
-            error=ErrorBudget(solver=float(rounding.mean()), data=spread),
-            provenance={**self.provenance, "arguments": arguments},
-            headline=headline,
-        )
+    @property
+    def loss_range(self) -> Estimate:
+        """The largest loss after a step less the smallest, the mean over the batches."""
+        rounding = 2 * self._unit * self.losses.abs().amax(1)
+        return _mean(self.losses.amax(1) - self.losses.amin(1), rounding)
+
+    @property
+    def gradient_range(self) -> Estimate:
+        """The largest change of the gradient less the smallest, the mean over the batches."""
+        changes = self.gradient_changes
+        return _mean(changes.amax(1) - changes.amin(1), 2 * self._gradient_rounding.amax(1))
+
+    @property
+    def _unit(self) -> float:
+        return torch.finfo(getattr(torch, self.provenance["objective"]["dtype"])).eps
+
+    @property
+    def _gradient_rounding(self) -> Tensor:
+        """``(K, E)``, of the change: a unit of either gradient."""
+        return self._unit * (2 * self.gradient_norms[:, None] + self.gradient_changes)
 
     def _circumstances(self) -> list[str]:
         low, high = float(self.learning_rates[0]), float(self.learning_rates[-1])
-        return [f"{WORDS[self.headline]} for steps of {low:g} to {high:g}", *super()._circumstances()]
+        return [f"steps of {low:g} to {high:g}", *super()._circumstances()]
+
+
+def _mean(samples: Tensor, rounding: Tensor) -> Estimate:
+    """Over batches ``(K,)``; one batch alone is all the examples, and exact."""
+    K, mean = len(samples), samples.mean()
+    error = samples.std() / math.sqrt(K) if K > 1 else torch.zeros_like(mean)
+    return Estimate(mean, error, K - 1, rounding.mean(), support=(0.0, math.inf))
 
 
 def gradient_predictiveness(
@@ -117,7 +109,6 @@ def gradient_predictiveness(
     gradient: Gradient = "batch",
     batch_size: int | None = None,
     num_batches: int = 16,
-    headline: Headline = "smoothness",
     seed: int,
     progress: Progress | None = None,
 ) -> GradientPredictiveness:
@@ -136,7 +127,7 @@ def gradient_predictiveness(
     the gradient can be trusted) and the effective :math:`\beta`-smoothness. All maxima are over the rates
     given alone: in between they may be larger. On a quadratic the last is |H g| / |g|, whatever the rates.
 
-    One number compares steps of one eta, the smoothness changes of one distance: where two networks'
+    The ranges are of steps of one eta, the smoothness is by the distance gone: where two networks'
     gradients have other lengths, these are two questions. A network that has died, its gradient near nought,
     comes out as most predictable.
 
@@ -161,9 +152,6 @@ def gradient_predictiveness(
         B, at most N; of ``"batch"`` alone. Default: the objective's own, at most N.
     num_batches
         K, at least two; where one batch holds all the examples, that one is taken.
-    headline
-        Which of the three is `value`: ``"smoothness"``, ``"gradient_range"`` or ``"loss_range"``. The result
-        holds all.
     seed
         Of the draws.
     progress
@@ -184,7 +172,6 @@ def gradient_predictiveness(
     check_objective("objective", objective)
     rates = _checked_rates(learning_rates)
     check_one_of("gradient", gradient, get_args(Gradient))
-    check_one_of("headline", headline, get_args(Headline))
     check_count("num_batches", num_batches, 2)
     stream_seed(seed)
     size = _checked_size(objective, gradient, batch_size)
@@ -205,17 +192,15 @@ def gradient_predictiveness(
         "gradient": gradient,
         "batch_size": batch_size,
         "num_batches": num_batches,
-        "headline": headline,
         "seed": seed,
     }
     result = GradientPredictiveness(
-        value=math.nan,  # until `by` says which
+        value=math.nan,  # made of the rest
         provenance={
             "function": "gradient_predictiveness",
             "arguments": arguments,
             "objective": objective.describe(),
         },
-        headline=headline,
         batch_size=size,
         learning_rates=torch.tensor(rates, dtype=torch.float64),
         **{
@@ -223,7 +208,10 @@ def gradient_predictiveness(
             for f in fields(_Followed)
         },
     )
-    return result.by(headline)
+    smoothness = _mean(result.smoothness, (result._gradient_rounding / result.distances).amax(1))
+    spread = StandardError(float(smoothness.standard_error), count - 1) if count > 1 else None
+    error = ErrorBudget(solver=float(smoothness.solver), data=spread)
+    return replace(result, value=float(smoothness), error=error)
 
 
 @dataclass(frozen=True)

@@ -139,16 +139,16 @@ def largest_stable_learning_rate(
     batch norm diverge at rates at which those with it train.
     """
     check_objective("objective", objective)
+    check_positive("lowest", lowest, "0.001 is usual")
+    check_positive("highest", highest, "1000 is usual")
+    if not lowest < highest:
+        raise ValueError(f"`highest` must be above `lowest`, {lowest:g}, got {highest:g}.")
     ConstantRate(lowest, momentum, nesterov)  # refuses what is out of range
     size = checked_batch_size(objective, False, batch_size)
     for name, count, least in (("num_steps", num_steps, 1), ("num_orders", num_orders, 2)):
         check_count(name, count, least)
     check_fraction("loss_ratio", loss_ratio, "0.9 asks for a loss down by a tenth")
     check_fraction("rtol", rtol, "0.1 brackets the rate to 10 %")
-    check_positive("lowest", lowest, "0.001 is usual")
-    check_positive("highest", highest, "1000 is usual")
-    if not lowest < highest:
-        raise ValueError(f"`highest` must be above `lowest`, {lowest:g}, got {highest:g}.")
     stream_seed(seed)
     held, N = objective.frozen(), objective.num_examples
     start_loss = held.value()
