@@ -44,6 +44,7 @@ def test_a_quadratic_is_in_closed_form() -> None:
     rows = cast(Any, o)._examples.batch[0]
     found = gradient_predictiveness(o, learning_rates=RATES, batch_size=3, num_batches=4, seed=2)
     assert found.losses.shape == found.gradient_changes.shape == found.distances.shape == (4, 3)
+    loss_ranges, gradient_ranges = [], []
     for i, part in enumerate(drawn(7, 3, 4, 2)):
         g = rows[part].mean(0) + H @ at
         loss = float(rows[part].mean(0) @ at + at @ H @ at / 2)
@@ -54,8 +55,11 @@ def test_a_quadratic_is_in_closed_form() -> None:
         assert found.distances[i].tolist() == pytest.approx([r * float(g.norm()) for r in RATES])
         assert found.gradient_changes[i].tolist() == pytest.approx([r * float((H @ g).norm()) for r in RATES])
         assert float(found.smoothness[i]) == pytest.approx(float((H @ g).norm() / g.norm()))
-        assert float(found.gradient_ranges[i]) == pytest.approx(0.65 * float((H @ g).norm()))
-        assert float(found.loss_ranges[i]) == pytest.approx(max(losses) - min(losses))
+        loss_ranges.append(max(losses) - min(losses))
+        gradient_ranges.append(0.65 * float((H @ g).norm()))
+    assert float(found.loss_range) == pytest.approx(sum(loss_ranges) / 4)
+    assert float(found.gradient_range) == pytest.approx(sum(gradient_ranges) / 4)
+    assert found.value == pytest.approx(float(found.smoothness.mean()))
 
 
 def test_along_an_eigenvector_the_smoothness_is_its_eigenvalue_whatever_the_rates() -> None:

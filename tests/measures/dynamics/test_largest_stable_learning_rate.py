@@ -145,8 +145,11 @@ def test_a_network_that_never_learns_has_not_trained_however_finite_its_loss() -
         ConvergenceError, match=r"no rate trains, of those doubled from 0.001 to 8, .*`num_steps`"
     ):
         largest_stable_learning_rate(o, highest=8.0, num_steps=20, num_orders=2, seed=0)
-    found = largest_stable_learning_rate(bowl(), batch_size=7, num_steps=20, num_orders=2, seed=0)
+    found = largest_stable_learning_rate(
+        bowl(), batch_size=7, num_steps=20, lowest=1e-4, rtol=0.5, num_orders=2, seed=0
+    )
     assert not bool(found.trained[0]), "too slow a rate is not what ends the scan"
+    assert found.value == pytest.approx(2 / LAMBDA, rel=0.3)
 
 
 def test_a_scan_that_ends_too_soon_says_so() -> None:

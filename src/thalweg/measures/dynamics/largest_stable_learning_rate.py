@@ -186,7 +186,7 @@ def largest_stable_learning_rate(
 
         brackets.append(_bracket(trains, lowest, highest, rtol))
     work.finish()
-    orders, rates, losses = (torch.tensor(column) for column in zip(*trials, strict=True))
+    orders, rates, losses = (torch.tensor(c, dtype=torch.float64) for c in zip(*trials, strict=True))
     stable, unstable = torch.tensor(brackets, dtype=torch.float64).T
     middles = (stable * unstable).sqrt().log()
     value = float(middles.mean().exp())
@@ -219,9 +219,9 @@ def largest_stable_learning_rate(
         batch_size=size,
         start_loss=start_loss,
         level=level,
-        trial_orders=orders,
-        trial_rates=rates.double(),
-        trial_losses=losses.double(),
+        trial_orders=orders.long(),
+        trial_rates=rates,
+        trial_losses=losses,
     )
 
 
