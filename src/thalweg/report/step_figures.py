@@ -17,6 +17,7 @@ from thalweg.report.figures import (
     VERMILLION,
     new_figure,
     numbers,
+    plain_ticks,
     unit_of_loss,
 )
 
@@ -88,10 +89,11 @@ def draw_stable_rate(axes: Axes, result: Any, colour: str) -> None:
     if not ended.all():
         axes.plot([], [], "x", color=GREY, markersize=6, label="diverged")
     low, high = result.interval(0.95)
-    axes.axvspan(max(low, 1e-12), high, color=colour, alpha=0.12, linewidth=0, label="95 %")
+    axes.axvspan(low, high, color=colour, alpha=0.12, linewidth=0, label="95 %")
     axes.axvline(result.value, color=INK, linewidth=0.9, linestyle=":", label=f"{result.value:.3g}")
     axes.axhline(result.level, color=GREY, linewidth=0.9, linestyle="--", label="to be reached")
     axes.set_xscale("log")
+    plain_ticks(axes.xaxis)
     axes.set_xlim(numbers(result.trial_rates).min() / 1.2, 1.4 * numbers(result.trial_rates).max())
     axes.set_ylim(0, 1.06 * top)
     axes.set_xlabel("learning rate")

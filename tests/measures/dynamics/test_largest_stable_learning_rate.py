@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from tests import networks
 from tests.measures.conftest import Theta, quadratic
 from tests.operators.oracle import mean_loss, prepared, trainable
@@ -101,6 +102,10 @@ def test_value_and_error_are_those_of_the_brackets() -> None:
     assert found.error.solver is not None
     assert found.value - found.error.solver <= ends[0]
     assert found.value + found.error.solver == pytest.approx(ends[1])
+    half = float(stats.t.ppf(0.975, 3)) * float(logs.std()) / 2
+    assert found.interval(0.95) == pytest.approx((ends[0] * math.exp(-half), ends[1] * math.exp(half)))
+    assert repr(found).startswith(f"LargestStableLearningRate({found.value:.3g}, ")
+    assert "(95 %)" in repr(found)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator, stream_seed
+from thalweg.core.rounding import at_least, at_most
 from thalweg.measures.dynamics.batch_draws import BatchDraws, checked_batch_size
 from thalweg.measures.dynamics.constant_rate import ConstantRate
 from thalweg.measures.dynamics.constant_rate_walk import constant_rate_walk
@@ -58,6 +59,18 @@ class LargestStableLearningRate(Measurement):
     trial_orders: Tensor
     trial_rates: Tensor
     trial_losses: Tensor
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Two-sided interval at confidence `level`: Student's on the logarithm, about the brackets' ends."""
+        assert self.error.probe is not None
+        half = StandardError(self.error.probe.value / self.value, self.error.probe.dof).half_width(level)
+        low, high = (float(ends.log().mean()) for ends in (self.stable, self.unstable))
+        return math.exp(low - half), math.exp(high + half)
+
+    def __repr__(self) -> str:
+        low, high = self.interval(0.95)
+        number = f"{self.value:.3g}, {at_least(low, 2)} to {at_most(high, 2)} (95 %)"
+        return f"{type(self).__name__}({', '.join([number, *self._circumstances()])})"
 
     @property
     def trained(self) -> Tensor:
