@@ -87,9 +87,10 @@ def test_a_study_with_a_crash_exits_with_1_and_says_what_it_was(
         raise MemoryError("no memory left")
 
     monkeypatch.setattr("thalweg.study.plan.generalization_gap", out_of_memory)
+    write_study(toy_folder, seeds="seeds = 1")
     code, out, _ = thalweg("study", "run", "toy.toml", "--workers", 1, "--out", "there")
     assert code == 1
-    assert "crashed: bn 1 gap epoch 1 running and 11 more: MemoryError: no memory left" in out
+    assert "crashed: bn 1 gap epoch 1 running and 5 more: MemoryError: no memory left" in out
 
 
 @pytest.mark.real_data

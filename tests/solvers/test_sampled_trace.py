@@ -59,8 +59,8 @@ def check_coverage(
 
 def test_intervals_cover(monkeypatch: pytest.MonkeyPatch) -> None:
     operator = KnownHessian(regression(*examples(3000)))
-    found = repeated(monkeypatch, operator, 150, 0.05)
-    check_coverage(operator, found, 3 * (0.05 * 0.95 / 150) ** 0.5)
+    found = repeated(monkeypatch, operator, 50, 0.05)
+    check_coverage(operator, found, 3 * (0.05 * 0.95 / 50) ** 0.5)
 
 
 @pytest.mark.slow
@@ -88,22 +88,23 @@ def test_probe_and_data_error_are_those_of_the_design(monkeypatch: pytest.Monkey
     assert 0.2 * probes < float(total[1])
 
 
-def test_layers_sum_and_the_norm_is_unbiased(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num", [80, pytest.param(400, marks=pytest.mark.slow)])
+def test_layers_sum_and_the_norm_is_unbiased(num: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling_design, "GROUP_SIZE", 4)
     operator = KnownHessian(regression(*examples(3000)))
-    found = repeated(monkeypatch, operator, 200, 0.5)
+    found = repeated(monkeypatch, operator, num, 0.5)
     for result in found[:5]:
         assert float(result.estimate.parts.sum()) == pytest.approx(result.estimate.value)
     squares = torch.tensor([r.estimate.square for r in found])
     true = float(operator.matrix.square().sum())
-    assert abs(float(squares.mean()) - true) < 4 * float(squares.std()) / 200**0.5
+    assert abs(float(squares.mean()) - true) < 4 * float(squares.std()) / num**0.5
     # The square of one group's product would be too large, and far more so than that.
     design, rng = SamplingDesign.of(operator.objective), torch.Generator().manual_seed(0)
-    biased = [float(hessian(design.group(rng)).square().sum()) for _ in range(200)]
-    assert sum(biased) / 200 - true > 8 * float(squares.std()) / 200**0.5
+    biased = [float(hessian(design.group(rng)).square().sum()) for _ in range(num)]
+    assert sum(biased) / num - true > 5 * float(squares.std()) / num**0.5
     parts = torch.stack([r.estimate.parts for r in found])
     blocks = torch.stack([operator.matrix.diagonal()[i == LAYERS].sum() for i in range(3)])
-    assert float(((parts.mean(0) - blocks) / (parts.std(0) / 200**0.5)).abs().max()) < 4
+    assert float(((parts.mean(0) - blocks) / (parts.std(0) / num**0.5)).abs().max()) < 4
     errors = torch.stack([r.estimate.part_errors for r in found]).square().mean(0).sqrt()
     torch.testing.assert_close(errors, parts.std(0), rtol=0.3, atol=0)
 

@@ -139,7 +139,7 @@ STATED = {"two": 0.885}
 
 @pytest.mark.parametrize("num_directions", [3, 4])
 @pytest.mark.parametrize("spectrum", SPECTRA)
-@pytest.mark.parametrize("repeats", [150, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [60, pytest.param(2000, marks=pytest.mark.slow)])
 def test_intervals_cover(toys, repeats, spectrum, num_directions) -> None:
     """At 3 directions and the tolerance of the family, and at 4 with a fine one."""
     h, rtol = SPECTRA[spectrum], {3: 0.1, 4: 1e-3}[num_directions]
@@ -151,7 +151,7 @@ def test_intervals_cover(toys, repeats, spectrum, num_directions) -> None:
         for s in range(repeats)
     ]
     covered = np.mean([low <= truth <= high for low, high in (r.interval(0.95) for r in found)])
-    slack = 0.0 if repeats == 2000 else 0.04
+    slack = 0.0 if repeats == 2000 else 0.065
     print("basin_width", spectrum, num_directions, repeats, round(covered * repeats))
     # A coarse bracket is added to the chance, so that nearly all are covered.
     most = 0.965 if rtol < 0.01 else 1.0
