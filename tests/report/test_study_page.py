@@ -101,7 +101,7 @@ def test_each_cell_has_the_colour_of_its_answer_and_each_claim_its_own_cell(six)
     assert answers == {
         "flatter-eigenvalue": "supported",
         "flatter-at-equal-loss": "supported",
-        "less-sharp": "undecided",
+        "flatter-by-perturbation": "undecided",
         "generalises-better": "supported",
         "by-seeds": "refuted",
     }

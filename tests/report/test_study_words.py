@@ -206,7 +206,7 @@ def test_power_is_told_in_deviations_and_in_the_unit_of_the_effect():
     known = Foresight("c", 6, 6, 0.0087, 1.796, 0.95, spread=0.1, margin=1.2, seeds=7, seeds_equivalent=9)
     (shown,) = power_rows([known])
     assert (shown.runs, shown.smallest_p, shown.is_hopeless) == ("6 against 6", "0.0087", False)
-    assert (shown.detectable, shown.at_spread) == ("1.8", "a factor of 1.20")
+    assert (shown.detectable, shown.at_spread) == ("1.8 s.d.", "a factor of 1.20")
     assert (shown.seeds, shown.seeds_equivalent) == ("7", "9")
     (linear,) = power_rows([replace(known, is_ratio=False, spread=0.00223)])
     assert linear.at_spread == "0.00401"

@@ -76,3 +76,41 @@ def test_arguments_of_models_are_an_axis() -> None:
 def test_axes_that_are_none(axes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         spec(axes)
+
+
+def test_the_scale_of_initial_weights_is_an_axis_of_any_model() -> None:
+    settings = spec({"init_scale": [0.5, 1.0]}).settings
+    assert [(s.model, s.init_scale, s.fields["init_scale"]) for s in settings[:2]] == [
+        ("a", 0.5, 0.5),
+        ("a", 1.0, 1.0),
+    ]
+    with pytest.raises(ValueError, match="a scale must be a finite number above 0, got 0"):
+        spec({"init_scale": [0]})
+
+
+def test_what_goes_along_with_a_value_is_set_and_is_no_field() -> None:
+    along = {"training.batch_size": {"64": {"training.epochs": 40, "model.width": 8}}, "model": {"b": {}}}
+    settings = spec({"model": ["a"], "training.batch_size": [32, 64]}, along=along | {"model": {}}).settings
+    assert [(s.training["epochs"], s.arguments) for s in settings] == [(6, {}), (40, {"width": 8})]
+    assert [s.fields for s in settings] == [
+        {"model": "a", "batch_size": 32},
+        {"model": "a", "batch_size": 64},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("along", "message"),
+    [
+        ({"training.lr": {}}, r"`grid.along` must be some of model, training.batch_size"),
+        ({"training.batch_size": {"16": {}}}, r"`grid.along.training.batch_size` must be some of 32, 64"),
+        (
+            {"training.batch_size": {"32": {"training.epochs": 0}}},
+            r"grid.along.training.batch_size.32.training.epochs: .*greater than 0, got 0",
+        ),
+        ({"training.batch_size": {"32": {"epochs": 4}}}, r"must be some of model, training.*got 'epochs'"),
+        ({"training.batch_size": {"32": {"model": "a"}}}, "it is an axis itself, or the model"),
+    ],
+)
+def test_what_cannot_go_along(along: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spec({"training.batch_size": [32, 64]}, along=along)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scipy import stats
+
 from thalweg.analyses.measured import Outcome, measured
 from thalweg.analyses.runs import Run
 from thalweg.analyses.sharpness_family import Member
@@ -15,6 +17,7 @@ from thalweg.core.array_store import Store
 from thalweg.core.errors import ThalwegError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress
+from thalweg.linalg.estimate import Estimate
 from thalweg.measures.sharpness.basin_width import BasinWidth
 from thalweg.objective.batch_norm import MODES, BatchNormMode
 from thalweg.objective.objective import Objective
@@ -75,6 +78,34 @@ class Reading:
     def missing(cls, reason: str) -> Reading:
         """Nothing was measured."""
         return cls(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, reason)
+
+
+def number_reading(result: Measurement, number: str, level: float) -> Reading:
+    """Another number of a result, such as the share of negative curvature of a profile.
+
+    An `Estimate` has its interval; of a plain number whose error the result states, as ``number_error``, a
+    normal one is taken; any other number is as it is.
+
+    Parameters
+    ----------
+    result
+        Of a measure.
+    number
+        Name of a field or a property of it.
+    level
+        Of the interval.
+    """
+    found = getattr(result, number)
+    if isinstance(found, Estimate):
+        low, high = (float(end) for end in found.interval(level))
+        rest = float(found.solver)
+        error = 0.0 if math.isnan(error := float(found.standard_error)) else error
+        return Reading(float(found), low, high, error, rest, rest)
+    if found is None or math.isnan(found):
+        return Reading.missing("the value is not a number")
+    error = getattr(result, f"{number}_error", None) or 0.0
+    half = float(stats.norm.ppf(0.5 + level / 2)) * error if error == error else math.inf
+    return Reading(float(found), found - half, found + half, error if error == error else 0.0)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ from thalweg.report.study_charts import (
     value_axis,
 )
 from thalweg.report.study_words import effect_name, state_of
+from thalweg.study.claims import ContrastClaim, CorrelationClaim
 from thalweg.study.evidence import Evidence, Value
-from thalweg.study.spec import ContrastClaim, CorrelationClaim, StudySpec
+from thalweg.study.quantities import WHOLE
+from thalweg.study.spec import StudySpec
 from thalweg.study.verdicts import Cell, Verdict
 
 SHAPES = ("circle", "square", "diamond")
@@ -66,7 +68,7 @@ def _forest(verdict: Verdict, cells: Sequence[Cell], part: str, modes: Sequence[
             rows.append(Row(at, marks, num_lines=len(used), measure=measure, at=at))
     is_ratio = cells[0].is_ratio
     label = f"{effect_name(claim, is_ratio)}, with {100 * level:.4g} % intervals"
-    has_margin = isinstance(claim, CorrelationClaim) or (claim.scale == "log") == is_ratio
+    has_margin = not isinstance(claim, ContrastClaim) or (claim.scale == "log") == is_ratio
     band = _band(claim.margin, is_ratio) if has_margin else None
     all_marks = [mark for row in rows for mark in row.marks]
     axis = (
@@ -146,6 +148,9 @@ def _strip(spec: StudySpec, evidence: Evidence, name: str) -> Chart | None:
         for mode in spec.objective.modes
         for moment in spec.moments
     ]
+    if name in spec.quantities and spec.quantities[name].is_of_runs:
+        # Whatever mode and moment are asked for.
+        cells = [(WHOLE, spec.objective.modes[0], evidence.values(name, spec.objective.modes[0], WHOLE))]
     for _, _, values in cells:
         groups |= dict.fromkeys(str(v.fields.get(by)) for v in values)
     names = [n for n in (*colours, *groups) if n in groups]
@@ -153,6 +158,7 @@ def _strip(spec: StudySpec, evidence: Evidence, name: str) -> Chart | None:
     previous = ""
     for moment, mode, values in cells:
         dots, missing = [], sum(math.isnan(v.value) for v in values)
+        unbounded = sum(math.isinf(v.value) for v in values)
         for line, group in enumerate(names):
             numbers = _finite(values, by, group)
             everything += numbers
@@ -165,6 +171,7 @@ def _strip(spec: StudySpec, evidence: Evidence, name: str) -> Chart | None:
             rows.append(Row(mode, mode=mode, measure=name))
             previous = mode
         lost = f"{moment}, {missing} missing" if missing else moment
+        lost += f", {unbounded} infinite" if unbounded else ""
         rows.append(Row(lost, dots=tuple(dots), num_lines=len(names), measure=name, mode=mode, at=moment))
     if not everything:
         return None

@@ -14,6 +14,7 @@ from thalweg.report.study_figures import forest_charts, group_colours, group_fie
 from thalweg.report.study_matrix import matrix_charts
 from thalweg.report.study_power import power_rows
 from thalweg.report.study_runs import run_details, troubles
+from thalweg.report.study_scatter import run_figure
 from thalweg.report.study_training import training_figure
 from thalweg.report.study_variance import variance_table
 from thalweg.report.study_words import SYMBOLS, verdict_rows
@@ -67,6 +68,7 @@ def write_study_page(study: Study, path: str | Path) -> Path:
         power=power_rows(foresight(spec, evidence)),
         depends={row.name: dependence(by_name[row.name], modes) for row in claims},
         forests={row.name: forest_charts(by_name[row.name], modes, spec.level) for row in claims},
+        scatters={row.name: run_figure(by_name[row.name], spec) for row in claims},
         matrices=matrix_charts(correlation_matrices(spec, evidence)),
         fewest_settings=FEWEST_SETTINGS,
         num_settings=len(spec.settings),

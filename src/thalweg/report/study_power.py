@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from thalweg.report.order_tables import format_p
 from thalweg.report.tables import format_number
-from thalweg.study.foresight import Foresight
+from thalweg.study.foresight import Foresight, GridForesight
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,22 @@ class PowerRow:
     seeds_equivalent: str
 
 
-def power_rows(found: Sequence[Foresight]) -> list[PowerRow]:
+def power_rows(found: Sequence[Foresight | GridForesight]) -> list[PowerRow]:
     """Of each claim that `thalweg.study.foresight.foresight` speaks of."""
-    return [_row(f) for f in found]
+    return [_row(f) if isinstance(f, Foresight) else _grid_row(f) for f in found]
+
+
+def _grid_row(f: GridForesight) -> PowerRow:
+    return PowerRow(
+        claim=f.claim,
+        runs=f"{f.num_runs} of {f.num_settings} settings",
+        smallest_p=format_p(min(f.smallest_p, 1.0)) if f.smallest_p else "",
+        is_hopeless=f.is_hopeless,
+        detectable="" if f.is_hopeless or math.isnan(f.detectable) else f"τ = {f.detectable:.2g}",
+        at_spread="",
+        seeds="",
+        seeds_equivalent="",
+    )
 
 
 def _row(f: Foresight) -> PowerRow:
@@ -43,7 +56,7 @@ def _row(f: Foresight) -> PowerRow:
         runs=f"{f.num_a} against {f.num_b}",
         smallest_p=format_p(min(f.smallest_p, 1.0)),
         is_hopeless=hopeless,
-        detectable=f"{f.detectable:.2g}" if shown else "",
+        detectable=f"{f.detectable:.2g} s.d." if shown else "",
         at_spread=at_spread,
         seeds="" if f.seeds is None else f"{f.seeds:,}",
         seeds_equivalent="" if f.seeds_equivalent is None else f"{f.seeds_equivalent:,}",

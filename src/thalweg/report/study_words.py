@@ -10,11 +10,9 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN
 from thalweg.report.order_tables import format_p
 from thalweg.report.paper_layout import MODE_NAMES
 from thalweg.report.tables import format_interval, format_number
+from thalweg.study.claims import Claim, ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.evidence import Value
-from thalweg.study.spec import ContrastClaim, CorrelationClaim
 from thalweg.study.verdicts import Cell, Verdict
-
-Claim = ContrastClaim | CorrelationClaim
 
 # In the last digit 1 - 0.95 is not 0.05.
 _ROUNDING = 1e-12
@@ -112,6 +110,8 @@ def effect_name(claim: Claim, is_ratio: bool) -> str:
     """Of what an effect is."""
     if isinstance(claim, CorrelationClaim):
         return {"kendall": "τ", "granulated": "granulated τ", "partial": "partial τ"}[claim.statistic]
+    if isinstance(claim, PredictionClaim):
+        return "error / error of hyperparameters alone"
     a, b = group_names(claim)
     return f"{a} / {b}" if is_ratio else f"{a} less {b}"
 
@@ -133,6 +133,10 @@ def claim_words(claim: Claim, expects: str, measure: str) -> str:
         sign = {"positive": "ranks runs by", "negative": "ranks runs inversely by", "none": "ranks no run by"}
         held = f", given {', '.join(claim.given)}" if claim.given else ""
         return f"{measure} {sign[expects]} {claim.ranks}{held}"
+    if isinstance(claim, PredictionClaim):
+        place = "beside" if claim.beside else "in the place of"
+        verb = "helps" if expects == "helps" else "does not help"
+        return f"{measure} {verb} to foretell {claim.outcome} {place} the hyperparameters"
     a, b = group_names(claim)
     if expects == "equivalent":
         return f"{measure} of {a} and {b} is the same within {_margin(claim)}"
@@ -164,6 +168,9 @@ def runs_text(cell: Cell, claim: Claim) -> str:
     """How many runs stand behind a cell."""
     if isinstance(claim, CorrelationClaim):
         return f"{cell.num_a}"
+    if isinstance(claim, PredictionClaim):
+        settings = f" of {cell.prediction.num_configurations} settings" if cell.prediction else ""
+        return f"{cell.num_a}{settings}"
     return f"{cell.num_a} pairs" if claim.paired else f"{cell.num_a} against {cell.num_b}"
 
 
@@ -242,6 +249,10 @@ def _finding(claim: Claim, cell: Cell) -> str:
         margin = f"τ lies within ± {claim.margin:g}" if claim.margin is not None else ""
         words = {"positive": "τ is above nought", "negative": "τ is below nought", "equivalent": margin}
         return words[cell.basis]
+    if isinstance(claim, PredictionClaim):
+        if cell.basis == "helps":
+            return "the error is smaller than that of the hyperparameters alone"
+        return f"the error is not smaller by more than {_margin(claim)}"
     a, b = group_names(claim)
     if cell.basis == "equivalent":
         return f"the two are the same within {_margin(claim)}"
@@ -251,6 +262,6 @@ def _finding(claim: Claim, cell: Cell) -> str:
 
 
 def _margin(claim: Claim) -> str:
-    if isinstance(claim, ContrastClaim) and claim.scale == "log":
+    if isinstance(claim, PredictionClaim) or (isinstance(claim, ContrastClaim) and claim.scale == "log"):
         return f"a factor of {claim.margin:g}"
     return f"{claim.margin:g}"

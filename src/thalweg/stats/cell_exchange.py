@@ -60,17 +60,26 @@ def exchange_p_values(
     groups = ordered_groups(_of_cells(axes, cells), order_m, order_g)
     if num_cells <= MOST_CELLS:
         exchanges = np.array(list(itertools.permutations(range(num_cells))))
-        smallest = 2 / len(exchanges)  # the order turned round reaches as much
     else:
         rng = np.random.default_rng([seed, 2])
         drawn = rng.permuted(np.tile(np.arange(num_cells), (num_exchanges, 1)), axis=1)
         exchanges = np.concatenate([np.arange(num_cells)[None], drawn])  # with the one seen
-        smallest = 1 / len(exchanges)
     # So many at once that they take some ten million numbers.
     parts = np.array_split(exchanges, max(1, math.ceil(exchanges.size * num_cells / 1e7)))
     null = np.abs(np.concatenate([_coefficients(order_m, order_g, groups, part) for part in parts]))
     reached = (null >= null[0] * (1 - ROUNDING)).mean(0)
-    return np.where(np.isnan(null[0]), math.nan, reached), smallest
+    return np.where(np.isnan(null[0]), math.nan, reached), least_exchange_p(num_cells, num_exchanges)
+
+
+def least_exchange_p(num_cells: int, num_exchanges: int) -> float:
+    """What the p-values of so many cells cannot go below.
+
+    >>> least_exchange_p(4, 2000), least_exchange_p(12, 1999)
+    (0.08333333333333333, 0.0005)
+    """
+    if num_cells <= MOST_CELLS:
+        return min(1.0, 2 / math.factorial(num_cells))  # the order turned round reaches as much
+    return 1 / (num_exchanges + 1)
 
 
 def ordered_groups(axes: Mapping[str, list[Group]], order_m: Array, order_g: Array) -> dict[str, list[Group]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from thalweg.stats.rank_correlation import Correlation, rank_correlation
 from thalweg.study.evidence import Evidence, Value
+from thalweg.study.ranked_claims import orderable
 from thalweg.study.spec import StudySpec
 
 # Below so many settings a tau says no more than which group is which.
@@ -36,7 +37,7 @@ class CorrelationMatrix:
     mode, matching
         See `thalweg.study.evidence.Evidence.values`.
     names
-        The gap, then the measures.
+        The gap, then the study's quantities, then the measures.
     cells
         By two names, the one that stands earlier in `names` first.
     level
@@ -62,7 +63,7 @@ def correlation_matrices(spec: StudySpec, evidence: Evidence) -> list[Correlatio
 
 
 def _matrix(spec: StudySpec, evidence: Evidence, mode: str, matching: str) -> CorrelationMatrix:
-    names = ("gap", *spec.measures)
+    names = ("gap", *spec.quantities, *spec.columns)
     columns = {name: {v.run: v for v in evidence.values(name, mode, matching)} for name in names}
     names = tuple(name for name in names if columns[name])
     cells = {(a, b): _cell(spec, columns[a], columns[b]) for i, a in enumerate(names) for b in names[i + 1 :]}
@@ -71,12 +72,12 @@ def _matrix(spec: StudySpec, evidence: Evidence, mode: str, matching: str) -> Co
 
 def _cell(spec: StudySpec, a: Mapping[str, Value], b: Mapping[str, Value]) -> MatrixCell:
     pairs = [(a[run], b[run]) for run in a if run in b]
-    pairs = [(x, y) for x, y in pairs if math.isfinite(x.value) and math.isfinite(y.value)]
+    pairs = [(x, y) for x, y in pairs if not (math.isnan(x.value) or math.isnan(y.value))]
     settings = [tuple(x.fields[field] for field in spec.fields) for x, _ in pairs]
     try:
         found = rank_correlation(
-            [x.value for x, _ in pairs],
-            [y.value for _, y in pairs],
+            orderable([x.value for x, _ in pairs]),
+            orderable([y.value for _, y in pairs]),
             {"setting": settings},
             errors=[x.standard_error for x, _ in pairs],
             gap_errors=[y.standard_error for _, y in pairs],

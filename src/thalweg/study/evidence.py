@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from thalweg.stats.matched_loss import at_matched_loss
+from thalweg.study.quantities import WHOLE
 from thalweg.study.table import ANY_MODE, COLUMNS
 
 MATCHED = "loss = "
@@ -68,9 +69,12 @@ class Evidence:
             Of the table.
         matching
             A moment, or ``"loss = 0.3"`` for where the training loss in that mode came down to so much,
-            between the moments that were measured.
+            between the moments that were measured. What is of a run as a whole is the same at all of them.
         """
         found = {**self._index.get((name, ANY_MODE), {}), **self._index.get((name, mode), {})}
+        whole = [rows[WHOLE] for rows in found.values() if WHOLE in rows]
+        if whole:
+            return [_value(row) for row in whole]
         if matching.startswith(MATCHED):
             target = float(matching.removeprefix(MATCHED))
             values = [self._matched(run, rows, mode, target) for run, rows in found.items()]

@@ -7,10 +7,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from scipy.stats import norm
+
 from thalweg.analyses.attainable import smallest_corrected_p
+from thalweg.stats.cell_exchange import least_exchange_p
+from thalweg.stats.held_out_prediction import FEWEST_CONFIGURATIONS
 from thalweg.stats.power import detectable_difference, seeds_for_equivalence, seeds_needed
+from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
+from thalweg.study.correlations import FEWEST_SETTINGS
 from thalweg.study.evidence import Evidence, Value
-from thalweg.study.spec import ContrastClaim, StudySpec
+from thalweg.study.ranked_claims import NUM_RESAMPLES
+from thalweg.study.spec import StudySpec
 from thalweg.study.verdicts import Cell, own_cell
 
 POWER = 0.8
@@ -72,13 +79,83 @@ class Foresight:
         return f"{words}."
 
 
-def foresight(spec: StudySpec, evidence: Evidence | None = None) -> list[Foresight]:
-    """Of each primary contrast, or of every one if none is primary; with what is measured so far."""
-    contrasts = [claim for claim in spec.claims if isinstance(claim, ContrastClaim)]
-    chosen = [claim for claim in contrasts if claim.primary] or contrasts
+@dataclass(frozen=True)
+class GridForesight:
+    """What the runs of one claim over a grid can show, a correlation or a prediction.
+
+    Parameters
+    ----------
+    claim
+        Its name.
+    num_runs, num_settings
+        Runs that there will be, and the settings they are of, which exchanges and predictions go by.
+    smallest_p
+        As of `Foresight`; nought where exchanges set no limit.
+    detectable
+        Kendall's tau, of settings without ties, that would be found with probability 0.8, about; NaN of what
+        is no such tau.
+    level
+        Of the study.
+    """
+
+    claim: str
+    num_runs: int
+    num_settings: int
+    smallest_p: float
+    detectable: float
+    level: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        content = dataclasses.asdict(self)
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in content.items()}
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether nothing can be decided, whatever the values are."""
+        return self.smallest_p > 1 - self.level + 1e-12
+
+    def __str__(self) -> str:
+        runs = f"{self.claim}: {self.num_runs} runs of {self.num_settings} settings"
+        if self.is_hopeless:
+            least = min(1.0, self.smallest_p)
+            return f"{runs} can decide nothing: no corrected p-value can be below {least:.2g}."
+        if math.isnan(self.detectable):
+            return f"{runs}; what they find shows once they are measured."
+        return f"{runs} find a tau of about {self.detectable:.2g} over all settings with probability {POWER}."
+
+
+def foresight(spec: StudySpec, evidence: Evidence | None = None) -> list[Foresight | GridForesight]:
+    """Of each primary claim, or of every one if none is primary; with what is measured so far."""
+    chosen = [claim for claim in spec.claims if claim.primary] or spec.claims
     num_claims = sum(claim.primary for claim in spec.claims) or 1
-    cells = [own_cell(spec, evidence, claim) if evidence else None for claim in chosen]
-    return [_foreseen(spec, claim, num_claims, cell) for claim, cell in zip(chosen, cells, strict=True)]
+    found: list[Foresight | GridForesight] = []
+    for claim in chosen:
+        if isinstance(claim, ContrastClaim):
+            cell = own_cell(spec, evidence, claim) if evidence else None
+            found.append(_foreseen(spec, claim, num_claims, cell))
+        else:
+            found.append(_over_grid(spec, claim, num_claims))
+    return found
+
+
+def _over_grid(spec: StudySpec, claim: CorrelationClaim | PredictionClaim, num_claims: int) -> GridForesight:
+    wanted = claim.where.items()
+    settings = sum(all(s.fields.get(k) == v for k, v in wanted) for s in spec.settings)
+    num_runs = settings * len(spec.seeds)
+    detectable, smallest = math.nan, 0.0
+    if isinstance(claim, PredictionClaim):
+        smallest = 1.0 if settings < FEWEST_CONFIGURATIONS else 0.0
+    elif claim.statistic == "partial":
+        smallest = 1.0 if len(spec.seeds) < 2 else 0.0
+    else:
+        smallest = num_claims * least_exchange_p(settings, NUM_RESAMPLES)
+        # Kendall's (1938) variance of tau where nothing is related.
+        variance = 2 * (2 * settings + 5) / (9 * settings * (settings - 1)) if settings > 1 else math.inf
+        detectable = float(norm.ppf(0.5 + spec.level / 2) + norm.ppf(POWER)) * math.sqrt(variance)
+        # Intervals take the spread between the seeds of a setting.
+        smallest = 1.0 if len(spec.seeds) < 2 or settings < FEWEST_SETTINGS else smallest
+    return GridForesight(claim.name, num_runs, settings, smallest, detectable, spec.level)
 
 
 def _foreseen(spec: StudySpec, claim: ContrastClaim, num_claims: int, cell: Cell | None) -> Foresight:

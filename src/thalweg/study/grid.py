@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg.core.arguments import check_one_of
+from thalweg.core.arguments import check_one_of, is_number
 from thalweg.core.rng import stream_seed
 from thalweg.training.config import TrainConfig
 
@@ -23,6 +23,7 @@ Axis = "Sequence[Any] | RangeSpec"
 TRAINING_FIELDS = tuple(f.name for f in dataclasses.fields(TrainConfig) if f.name != "seed")
 DATA_FIELDS = ("label_noise", "num_train")
 MODEL = "model"
+INIT_SCALE = "init_scale"
 
 # Significant digits of what is drawn: a grid is read by people, and a hash must not hang on the last bit.
 DRAWN_DIGITS = 3
@@ -42,6 +43,8 @@ class Settings:
         Fields of `TrainConfig` but the seed.
     data
         `DATA_FIELDS`.
+    init_scale
+        What its initial weights are multiplied by.
     fields
         What tells the setting from others, flat, by short names.
     """
@@ -50,6 +53,7 @@ class Settings:
     arguments: Mapping[str, Any]
     training: Mapping[str, Any]
     data: Mapping[str, Any]
+    init_scale: float
     fields: Mapping[str, Any]
 
 
@@ -57,8 +61,9 @@ class Settings:
 class Grid:
     """Axes over a study's own settings.
 
-    An axis is ``model``, ``training.lr`` and the like, ``data.label_noise``, ``data.num_train``, or
-    ``model.ARGUMENT``, an argument that all the models of the study are built with.
+    An axis is ``model``, ``training.lr`` and the like, ``data.label_noise``, ``data.num_train``,
+    ``init_scale``, or ``model.ARGUMENT``, an argument that all the models of the study are built with. What
+    goes along with a value of an axis is set with it and is no field of its own.
     """
 
     spec: StudySpec
@@ -108,9 +113,11 @@ class Grid:
     def _settings(self, row: Mapping[str, Any], names: Mapping[str, str]) -> Settings:
         spec = self.spec
         model = row.get(MODEL, next(iter(spec.models)))
+        carried = [spec.grid.along.get(axis, {}).get(str(value), {}) for axis, value in row.items()]
+        whole = {**row, **{k: v for part in carried for k, v in part.items()}}
 
         def over(prefix: str, base: Mapping[str, Any]) -> dict[str, Any]:
-            own = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+            own = {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}
             return {**base, **own}
 
         training = over("training.", {f: getattr(spec.training, f) for f in TRAINING_FIELDS})
@@ -119,6 +126,7 @@ class Grid:
             arguments=over("model.", spec.models[model].arguments),
             training=training,
             data=over("data.", {f: getattr(spec.data, f) for f in DATA_FIELDS}),
+            init_scale=float(whole.get(INIT_SCALE, spec.init_scale)),
             fields={MODEL: model, **{names[axis]: value for axis, value in row.items() if axis != MODEL}},
         )
 
@@ -126,23 +134,29 @@ class Grid:
         return {axis: axis.rpartition(".")[2] for axis in self.axes}
 
     def _check(self) -> None:
-        grid, spec = self.spec.grid, self.spec
-        allowed = [MODEL, *(f"training.{f}" for f in TRAINING_FIELDS), *(f"data.{f}" for f in DATA_FIELDS)]
+        grid = self.spec.grid
         for axis, values in self.axes.items():
             place = f"grid.axes.{axis}"
-            if not (axis.startswith("model.") and axis.count(".") == 1):
-                check_one_of("grid.axes", axis, [*allowed, "model.ARGUMENT"], some=True)
+            self._check_name("grid.axes", axis)
             if not isinstance(values, Sequence):
                 if grid.kind != "random":
                     raise ValueError(f"{place}: only a random grid draws from a range; list the values")
                 continue
             if not values:
                 raise ValueError(f"{place}: an axis needs at least one value")
-            if axis == MODEL:
-                for value in values:
-                    check_one_of(place, value, spec.models, some=True)
-            elif axis.startswith(("training.", "data.")):
-                self._check_values(axis, values)
+            self._check_values(place, axis, values)
+        for axis, by_value in grid.along.items():
+            check_one_of("grid.along", axis, self.axes, some=True)
+            values = self.axes[axis]
+            for value, settings in by_value.items():
+                place = f"grid.along.{axis}.{value}"
+                if isinstance(values, Sequence):
+                    check_one_of(f"grid.along.{axis}", value, [str(v) for v in values], some=True)
+                for name, setting in settings.items():
+                    self._check_name(place, name)
+                    if name in self.axes or name == MODEL:
+                        raise ValueError(f"{place}.{name}: it is an axis itself, or the model")
+                    self._check_values(f"{place}.{name}", name, [setting])
         short = [*self._short_names().values(), "seed"]
         if len(set(short)) < len(short):
             raise ValueError("grid.axes: two axes end in one name, or one in seed")
@@ -155,16 +169,31 @@ class Grid:
         if grid.kind != "random" and (grid.num_settings is not None or grid.seed is not None):
             raise ValueError(f"grid: num_settings and seed are for a random one, this is {grid.kind}")
 
-    def _check_values(self, axis: str, values: Sequence[Any]) -> None:
-        table, _, field = axis.partition(".")
-        base = getattr(self.spec, table)
+    def _check_name(self, place: str, name: str) -> None:
+        if not (name.startswith("model.") and name.count(".") == 1):
+            settable = [*(f"training.{f}" for f in TRAINING_FIELDS), *(f"data.{f}" for f in DATA_FIELDS)]
+            check_one_of(place, name, [MODEL, *settable, INIT_SCALE, "model.ARGUMENT"], some=True)
+
+    def _check_values(self, place: str, axis: str, values: Sequence[Any]) -> None:
+        if axis == MODEL:
+            for value in values:
+                check_one_of(place, value, self.spec.models, some=True)
+        elif axis.startswith(("training.", "data.")):
+            table, _, field = axis.partition(".")
+            self._validate(place, getattr(self.spec, table), field, values)
+        elif axis == INIT_SCALE:
+            for value in values:
+                if not (is_number(value) and 0 < value < math.inf):
+                    raise ValueError(f"{place}: a scale must be a finite number above 0, got {value!r}")
+
+    def _validate(self, place: str, base: Any, field: str, values: Sequence[Any]) -> None:
         for value in values:
             # The table's own validation says what may stand there.
             try:
                 type(base).model_validate({**base.model_dump(), field: value})
             except ValueError as error:
                 reason = error.errors()[0]["msg"] if hasattr(error, "errors") else error  # type: ignore[attr-defined]
-                raise ValueError(f"grid.axes.{axis}: {reason}, got {value!r}") from None
+                raise ValueError(f"{place}: {reason}, got {value!r}") from None
 
 
 def _draws(axis: Any, count: int, rng: np.random.Generator) -> list[Any]:

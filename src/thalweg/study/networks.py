@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +18,14 @@ from thalweg.core.identity import code_identity
 from thalweg.core.imports import import_callable
 from thalweg.data.label_noise import with_label_noise
 from thalweg.data.registry import load_train_test
+from thalweg.models.initial_scale import scale_initial_weights
 from thalweg.models.registry import build_model, model_names
 from thalweg.objective.batch_norm import BatchNormMode, batch_norm_layers
 from thalweg.objective.examples import Examples, read_examples
 from thalweg.objective.losses import NAMED, Loss
 from thalweg.objective.objective import Objective
 from thalweg.study.grid import Settings
-from thalweg.study.moments import Moment
+from thalweg.study.moments import START, Moment
 from thalweg.study.spec import StudySpec
 from thalweg.study.store import run_id, versions
 from thalweg.study.table import ANY_MODE
@@ -60,6 +62,10 @@ class PlannedRun:
     def labels(self) -> dict[str, Any]:
         """Its fields and its seed."""
         return {**self.settings.fields, "seed": self.seed}
+
+    def is_where(self, where: Mapping[str, Any]) -> bool:
+        """Whether its fields are these."""
+        return all(self.settings.fields[field] == value for field, value in where.items())
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,8 @@ class StudyNetworks:
         return name if name in NAMED else import_callable(name, "loss", tuple(NAMED))  # type: ignore[return-value]
 
     def build(self, settings: Settings, seed: int) -> nn.Module:
-        return build_model(self.spec.models[settings.model].build, seed, **settings.arguments)
+        built = build_model(self.spec.models[settings.model].build, seed, **settings.arguments)
+        return scale_initial_weights(built, settings.init_scale)
 
     def _planned(self, settings: Settings, seed: int) -> PlannedRun:
         architecture = self._architecture(settings)
@@ -143,6 +150,7 @@ class StudyNetworks:
             "dtype": str(torch.get_default_dtype()),
             # Other code may give other numbers, so that new versions train anew.
             "versions": {name: versions()[name] for name in ("thalweg", "torch")},
+            **({} if settings.init_scale == 1 else {"init_scale": settings.init_scale}),
         }
         return PlannedRun(settings, seed, run_id(configuration), architecture[1])
 
@@ -167,7 +175,9 @@ class StudyNetworks:
 
     def folder(self, run: PlannedRun) -> Path:
         """Where a run's checkpoints are; others moments are kept elsewhere, by training anew."""
-        kept = run_id({"moments": sorted(m.name for m in self.moments), "every": self.spec.look_every})
+        names = [m.name for m in self.moments]
+        looks = [f"loss {loss:g}" for loss in self.spec.looked_for]
+        kept = run_id({"moments": sorted({*names, *looks}), "every": self.spec.look_every})
         return self.out / "checkpoints" / f"{run.run}-{kept[:4]}"
 
     def keep_steps(self, run: PlannedRun) -> list[int]:
@@ -178,14 +188,15 @@ class StudyNetworks:
         }
         return sorted(step for step in steps if step is not None)
 
+    def has(self, run: PlannedRun, moment: Moment) -> bool:
+        """Whether the network of that moment is there, also where training diverged later on."""
+        return moment.name == START or self._weights(run, moment).exists()
+
     def _weights(self, run: PlannedRun, moment: Moment) -> Path:
         folder = self.folder(run)
         if moment.kind == "loss":
             assert moment.number is not None
-            path = reached_file(folder, moment.number)
-            if not path.exists():
-                raise ValueError(f"the training loss never came down to {moment.number:g}.")
-            return path
+            return reached_file(folder, moment.number)
         if moment.number is None:
             return folder / WEIGHTS_FILE
         training = run.settings.training
@@ -193,8 +204,12 @@ class StudyNetworks:
         return kept_checkpoint(folder, moment.step(per_epoch, training["epochs"]) or 0)
 
     def network(self, run: PlannedRun, moment: Moment) -> nn.Module:
+        weights = self._weights(run, moment)
+        if moment.kind == "loss" and not weights.exists():
+            raise ValueError(f"the training loss never came down to {moment.number:g}.")
         network = self.build(run.settings, run.seed)
-        load_weights(self._weights(run, moment), network)
+        if moment.name != START:  # which needs no checkpoint
+            load_weights(weights, network)
         return network.to(self.device).eval()
 
     def objective(

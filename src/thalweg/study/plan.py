@@ -27,11 +27,12 @@ from thalweg.operators.folding import without_batch_norm
 from thalweg.study.costs import passes
 from thalweg.study.moments import Moment
 from thalweg.study.networks import PlannedRun, StudyNetworks, first_examples, unit_of
+from thalweg.study.quantities import WHOLE
 from thalweg.study.runner import Task, resolved
 from thalweg.study.spec import PairSpec, StudySpec
 from thalweg.study.store import run_id
 from thalweg.study.table import ANY_MODE
-from thalweg.training.loss_reached import LossReached
+from thalweg.training.loss_reached import LossReached, StepsToLoss, steps_to_loss
 from thalweg.training.trainer import seconds_spent, train
 
 # Steps between checkpoints: a kill costs no more than these.
@@ -71,8 +72,12 @@ class StudyPlan:
                 for moment in self.spec.moments_of(None)
                 for mode in self._modes(run, None)
             ]
-            for name in self.spec.measures:
-                tasks += self._measurements(run, name, training)
+            for name, measure in self.spec.measures.items():
+                if run.is_where(measure.where):
+                    tasks += self._measurements(run, name, training)
+            for name, quantity in self.spec.quantities.items():
+                if quantity.kind == "steps_to_loss" and quantity.loss is not None:
+                    tasks.append(self._steps(run, name, quantity.loss, training))
         for name, pair in self.spec.pairs.items():
             tasks += self._pairs(name, pair)
         return tasks
@@ -97,7 +102,7 @@ class StudyPlan:
         networks = self.networks
         config, folder = networks.train_config(run.settings, run.seed), networks.folder(run)
         moments = [m.name for m in networks.moments]
-        losses = [m.number for m in networks.moments if m.kind == "loss" and m.number is not None]
+        losses = self.spec.looked_for
         keep_steps = networks.keep_steps(run)
 
         def compute(progress: Progress) -> Measurement:
@@ -135,6 +140,26 @@ class StudyPlan:
             keep_arrays=self.spec.keep_arrays,
         )
 
+    def _steps(self, run: PlannedRun, name: str, loss: float, training: Task) -> Task:
+        folder, every = self.networks.folder(run), self.spec.look_every
+        labels = {"name": name, "moment": WHOLE, "mode": ANY_MODE}
+        return Task(
+            run.run,
+            StepsToLoss.measure,
+            {**run.labels, **labels},
+            {
+                "name": name,
+                "loss": loss,
+                "look_every": every,
+                "num_examples": self.networks.num_examples(run, None),
+            },
+            1.0,
+            lambda _: steps_to_loss(folder, loss, look_every=every),
+            needs=(training.key,),
+            outlives=lambda: True,
+            unit=unit_of(run.settings),
+        )
+
     def _gap(self, run: PlannedRun, moment: Moment, mode: str, training: Task) -> Task:
         place = _Place(moment, mode, self.networks.num_examples(run, None))
 
@@ -144,7 +169,7 @@ class StudyPlan:
             return generalization_gap(train, test, progress=progress)
 
         share = 1 + self.networks.test_data.num_examples / place.num_examples
-        subject = _Subject(run.run, run.labels, (training.key,), unit_of(run.settings))
+        subject = self._subject(run, training)
         return self._task(subject, place, "gap", "generalization_gap", {}, share, compute)
 
     def _measurements(self, run: PlannedRun, name: str, training: Task) -> list[Task]:
@@ -155,7 +180,7 @@ class StudyPlan:
         seed = stream_seed(0, "study", run.run, name)
         function = member.measure.__name__
         arguments = resolved(member.measure, member.seeded(seed))
-        subject = _Subject(run.run, run.labels, (training.key,), unit_of(run.settings))
+        subject = self._subject(run, training)
 
         def task(place: _Place) -> Task:
             def compute(progress: Progress) -> Measurement:
@@ -168,6 +193,12 @@ class StudyPlan:
             for moment in self.spec.moments_of(spec.moments)
             for mode in self._modes(run, spec.modes)
         ]
+
+    def _subject(self, run: PlannedRun, training: Task) -> _Subject:
+        def has(moment: Moment) -> bool:
+            return self.networks.has(run, moment)
+
+        return _Subject(run.run, run.labels, (training.key,), unit_of(run.settings), has)
 
     def _task(
         self,
@@ -206,6 +237,7 @@ class StudyPlan:
             place.num_examples * passes(function, place.mode) * share,
             placed,
             needs=subject.needs,
+            outlives=lambda: subject.has(place.moment),
             unit=subject.unit,
             keep_arrays=self.spec.keep_arrays,
         )
@@ -221,7 +253,7 @@ class StudyPlan:
         function = {**MEASURES, **ANALYSES}[spec.measure]
         return [
             self._pair(name, spec, function, pair, labels, moment, mode)
-            for pair, labels in self._partners(spec.across)
+            for pair, labels in self._partners(spec)
             for moment in self.spec.moments_of(spec.moments)
             for mode in self._pair_modes(spec, pair)
         ]
@@ -232,10 +264,11 @@ class StudyPlan:
         # With batch norm on one side only there is no path, which the task itself says.
         return self._modes(max(pair, key=lambda run: run.has_batch_norm), spec.modes)
 
-    def _partners(self, across: str) -> list[tuple[tuple[PlannedRun, PlannedRun], dict[str, Any]]]:
+    def _partners(self, spec: PairSpec) -> list[tuple[tuple[PlannedRun, PlannedRun], dict[str, Any]]]:
         """Runs that differ in one field alone, two by two, each in one pair: pairs are independent."""
+        across = spec.across
         groups: dict[str, list[PlannedRun]] = {}
-        for run in self.runs:
+        for run in filter(lambda run: run.is_where(spec.where), self.runs):
             rest = {k: v for k, v in run.labels.items() if k != across}
             groups.setdefault(json.dumps(rest), []).append(run)
         found = []
@@ -285,12 +318,13 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Subject:
-    """Of which run, or pair of runs, and what of the study must be done before."""
+    """Of which run, or pair of runs, what must be done before, and what is there of a run that diverged."""
 
     run: str
     labels: Mapping[str, Any]
     needs: tuple[str, ...]
     unit: str
+    has: Callable[[Moment], bool] = lambda _: False
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,9 @@ class Task:
         Asked before `compute`: the seconds of killed attempts that it goes on from.
     needs
         Keys of the tasks that must have given a result before.
+    outlives
+        Asked where one of those diverged: whether there is enough of it for this task all the same, a network
+        from before, say.
     unit
         What one of `cost` is of, a forward pass of one model say: tasks of one unit go at one pace.
     keep_arrays
@@ -52,6 +55,7 @@ class Task:
     compute: Callable[[Progress], Measurement]
     seconds_before: Callable[[], float] = lambda: 0.0
     needs: tuple[str, ...] = ()
+    outlives: Callable[[], bool] = lambda: False
     unit: str = ""
     keep_arrays: bool = True
 
@@ -180,7 +184,7 @@ def _record(task: Task, outcome: Outcome, attempt: int, store: Store) -> Record:
 
 
 class _Queue:
-    """Tasks that can be run, the first first; those whose needs failed are never among them."""
+    """Tasks that can be run, the first first; those whose needs failed are not, but for what outlives it."""
 
     def __init__(self, tasks: list[Task], finished: Mapping[str, Record]) -> None:
         self.tasks = tasks
@@ -190,7 +194,7 @@ class _Queue:
         for place, task in enumerate(tasks):
             needs = set(task.needs)
             there = {key for key in needs if key in finished}
-            if any(finished[key].failure for key in there):
+            if any(self._bars(finished[key], task) for key in there):
                 continue
             if needs == there:
                 self._ready.append(place)
@@ -205,13 +209,18 @@ class _Queue:
     def settle(self, record: Record) -> None:
         """A task is done: what waits for it may have become ready."""
         for place in self._dependents.pop(record.task, ()):
-            if record.failure:
-                self._waiting.pop(place, None)
+            if place in self._waiting and self._bars(record, self.tasks[place]):
+                self._waiting.pop(place)
             elif place in self._waiting:
                 self._waiting[place].discard(record.task)
                 if not self._waiting[place]:
                     del self._waiting[place]
                     heapq.heappush(self._ready, place)
+
+    @staticmethod
+    def _bars(needed: Record, task: Task) -> bool:
+        failure = needed.failure
+        return failure is not None and not (failure.kind == "diverged" and task.outlives())
 
     def __bool__(self) -> bool:
         return bool(self._ready)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -18,27 +18,26 @@ from pydantic import (
 
 from thalweg.analyses.measure_choice import chosen_measures
 from thalweg.core.arguments import check_one_of
+from thalweg.core.measurement import Measurement
 from thalweg.objective.batch_norm import MODES, BatchNormMode
+from thalweg.study.claims import Claim, ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.grid import Grid, Settings
-from thalweg.study.moments import Moment, parsed
+from thalweg.study.moments import START, Moment, parsed
+from thalweg.study.quantities import QuantitySpec
 from thalweg.study.table import PERFORMANCE
-from thalweg.study.validation import validated
+from thalweg.study.validation import Table, validated
 
 SCHEMA = 1
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class ModelSpec(_Table):
+class ModelSpec(Table):
     """A network: a registered name or ``module:callable``, and the arguments it is built with."""
 
     build: str
     arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
 
-class DataSpec(_Table):
+class DataSpec(Table):
     """What is trained and tested on.
 
     `name` is that of a registered data set, or a ``module:callable`` that returns the pair of training and
@@ -52,7 +51,7 @@ class DataSpec(_Table):
     label_noise: float = Field(default=0.0, ge=0, lt=1)
 
 
-class TrainingSpec(_Table):
+class TrainingSpec(Table):
     """SGD with momentum and a step schedule; see `thalweg.training.config.TrainConfig`."""
 
     epochs: PositiveInt = 6
@@ -64,7 +63,7 @@ class TrainingSpec(_Table):
     gamma: PositiveFloat = 0.5
 
 
-class RangeSpec(_Table):
+class RangeSpec(Table):
     """Where a random grid draws an axis from: evenly between `low` and `high`, or evenly in the logarithm."""
 
     low: float
@@ -80,16 +79,21 @@ class RangeSpec(_Table):
         return self
 
 
-class GridSpec(_Table):
-    """Which settings are trained: all combinations, the axes side by side, or so many drawn at random."""
+class GridSpec(Table):
+    """Which settings are trained: all combinations, the axes side by side, or so many drawn at random.
+
+    `along` says what else changes with a value of an axis without being an axis itself: by axis, by the value
+    as text, settings named as axes are.
+    """
 
     kind: Literal["product", "zip", "random"] = "product"
     axes: dict[str, list[bool | int | float | str] | RangeSpec] = Field(default_factory=dict)
+    along: dict[str, dict[str, dict[str, bool | int | float | str]]] = Field(default_factory=dict)
     num_settings: PositiveInt | None = None
     seed: int | None = None
 
 
-class ObjectiveSpec(_Table):
+class ObjectiveSpec(Table):
     """What is measured on: the first `num_examples` of the training data, and of the test data."""
 
     num_examples: PositiveInt | None = None
@@ -97,104 +101,50 @@ class ObjectiveSpec(_Table):
     batch_size: PositiveInt = 128
 
 
-class MeasureSpec(_Table):
+class MeasureSpec(Table):
     """A measure of one network; what is left out is the study's own.
 
     `measure` is a name of ``thalweg measure`` or of the sharpness family, by default the name it stands
-    under.
+    under. `numbers` are what else of its result becomes a column, called after the measure and the number,
+    ``curvature.negative_mass``. `moments` are some of the study's, or the start, whose network is there
+    without training. It is taken of the networks alone whose fields are those of `where`, so that an axis of
+    the grid need not multiply the cost of all.
     """
 
     measure: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
+    numbers: list[str] = Field(default_factory=list)
+    where: dict[str, bool | int | float | str] = Field(default_factory=dict)
     modes: list[BatchNormMode] | None = None
     moments: list[str] | None = None
     num_examples: PositiveInt | None = None
 
 
-class PairSpec(_Table):
+class PairSpec(Table):
     """A measure of two networks that differ in `across` and agree in every other field.
 
     With ``across = "seed"``, the networks of one setting are set against each other, first with second, third
     with fourth, so that pairs are independent; with any other field, those of one seed. `fold_batch_norm`
     replaces each batch norm by the layer that computes the same in running mode, without which networks with
-    and without it have no line between them.
+    and without it have no line between them. `where` is that of `MeasureSpec`, of both networks.
     """
 
     measure: str = "linear_path"
     arguments: dict[str, Any] = Field(default_factory=dict)
     across: str = "seed"
+    where: dict[str, bool | int | float | str] = Field(default_factory=dict)
     fold_batch_norm: bool = False
     modes: list[BatchNormMode] | None = None
     moments: list[str] = Field(default_factory=lambda: ["end"])
     num_examples: PositiveInt | None = None
 
 
-class _Claim(_Table):
-    name: str
-    text: str = ""
-    measure: str
-    mode: BatchNormMode = "running"
-    moment: str | None = None
-    matched_loss: PositiveFloat | None = None
-    where: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    primary: bool = False
-    margin: PositiveFloat | None = None
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> _Claim:
-        if self.moment is not None and self.matched_loss is not None:
-            raise ValueError("give moment or matched_loss, not both")
-        return self
-
-    @property
-    def matching(self) -> str:
-        """Where the networks are compared: at a moment, or where their training losses agree."""
-        return self.moment or "end" if self.matched_loss is None else f"loss = {self.matched_loss:g}"
-
-
-class ContrastClaim(_Claim):
-    """Of two groups of runs: the first one's values are larger, smaller, or the same within `margin`.
-
-    `by` is the field that tells the groups apart, `groups` two of its values. On the scale ``log`` the effect
-    is the ratio of geometric means and `margin` a ratio above 1; on ``linear`` a difference, in the unit of
-    the measure. `paired` sets runs of one seed and setting against each other.
-    """
-
-    kind: Literal["contrast"] = "contrast"
-    by: str
-    groups: list[bool | int | float | str] = Field(min_length=2, max_length=2)
-    expect: Literal["larger", "smaller", "equivalent"]
-    scale: Literal["log", "linear"] = "log"
-    paired: bool = False
-
-    @model_validator(mode="after")
-    def _margin_fits(self) -> ContrastClaim:
-        if self.expect == "equivalent" and self.margin is None:
-            raise ValueError("a claim of equivalence needs a margin")
-        if self.scale == "log" and self.margin is not None and not self.margin > 1:
-            raise ValueError(f"margin is a ratio on the log scale and must be above 1, got {self.margin}")
-        return self
-
-
-class CorrelationClaim(_Claim):
-    """Over all runs: the measure ranks `ranks` (the gap, say) positively, negatively, or not at all.
-
-    The statistic is Kendall's tau over all runs, its mean over pairs that differ in one hyperparameter alone
-    (``granulated``), or tau with the covariates `given` held fixed (``partial``).
-    """
-
-    kind: Literal["correlation"] = "correlation"
-    ranks: str = "gap"
-    expect: Literal["positive", "negative", "none"]
-    statistic: Literal["kendall", "granulated", "partial"] = "kendall"
-    given: list[str] = Field(default_factory=list)
-
-
-class StudySpec(_Table):
+class StudySpec(Table):
     """A study, as its file says, with everything left out filled in.
 
     `look_every` is the steps between looks whether a moment ``loss X`` is reached; with `keep_arrays` the
-    store keeps large arrays too, eigenvectors say, beside its records.
+    store keeps large arrays too, eigenvectors say, beside its records. `init_scale` multiplies the initial
+    weights, see `thalweg.models.initial_scale`.
     """
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -204,6 +154,7 @@ class StudySpec(_Table):
     data: DataSpec = DataSpec()
     loss: str = "cross_entropy"
     training: TrainingSpec = TrainingSpec()
+    init_scale: PositiveFloat = 1.0
     grid: GridSpec = GridSpec()
     seeds: list[NonNegativeInt] = Field(min_length=1)
     moments: list[str] = Field(default_factory=lambda: ["end"], min_length=1)
@@ -212,8 +163,9 @@ class StudySpec(_Table):
     objective: ObjectiveSpec = ObjectiveSpec()
     measures: dict[str, MeasureSpec] = Field(default_factory=dict)
     pairs: dict[str, PairSpec] = Field(default_factory=dict)
+    quantities: dict[str, QuantitySpec] = Field(default_factory=dict)
     level: float = Field(default=0.95, gt=0.5, lt=1)
-    claims: list[ContrastClaim | CorrelationClaim] = Field(default_factory=list)
+    claims: list[Claim] = Field(default_factory=list)
 
     @field_validator("models", mode="before")
     @classmethod
@@ -234,15 +186,16 @@ class StudySpec(_Table):
     @field_validator("claims", mode="before")
     @classmethod
     def _kinds(cls, claims: Any) -> Any:
-        # Told apart before the union is tried, whose errors would speak of both kinds.
+        # Told apart before the union is tried, whose errors would speak of all kinds.
         if not isinstance(claims, list):
             return claims
-        kinds = {"contrast": ContrastClaim, "correlation": CorrelationClaim}
+        kinds = {"contrast": ContrastClaim, "correlation": CorrelationClaim, "prediction": PredictionClaim}
         built = []
         for number, claim in enumerate(claims):
             if not isinstance(claim, Mapping):
                 raise ValueError(f"claim {number + 1} is no table")
-            kind = claim.get("kind", "contrast" if "by" in claim else "correlation")
+            told_by = "contrast" if "by" in claim else "prediction" if "features" in claim else "correlation"
+            kind = claim.get("kind", told_by)
             check_one_of("kind", kind, kinds)
             built.append(validated(kinds[kind], claim, f"claims.{number + 1}"))
         return built
@@ -256,46 +209,67 @@ class StudySpec(_Table):
     def _hangs_together(self) -> StudySpec:
         Grid.of(self)  # refuses axes that are none
         fields = self.fields
-        own = {parsed(moment).name for moment in self.moments}
+        own = {parsed(moment).name for moment in (START, *self.moments)}
         for name, measure in self.measures.items():
             if name in PERFORMANCE:
                 raise ValueError(f"measures.{name}: the name is taken by what is measured of every network")
-            self.member(name)
+            _check_where(f"measures.{name}", measure.where, fields)
+            known = number_names(self.member(name).measure)
+            for number in measure.numbers:
+                check_one_of(f"measures.{name}.numbers", number, known, some=True)
             _check_known(f"measures.{name}.moments", measure.moments or (), own)
         for name, pair in self.pairs.items():
             if name in self.measures or name in PERFORMANCE:
                 raise ValueError(f"pairs.{name}: the name is taken")
             check_one_of(f"pairs.{name}.measure", pair.measure, PAIR_MEASURES)
             check_one_of(f"pairs.{name}.across", pair.across, ["seed", *fields])
+            _check_where(f"pairs.{name}", pair.where, fields)
             if pair.fold_batch_norm and pair.modes not in (None, ["running"]):
                 raise ValueError(f"pairs.{name}.modes: folded batch norm is that of running statistics alone")
             _check_known(f"pairs.{name}.moments", pair.moments, own)
+        for name, quantity in self.quantities.items():
+            if name in (*PERFORMANCE, *self.columns, *self.pairs):
+                raise ValueError(f"quantities.{name}: the name is taken")
+            if quantity.kind == "loss_drop" and START not in self.moments:
+                raise ValueError(
+                    f"quantities.{name}: a drop is from the start, which must be among the moments"
+                )
+            if quantity.kind in ("outcome", "diverged"):
+                check_one_of(f"quantities.{name}.of", quantity.of, [*PERFORMANCE, *self.columns])
+                check_one_of(f"quantities.{name}.mode", quantity.mode, self.objective.modes)
+                _check_known(f"quantities.{name}.moment", [quantity.moment], own)
         if len({claim.name for claim in self.claims}) < len(self.claims):
             raise ValueError("claims: two have one name")
         for claim in self.claims:
             self._check_claim(claim, own)
         return self
 
-    def _check_claim(self, claim: ContrastClaim | CorrelationClaim, own: set[str]) -> None:
+    def _check_claim(self, claim: Claim, own: set[str]) -> None:
         place = f"claims.{claim.name}"
-        check_one_of(f"{place}.measure", claim.measure, [*PERFORMANCE, *self.measures, *self.pairs])
+        of_networks = [*PERFORMANCE, *self.columns, *self.quantities]
+        if not isinstance(claim, PredictionClaim):
+            check_one_of(f"{place}.measure", claim.measure, [*of_networks, *self.pairs])
         check_one_of(f"{place}.mode", claim.mode, self.objective.modes)
         if claim.moment is not None:
             check_one_of(f"{place}.moment", claim.moment, own)
         fields = self.fields
-        for field, value in claim.where.items():
-            check_one_of(f"{place}.where", field, fields)
-            check_one_of(f"{place}.where.{field}", value, fields[field])
+        _check_where(place, claim.where, fields)
         if isinstance(claim, ContrastClaim):
             check_one_of(f"{place}.by", claim.by, fields)
             for group in claim.groups:
                 check_one_of(f"{place}.groups", group, fields[claim.by])
             if claim.groups[0] == claim.groups[1]:
                 raise ValueError(f"{place}.groups: the two are the same")
+        elif isinstance(claim, PredictionClaim):
+            check_one_of(f"{place}.outcome", claim.outcome, of_networks)
+            for feature in claim.features:
+                check_one_of(f"{place}.features", feature, of_networks, some=True)
+                if feature == claim.outcome:
+                    raise ValueError(f"{place}.features: {feature} is the outcome itself")
         else:
-            check_one_of(f"{place}.ranks", claim.ranks, [*PERFORMANCE, *self.measures])
+            check_one_of(f"{place}.ranks", claim.ranks, of_networks)
             for covariate in claim.given:
-                check_one_of(f"{place}.given", covariate, [*PERFORMANCE, *self.measures])
+                check_one_of(f"{place}.given", covariate, of_networks)
             if claim.given and claim.statistic != "partial":
                 raise ValueError(f"{place}.given: only the statistic partial takes covariates")
 
@@ -313,6 +287,21 @@ class StudySpec(_Table):
                 columns.setdefault(field, {})[value] = None
         return {field: list(values) for field, values in columns.items()}
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Each measure and each of its further numbers, with the name of the measure."""
+        columns: dict[str, str] = {}
+        for name, measure in self.measures.items():
+            columns |= {name: name, **{f"{name}.{number}": name for number in measure.numbers}}
+        return columns
+
+    @property
+    def looked_for(self) -> list[float]:
+        """Losses that training looks out for: of moments, then those that quantities alone ask for."""
+        moments = [m.number for m in self.moments_of(None) if m.kind == "loss" and m.number is not None]
+        steps = [q.loss for q in self.quantities.values() if q.kind == "steps_to_loss" and q.loss is not None]
+        return list(dict.fromkeys([*moments, *steps]))
+
     def member(self, name: str) -> Any:
         """The measure that stands under `name`, with its arguments."""
         measure = self.measures[name]
@@ -328,7 +317,21 @@ class StudySpec(_Table):
         return self.model_dump(mode="json", by_alias=True)
 
 
+def number_names(measure: Callable[..., Measurement]) -> list[str]:
+    """Numbers beside the value that a measure's result has, with their errors or without."""
+    result = Measurement.classes[measure.__name__]
+    fields = [f.name for f in dataclasses.fields(result) if f.type in ("float", "int") and f.name != "value"]
+    properties = [name for name, entry in inspect.getmembers(result) if isinstance(entry, property)]
+    return [*fields, *(name for name in properties if not name.startswith("_"))]
+
+
 PAIR_MEASURES = ("linear_path", "bezier_path", "align_permutation", "mode_connectivity")
+
+
+def _check_where(place: str, where: Mapping[str, Any], fields: Mapping[str, list[Any]]) -> None:
+    for field, value in where.items():
+        check_one_of(f"{place}.where", field, fields)
+        check_one_of(f"{place}.where.{field}", value, fields[field])
 
 
 def _check_known(place: str, names: Iterable[str], known: set[str]) -> None:

@@ -20,8 +20,8 @@ def read_study(source: str | Path, preset: str | None = None) -> StudySpec:
     source
         A path that ends in ``.toml``, or one of `shipped_studies`.
     preset
-        Name of a table under ``[presets]``, laid over the rest of the file: tables are merged, anything else
-        is replaced, and what its ``without`` names (``"measures.trace"``) is left out.
+        Name of a table under ``[presets]``: of the rest of the file what its ``without`` names
+        (``"measures.trace"``) is left out, then it is laid over: tables are merged, all else is replaced.
 
     Raises
     ------
@@ -49,12 +49,12 @@ def read_study(source: str | Path, preset: str | None = None) -> StudySpec:
             raise ValueError(f"`preset` must be one of those in {label} ({known}), got {preset!r}.")
         over = dict(presets[preset])
         without = over.pop("without", [])
-        content = _merged(content, over)
         for place in without:
             table, _, name = place.partition(".")
             if name not in content.get(table, {}):
                 raise ValueError(f"{label}: presets.{preset}.without: there is no {place}.")
             del content[table][name]
+        content = _merged(content, over)
     return validated(StudySpec, content, label)
 
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from scipy.stats import norm
 
 from thalweg.analyses.generalization_gap import GeneralizationGap
-from thalweg.analyses.readings import Reading
+from thalweg.analyses.readings import Reading, number_reading
 from thalweg.core.measurement import Measurement
+from thalweg.study.quantities import quantity_rows
 from thalweg.study.store import Record
 
 if TYPE_CHECKING:
+    from thalweg.study.spec import StudySpec
     from thalweg.study.study import PlannedTask, Study
 
 # Labels that every task has, beside the study's own fields.
@@ -46,15 +48,19 @@ def rows(study: Study) -> list[dict[str, Any]]:
         ``moment``, ``mode`` (``"any"`` without batch norm); ``value``, ``standard_error`` of its random
         parts, ``below`` and ``above`` of what is not random, ``low`` and ``high`` at the study's level;
         ``is_lower_bound``; ``status`` (done, diverged, refused, crashed, blocked, open) and ``reason``;
-        ``seconds``, ``host``. Without a value that is NaN.
+        ``seconds``, ``host``. Without a value that is NaN. Quantities of the study come last, those of whole
+        runs at the moment ``"run"``.
     """
-    level = study.spec.level
-    return [row for task in study.tasks for row in _rows(study, task, level)]
+    spec = study.spec
+    measured = [row for task in study.tasks for row in _rows(study, task, spec)]
+    states = {t.run: (study.state(t), _failure(study, t)) for t in study.tasks if t.measure == "train"}
+    return [*measured, *quantity_rows(spec, measured, states)]
 
 
-def _rows(study: Study, task: PlannedTask, level: float) -> Iterator[dict[str, Any]]:
+def _rows(study: Study, task: PlannedTask, spec: StudySpec) -> Iterator[dict[str, Any]]:
     if task.measure == "train":
         return
+    level = spec.level
     record = study.records.get(task.key)
     labels = task.labels
     fields = {k: v for k, v in labels.items() if k not in OWN}
@@ -74,10 +80,12 @@ def _rows(study: Study, task: PlannedTask, level: float) -> Iterator[dict[str, A
         "seconds": record.seconds if record else NAN,
         "host": record.host if record else "",
     }
+    asked = spec.measures.get(labels["name"])
+    numbers = {f"{labels['name']}.{number}": number for number in asked.numbers} if asked else {}
     if record is None or record.failure:
-        names = _performance(None, level) if task.measure == GeneralizationGap.measure else {}
-        for name, reading in (names or {labels["name"]: Reading.missing("")}).items():
-            yield {**head, "name": name, **_numbers(reading), **tail}
+        names = PERFORMANCE if task.measure == GeneralizationGap.measure else (labels["name"], *numbers)
+        for name in names:
+            yield {**head, "name": name, **_numbers(Reading.missing("")), **tail}
         return
     # Without its arrays, which lie in files of their own.
     result = Measurement.from_dict(record.content)
@@ -86,6 +94,10 @@ def _rows(study: Study, task: PlannedTask, level: float) -> Iterator[dict[str, A
             yield {**head, "name": name, **_numbers(reading), **tail}
     else:
         yield {**head, **_numbers(Reading.of(result, level)), **tail}
+        for name, number in numbers.items():
+            # Its time is that of the measure.
+            reading = number_reading(result, number, level)
+            yield {**head, "name": name, **_numbers(reading), **tail, "seconds": NAN}
 
 
 def _numbers(reading: Reading) -> dict[str, Any]:
@@ -110,10 +122,13 @@ def _reason(study: Study, task: PlannedTask, record: Record | None) -> str:
     return ""
 
 
-def _performance(result: GeneralizationGap | None, level: float) -> Mapping[str, Reading]:
+def _failure(study: Study, task: PlannedTask) -> str:
+    record = study.records.get(task.key)
+    return f"training {record.failure.kind}: {record.failure.reason}" if record and record.failure else ""
+
+
+def _performance(result: GeneralizationGap, level: float) -> Mapping[str, Reading]:
     """What a network does on data, number by number."""
-    if result is None:
-        return dict.fromkeys(PERFORMANCE, Reading.missing(""))
     numbers = {
         "gap": (result.value, result.error.data.value if result.error.data else 0.0),
         "train_loss": (result.train_loss, result.train_loss_error),

@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Table(BaseModel):
+    """A table of a study file: nothing in it that is not one of its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 def validated(model: type[BaseModel], content: Any, label: str) -> Any:

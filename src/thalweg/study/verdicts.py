@@ -8,84 +8,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thalweg.stats.multiplicity import holm
-from thalweg.stats.partial_correlation import partial_correlation
-from thalweg.stats.rank_correlation import rank_correlation
 from thalweg.stats.verdicts import Answer, Claim, Judgement, judge
+from thalweg.study.claim_cells import Cell, Place, empty_cell, member_of
+from thalweg.study.claims import Claim as StudyClaim
+from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.evidence import Evidence, Value
-from thalweg.study.spec import ContrastClaim, CorrelationClaim, StudySpec
+from thalweg.study.moments import START
+from thalweg.study.ranked_claims import predicted_cell, ranked_cell
+from thalweg.study.spec import StudySpec
 from thalweg.study.table import PERFORMANCE
 
-OPPOSITE = {"larger": "smaller", "smaller": "larger", "equivalent": "equivalent"}
-
-# Runs of a group, and of a correlation, below which nothing is said at all.
+# Runs of a group below which nothing is said at all.
 FEWEST_RUNS = 2
-FEWEST_RANKED = 4
 
-# Of relabellings and resamples.
+# Of relabellings.
 SEED = 0
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One contrast or one correlation, at one level for itself.
-
-    Parameters
-    ----------
-    measure, mode, matching
-        What was compared, in which batch-norm mode, and where: see `Evidence.values`.
-    expects
-        What would bear the claim out: the claim's own word, turned round for a measure that is the smaller
-        the sharper the minimum.
-    is_normalised
-        Whether the measure claims not to see rescaled weights.
-    answer, basis
-        See `thalweg.stats.verdicts.Judgement`; ``"undecided"`` where there was nothing to decide on.
-    effect, low, high, is_ratio
-        Ratio of geometric means, difference of means, or tau, and its interval at the study's level.
-    size, size_low, size_high
-        Hedges' g and its interval; NaN of a correlation.
-    p_support, p_refute
-        Uncorrected; NaN where there were none.
-    values_a, values_b
-        Of the runs that were compared; of a correlation, of the measure and of what it ranks.
-    missing
-        Runs that have no value, and why.
-    reason
-        Why nothing could be compared.
-    """
-
-    measure: str
-    mode: str
-    matching: str
-    expects: str
-    is_normalised: bool
-    answer: Answer = "undecided"
-    basis: str = ""
-    effect: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    is_ratio: bool = False
-    size: float = math.nan
-    size_low: float = math.nan
-    size_high: float = math.nan
-    p_support: float = math.nan
-    p_refute: float = math.nan
-    smallest_p: float = math.nan
-    measurement_share: float = math.nan
-    values_a: tuple[Value, ...] = ()
-    values_b: tuple[Value, ...] = ()
-    missing: tuple[Value, ...] = ()
-    reason: str = ""
-
-    @property
-    def num_a(self) -> int:
-        """Runs of the first group, or of the correlation."""
-        return len(self.values_a)
-
-    @property
-    def num_b(self) -> int:
-        """Runs of the second."""
-        return len(self.values_b)
 
 
 @dataclass(frozen=True)
@@ -106,7 +43,7 @@ class Verdict:
         The same asked of every measure, in every mode, under every matching rule: exploratory, uncorrected.
     """
 
-    claim: ContrastClaim | CorrelationClaim
+    claim: StudyClaim
     answer: Answer
     p_support: float
     p_refute: float
@@ -143,34 +80,39 @@ def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
     return found
 
 
-def own_cell(spec: StudySpec, evidence: Evidence, claim: ContrastClaim | CorrelationClaim) -> Cell:
+def own_cell(spec: StudySpec, evidence: Evidence, claim: StudyClaim) -> Cell:
     """Where a claim stands, for itself alone."""
     return _asked(spec, evidence, claim, [_place(claim)])[0]
 
-
-Place = tuple[str, str, str]
 
 # What a claim says of itself and where it stands: those that differ in it alone ask the same of all places.
 _OWN_FIELDS = {"name", "text", "primary", "measure", "mode", "moment", "matched_loss"}
 
 
-def _question(spec: StudySpec, claim: ContrastClaim | CorrelationClaim) -> str:
+def _question(spec: StudySpec, claim: StudyClaim) -> str:
     """What a claim asks of all places: cells are costly, and the claims of a study often share them."""
-    own = spec.member(claim.measure) if claim.measure in spec.measures else None
+    own = member_of(spec, claim.measure)
     sense = None if own is None else own.larger_is_sharper
     return repr((claim.model_dump(exclude=_OWN_FIELDS), _alike(spec, claim), sense))
 
 
-def _place(claim: ContrastClaim | CorrelationClaim) -> Place:
+def _place(claim: StudyClaim) -> Place:
     return claim.measure, claim.mode, claim.matching
 
 
-def _alike(spec: StudySpec, claim: ContrastClaim | CorrelationClaim) -> list[str]:
-    """What the same can be asked of: any measure in place of another, but a performance only of itself."""
-    if claim.measure in PERFORMANCE:
+def _alike(spec: StudySpec, claim: StudyClaim) -> list[str]:
+    """What the same can be asked of: any measure in place of another, but a performance only of itself.
+
+    A prediction is asked of all its features together, and of each measure alone.
+    """
+    drops = [name for name, quantity in spec.quantities.items() if not quantity.is_of_runs]
+    if isinstance(claim, PredictionClaim):
+        return list(dict.fromkeys([claim.measure, *spec.columns, *drops]))
+    if claim.measure in PERFORMANCE or (claim.measure in spec.quantities and claim.measure not in drops):
         return [claim.measure]
-    pairs = list(spec.pairs) if isinstance(claim, ContrastClaim) else []
-    return [*spec.measures, *pairs]
+    if isinstance(claim, CorrelationClaim):
+        return [*spec.columns, *drops]
+    return [*spec.columns, *drops, *spec.pairs]
 
 
 def _modes(spec: StudySpec) -> list[str]:
@@ -178,27 +120,17 @@ def _modes(spec: StudySpec) -> list[str]:
 
 
 def _rules(spec: StudySpec) -> list[str]:
-    losses = [claim.matching for claim in spec.claims if claim.matched_loss is not None]
-    return list(dict.fromkeys([*spec.moments, *losses]))
+    # What claims alone bring in: the start, if it is no moment of the study, and matched losses.
+    others = [c.matching for c in spec.claims if c.matched_loss is not None or c.moment == START]
+    return list(dict.fromkeys([*spec.moments, *others]))
 
 
-def _asked(
-    spec: StudySpec, evidence: Evidence, claim: ContrastClaim | CorrelationClaim, places: Sequence[Place]
-) -> list[Cell]:
+def _asked(spec: StudySpec, evidence: Evidence, claim: StudyClaim, places: Sequence[Place]) -> list[Cell]:
     if isinstance(claim, ContrastClaim):
         return _contrasts(spec, evidence, claim, places)
-    return [_correlation(spec, evidence, claim, place) for place in places]
-
-
-def _empty(spec: StudySpec, claim: ContrastClaim | CorrelationClaim, place: Place) -> Cell:
-    measure, mode, matching = place
-    member = spec.member(measure) if measure in spec.measures else None
-    own = spec.member(claim.measure) if claim.measure in spec.measures else None
-    turned = member is not None and own is not None and member.larger_is_sharper != own.larger_is_sharper
-    expects = claim.expect
-    if turned:
-        expects = {**OPPOSITE, "positive": "negative", "negative": "positive", "none": "none"}[expects]
-    return Cell(measure, mode, matching, expects, bool(member and member.is_normalised))
+    if isinstance(claim, PredictionClaim):
+        return [predicted_cell(spec, evidence, claim, place) for place in places]
+    return [ranked_cell(spec, evidence, claim, place) for place in places]
 
 
 # -- contrasts ----------------------------------------------------------------------------------------
@@ -217,7 +149,7 @@ def _contrasts(
 
 
 def _grouped(spec: StudySpec, evidence: Evidence, claim: ContrastClaim, place: Place) -> Cell:
-    cell = _empty(spec, claim, place)
+    cell = empty_cell(spec, claim, place)
     chosen = [v for v in evidence.values(*place) if all(v.fields.get(k) == w for k, w in claim.where.items())]
     sides = [[v for v in chosen if v.fields.get(claim.by) == group] for group in claim.groups]
     missing = [v for side in sides for v in side if not math.isfinite(v.value)]
@@ -285,92 +217,6 @@ def _judged(cell: Cell, found: Judgement) -> Cell:
         p_refute=found.p_refute,
         smallest_p=found.smallest_p,
         measurement_share=found.measurement_share,
-    )
-
-
-# -- correlations -------------------------------------------------------------------------------------
-
-
-def _correlation(spec: StudySpec, evidence: Evidence, claim: CorrelationClaim, place: Place) -> Cell:
-    cell = _empty(spec, claim, place)
-    _, mode, matching = place
-    columns = [evidence.values(name, mode, matching) for name in (place[0], claim.ranks, *claim.given)]
-    by_run = [{v.run: v for v in column} for column in columns]
-    chosen = [
-        [column[run] for column in by_run]
-        for run, value in by_run[0].items()
-        if all(run in column for column in by_run)
-        and all(value.fields.get(k) == w for k, w in claim.where.items())
-    ]
-    rows = [row for row in chosen if all(math.isfinite(v.value) for v in row)]
-    missing = [next(v for v in row if not math.isfinite(v.value)) for row in chosen if row not in rows]
-    cell = replace(
-        cell,
-        values_a=tuple(row[0] for row in rows),
-        values_b=tuple(row[1] for row in rows),
-        missing=tuple(missing),
-    )
-    if len(rows) < FEWEST_RANKED:
-        return replace(cell, reason=f"too few runs have a value: {len(rows)}; at least four are needed")
-    try:
-        value, low, high, p, smallest = _coefficient(spec, claim, rows)
-    except ValueError as error:
-        return replace(cell, reason=str(error))
-    return _ruled(cell, claim, (value, low, high), p, smallest, 1 - spec.level)
-
-
-def _coefficient(
-    spec: StudySpec, claim: CorrelationClaim, rows: list[list[Value]]
-) -> tuple[float, float, float, float, float]:
-    measure, ranked = ([row[i].value for row in rows] for i in (0, 1))
-    fields = {k: [row[0].fields[k] for row in rows] for k in spec.fields}
-    if claim.statistic == "partial":
-        covariates = [[v.value for v in row[2:]] for row in rows]
-        cells = [tuple(fields[k][i] for k in fields) for i in range(len(rows))]
-        part = partial_correlation(measure, ranked, covariates, cells=cells, level=spec.level, seed=SEED)
-        return part.value, part.low, part.high, part.p_value, math.nan
-    errors = [row[0].standard_error for row in rows]
-    found = rank_correlation(measure, ranked, fields, errors=errors, level=spec.level, seed=SEED)
-    tau = found.granulated if claim.statistic == "granulated" else found.overall
-    return tau.value, tau.low, tau.high, tau.p_value, found.smallest_p
-
-
-def _ruled(
-    cell: Cell,
-    claim: CorrelationClaim,
-    tau: tuple[float, float, float],
-    p: float,
-    smallest: float,
-    alpha: float,
-) -> Cell:
-    """A sign is found where p-value and interval say so; nothing much, where that is within the margin."""
-    value, low, high = tau
-    nothing = claim.margin is not None and -claim.margin < low and high < claim.margin
-    positive, negative = low > 0 and p <= alpha, high < 0 and p <= alpha
-    is_found = {"positive": positive, "negative": negative, "none": nothing}
-    against = {
-        "positive": negative or nothing,
-        "negative": positive or nothing,
-        "none": (positive or negative) and not nothing,
-    }
-    expects = cell.expects
-    answer: Answer = "refuted" if against[expects] else "supported" if is_found[expects] else "undecided"
-    basis = "equivalent" if nothing else "positive" if positive else "negative" if negative else ""
-    agrees = expects == "none" or (value > 0) == (expects == "positive")
-    # Equivalence is read off the interval, whose level is its p-value.
-    p_nothing = alpha if nothing else 1.0
-    p_support = p_nothing if expects == "none" else p if agrees else 1.0
-    p_refute = p if expects == "none" else min(p_nothing, 1.0 if agrees else p)
-    return replace(
-        cell,
-        answer=answer,
-        basis=basis,
-        effect=value,
-        low=low,
-        high=high,
-        p_support=p_support,
-        p_refute=p_refute,
-        smallest_p=smallest,
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from thalweg.core.arguments import check_count
+from thalweg.core.measurement import Measurement
 from thalweg.objective.evaluation import Evaluation
 from thalweg.objective.losses import Loss
 from thalweg.objective.objective import Objective
@@ -79,3 +82,37 @@ def reached_step(folder: str | Path, loss: float) -> int | None:
     """The step of that look; None if the loss was not reached."""
     path = reached_file(folder, loss)
     return int(weights_header(path)["step"]) if path.exists() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepsToLoss(Measurement):
+    """Steps of training until the first look at which the loss was no larger; infinite if none was.
+
+    Exact for the looks that were taken; between two of them the loss may have been there before.
+
+    Parameters
+    ----------
+    loss
+        Which.
+    look_every
+        Steps between looks.
+    """
+
+    measure: ClassVar[str] = "steps_to_loss"
+
+    loss: float
+    look_every: int
+
+
+def steps_to_loss(folder: str | Path, loss: float, *, look_every: int) -> StepsToLoss:
+    """Read off what `LossReached` left in the folder of a run, one that ended or one that diverged.
+
+    Parameters
+    ----------
+    folder, loss, look_every
+        As they were given to it.
+    """
+    step = reached_step(folder, loss)
+    provenance = {"function": "steps_to_loss", "loss": loss, "look_every": look_every}
+    value = math.inf if step is None else float(step)
+    return StepsToLoss(value=value, provenance=provenance, loss=loss, look_every=look_every)
