@@ -37,10 +37,17 @@ from thalweg.measures.curvature.block_curvature import BlockCurvature, block_cur
 from thalweg.measures.curvature.hessian_trace import HessianTrace, hessian_trace
 from thalweg.measures.curvature.spectral_density import SpectralDensity, spectral_density
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
+from thalweg.measures.dynamics.basin_mass import BasinMass, basin_mass
 from thalweg.measures.dynamics.batch_sharpness import BatchSharpness, batch_sharpness
 from thalweg.measures.dynamics.gradient_noise import GradientNoise, gradient_noise
+from thalweg.measures.dynamics.local_learning_coefficient import (
+    LocalLearningCoefficient,
+    local_learning_coefficient,
+)
 from thalweg.measures.dynamics.noise_alignment import NoiseAlignment
 from thalweg.measures.dynamics.sgd_temperature import sgd_temperature
+from thalweg.measures.dynamics.stationary_law import stationary_law
+from thalweg.measures.dynamics.stationary_law_result import StationaryLaw
 from thalweg.measures.dynamics.temperature_result import SGDTemperature
 from thalweg.measures.sharpness.average_sharpness import AverageSharpness, average_sharpness
 from thalweg.measures.sharpness.basin_width import BasinWidth, basin_width
@@ -79,6 +86,7 @@ __all__ = [
     "MEASURES",
     "ArrayStore",
     "AverageSharpness",
+    "BasinMass",
     "BasinWidth",
     "BatchSharpness",
     "BezierPath",
@@ -100,6 +108,7 @@ __all__ = [
     "KeskarSharpness",
     "LineSlice",
     "LinearPath",
+    "LocalLearningCoefficient",
     "Measurement",
     "MergeTree",
     "ModeConnectivity",
@@ -126,6 +135,7 @@ __all__ = [
     "SmallCNN",
     "SpectralDensity",
     "StandardError",
+    "StationaryLaw",
     "Study",
     "TemperatureScaling",
     "ThalwegError",
@@ -135,6 +145,7 @@ __all__ = [
     "VolumeSlice",
     "align_permutation",
     "average_sharpness",
+    "basin_mass",
     "basin_width",
     "batch_sharpness",
     "bezier_path",
@@ -154,6 +165,7 @@ __all__ = [
     "keskar_sharpness",
     "line_slice",
     "linear_path",
+    "local_learning_coefficient",
     "mode_connectivity",
     "normalized_curvature",
     "pac_bayes_sigma",
@@ -169,6 +181,7 @@ __all__ = [
     "seed_spread",
     "sgd_temperature",
     "spectral_density",
+    "stationary_law",
     "temperature_scaling",
     "top_eigenvalues",
     "train",

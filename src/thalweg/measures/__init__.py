@@ -12,8 +12,10 @@ from thalweg.measures.curvature.block_curvature import block_curvature
 from thalweg.measures.curvature.hessian_trace import hessian_trace
 from thalweg.measures.curvature.spectral_density import spectral_density
 from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
+from thalweg.measures.dynamics.basin_mass import basin_mass
 from thalweg.measures.dynamics.batch_sharpness import batch_sharpness
 from thalweg.measures.dynamics.gradient_noise import gradient_noise
+from thalweg.measures.dynamics.local_learning_coefficient import local_learning_coefficient
 from thalweg.measures.dynamics.sgd_temperature import sgd_temperature
 from thalweg.measures.sharpness.average_sharpness import average_sharpness
 from thalweg.measures.sharpness.basin_width import basin_width
@@ -55,4 +57,6 @@ MEASURES: dict[str, Callable[..., Measurement]] = {
     "gradient_noise": gradient_noise,
     "sgd_temperature": sgd_temperature,
     "batch_sharpness": batch_sharpness,
+    "basin_mass": basin_mass,
+    "local_learning_coefficient": local_learning_coefficient,
 }

@@ -16,6 +16,7 @@ from thalweg.report import figures as draw
 from thalweg.report import monitor_figures as monitor
 from thalweg.report import noise_figures as noise
 from thalweg.report import order_figures as order
+from thalweg.report import law_figures as law
 from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
 from thalweg.report import surface_figures as surfaces
@@ -296,6 +297,9 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "persistence": topology.persistence_figure,
     "gradient_noise": noise.noise_figure,
     "sgd_temperature": temperature.temperature_figure,
+    "stationary_law": law.stationary_figure,
+    "basin_mass": _single(law.draw_basin_mass),
+    "local_learning_coefficient": law.learning_figure,
     "temperature_scaling": temperature.scaling_figure,
     "invariance_audit": _audit,
     "compare": order.comparison_figure,
