@@ -1,4 +1,4 @@
-"""Pictures of the stationary law: wells with what chains show of them, basins' masses, learning coefficients."""
+"""Pictures of wells and what chains show of them, of basins' masses, and of learning coefficients."""
 
 from __future__ import annotations
 
@@ -100,7 +100,13 @@ def _beside(
     known = np.isfinite(y)
     reach = np.where(np.isfinite(ends), ends, 0.0)
     axes.errorbar(
-        place[known] - 0.12, y[known], yerr=reach[:, known], fmt="o", color=BLUE, markersize=4, label="chains, 95 %"
+        place[known] - 0.12,
+        y[known],
+        yerr=reach[:, known],
+        fmt="o",
+        color=BLUE,
+        markersize=4,
+        label="chains, 95 %",
     )
     for name, row in zip(names, numbers(predicted), strict=True):
         label, mark, colour = LAWS[name]
@@ -133,7 +139,9 @@ def draw_basin_mass(axes: Axes, result: Any, colour: str) -> None:
     known = np.isfinite(low) & np.isfinite(high)
     reach = np.where(known, [y - low, high - y], 0.0)
     axes.errorbar(d, y, yerr=reach, fmt="o-", color=colour, markersize=4, label="free energy, 95 %")
-    axes.plot([result.damping], [result.value], "o", color=INK, markersize=7, fillstyle="none", label="headline")
+    axes.plot(
+        [result.damping], [result.value], "o", color=INK, markersize=7, fillstyle="none", label="headline"
+    )
     axes.axhline(result.loss, color=GREY, linewidth=0.9, linestyle=":", label="loss alone")
     axes.set_xscale("log")
     axes.set_xlabel("damping (loss / parameter²)")
@@ -152,7 +160,7 @@ def learning_figure(result: Any) -> Figure:
 
 
 def draw_rises(axes: Axes, result: Any) -> None:
-    """Each chain's running mean over a thirtieth of the run, in units of the coefficient, and the mean of all."""
+    """Each chain's running mean over a thirtieth of the run, as a coefficient, and the mean of all."""
     rises = numbers(result.rises)
     n = len(rises)
     width = max(1, n // 30)

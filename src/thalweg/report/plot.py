@@ -13,10 +13,10 @@ from thalweg.report import audit_figures as audit
 from thalweg.report import connectivity_figures as connectivity
 from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
+from thalweg.report import law_figures as law
 from thalweg.report import monitor_figures as monitor
 from thalweg.report import noise_figures as noise
 from thalweg.report import order_figures as order
-from thalweg.report import law_figures as law
 from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
 from thalweg.report import surface_figures as surfaces

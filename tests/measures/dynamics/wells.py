@@ -39,7 +39,9 @@ def amplitudes(num_examples: int, seed: int = 0) -> Tensor:
     return a / a.std(correction=0)
 
 
-def one_parameter(num_examples: int = 8, noise: float = 1.0, growth: float = K, **kwargs: object) -> Objective:
+def one_parameter(
+    num_examples: int = 8, noise: float = 1.0, growth: float = K, **kwargs: object
+) -> Objective:
     """Examples add a_i noise exp(K x) / K: gradients of standard deviation noise exp(K x)."""
 
     def loss(model: Theta, batch: tuple[Tensor]) -> Tensor:

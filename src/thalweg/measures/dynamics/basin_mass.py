@@ -1,4 +1,4 @@
-r"""The mass of a basin: how much of the Gibbs law :math:`e^{-L/T}` lies about a minimum, in the quadratic picture.
+r"""The mass of a basin: how much of the Gibbs law :math:`e^{-L/T}` lies about a minimum, taken as quadratic.
 
 .. math:: -T \log \int e^{-L/T} \approx L + \frac T2 \log\det H - \frac P2\, T \log 2\pi T
 
@@ -55,11 +55,12 @@ class BasinMass(Measurement):
     dampings
         ``(D,)`` float64, ascending.
     log_dets, log_det_errors, log_det_solver
-        ``(D,)`` each: of H + d I by the rule; standard errors by the probes, with `dof` degrees of freedom; and
-        how far they have moved since half of the steps, or the bound where all eigenvalues were computed.
-    absolute_log_dets
-        ``(D,)``: had every eigenvalue counted by its size. Where it differs from `log_dets` by as much as two
-        basins do, the point is no minimum and the ranking hangs on the rule.
+        ``(D,)`` each: of H + d I by the rule; standard errors by the probes, with `dof` degrees of freedom;
+        and how far they have moved since half of the steps, or the bound where all eigenvalues were
+        computed.
+    other_log_dets
+        ``(D,)``: by the other rule. Where it differs from `log_dets` by as much as two basins do, the point
+        is no minimum and the ranking hangs on the rule.
     dof
         Probes less one; 0 where all eigenvalues were computed.
     negative_share
@@ -83,7 +84,7 @@ class BasinMass(Measurement):
     log_dets: Tensor
     log_det_errors: Tensor
     log_det_solver: Tensor
-    absolute_log_dets: Tensor
+    other_log_dets: Tensor
     dof: int
     negative_share: float
     lambda_max: float
@@ -105,14 +106,16 @@ class BasinMass(Measurement):
         T = self.temperature if temperature is None else temperature
         check_positive("temperature", T, "1 / N is the posterior's")
         return Estimate(
-            self.loss + T / 2 * self.log_dets, T / 2 * self.log_det_errors, self.dof, T / 2 * self.log_det_solver
+            self.loss + T / 2 * self.log_dets,
+            T / 2 * self.log_det_errors,
+            self.dof,
+            T / 2 * self.log_det_solver,
         )
 
     @property
     def rule_shift(self) -> Tensor:
-        """``(D,)``: by how much the free energies were higher had eigenvalues below nought counted by size."""
-        sign = 1.0 if self.negative == "clip" else -1.0
-        return sign * self.temperature / 2 * (self.absolute_log_dets - self.log_dets)
+        """``(D,)``: how much higher the free energies were by the other rule for eigenvalues below nought."""
+        return self.temperature / 2 * (self.other_log_dets - self.log_dets)
 
     @property
     def notes(self) -> list[str]:
@@ -137,7 +140,7 @@ def basin_mass(
     headline: float | None = None,
     negative: Negative = "clip",
     num_probes: int = 4,
-    num_steps: int = 30,
+    num_steps: int = 24,
     max_memory_bytes: int = 2 << 30,
     seed: int,
     progress: Progress | None = None,
@@ -170,7 +173,8 @@ def basin_mass(
         Which of them `value` is at. Default: the middle one in size, the lower of two: 0.01 of the default's.
     negative
         Eigenvalues below nought, along which a quadratic basin has no end: ``"clip"`` takes them as nought,
-        so that the damping bounds them, ``"absolute"`` by their size. `absolute_log_dets` has both told apart.
+        so that the damping bounds them, ``"absolute"`` by their size. `rule_shift` says what the other
+        would give.
     num_probes, num_steps
         R random vectors and M Lanczos steps, at most R M products.
     max_memory_bytes
@@ -219,9 +223,8 @@ def basin_mass(
         )
         slack = 0.0
     work.finish()
-    found, absolute = (
-        _log_det(quadrature, dampings, rule, is_exact, slack) for rule in (negative, "absolute")
-    )
+    rules = (negative, "absolute" if negative == "clip" else "clip")
+    found, other = (_log_det(quadrature, dampings, rule, is_exact, slack) for rule in rules)
     at = int((dampings == chosen).nonzero()[0, 0])
     error, solver = T / 2 * float(found.standard_error[at]), T / 2 * float(found.solver[at])
     below = quadrature.share(-math.inf, math.nextafter(-quadrature.resolution, -math.inf))
@@ -252,7 +255,7 @@ def basin_mass(
         log_dets=found.value,
         log_det_errors=found.standard_error,
         log_det_solver=found.solver,
-        absolute_log_dets=absolute.value,
+        other_log_dets=other.value,
         dof=found.dof,
         negative_share=float(below),
         lambda_max=float(quadrature.nodes.max()),
@@ -262,7 +265,7 @@ def basin_mass(
 
 
 def _checked_dampings(damping: float | Sequence[float]) -> Tensor:
-    given = list(damping) if isinstance(damping, Sequence | Tensor) else [damping]
+    given = list(damping) if isinstance(damping, Sequence) else [damping]
     if not given:
         raise ValueError("`damping` must hold at least one number, got none; 0.01 is customary.")
     for d in given:
@@ -309,6 +312,7 @@ def _log_det(
     found = quadrature.mean(lambda nodes: quadrature.dim * torch.log(sizes(nodes) + d))
     if not is_exact:
         return found
-    # Weyl: every eigenvalue is off by no more than the slack, which its logarithm makes slack / (size + d) of.
+    # Weyl: every eigenvalue is off by no more than the slack, which its logarithm makes slack / (size + d)
+    # of.
     bound = (slack / (sizes(quadrature.nodes) - slack).clamp(min=0.0).add(d)).sum(1)
     return dataclasses.replace(found, standard_error=torch.zeros_like(bound), dof=0, solver=bound)

@@ -46,8 +46,8 @@ class ChainGradients:
         theta
             ``(C, P)``.
         batches
-            Indices of each point's examples, of which one may come several times: ``(C, B)``, or C of different
-            lengths. Default: all N, once.
+            Indices of each point's examples, of which one may come several times: ``(C, B)``, or C of
+            different lengths. Default: all N, once.
         """
         return self._in_one(theta, batches) if self.together else self._one_by_one(theta, batches)
 
@@ -70,9 +70,7 @@ class ChainGradients:
             slopes.append(self._in_one(theta, index)[1])
         return torch.stack(slopes, 1)
 
-    def _in_one(
-        self, theta: Tensor, batches: Sequence[Tensor] | Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _in_one(self, theta: Tensor, batches: Sequence[Tensor] | Tensor | None) -> tuple[Tensor, Tensor]:
         objective = self.objective
         N, unflatten = objective.num_examples, objective.space.unflatten
         weights = theta.new_full((len(theta), N), 1 / N)
@@ -95,9 +93,7 @@ class ChainGradients:
         slopes, losses = objective.reduce(sums, given=[theta, weights])
         return losses.cpu().double() + self._penalty(theta), slopes + objective.weight_decay * theta
 
-    def _one_by_one(
-        self, theta: Tensor, batches: Sequence[Tensor] | Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _one_by_one(self, theta: Tensor, batches: Sequence[Tensor] | Tensor | None) -> tuple[Tensor, Tensor]:
         losses, slopes = [], []
         for c, point in enumerate(theta):
             batch = self.objective if batches is None else self.objective.select(batches[c])

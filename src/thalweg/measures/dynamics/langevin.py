@@ -4,12 +4,12 @@ r"""Langevin dynamics: many chains side by side whose law is :math:`e^{-U/T}`, t
 
 A is constant, symmetric and positive: it changes the speed, not the law.
 
-**Two schemes**, a gradient a step each. Euler and Maruyama's,
-:math:`\theta' = \theta - h A \nabla U + \sqrt{2 h T A}\, R`, has on a quadratic of curvature p the variance
-:math:`T / (p (1 - h p / 2))`: too hot by a relative h p / 2, of first order. Leimkuhler and Matthews' replaces R by
-:math:`(R + R')/2`, the mean of this step's random numbers and the next one's. It is the overdamped limit of the
-BAOAB splitting: means over its law are off by :math:`O(h^2)`, and on a quadratic its variance is T / p exactly, for
-every step below the limit of stability, h p = 2. It is the default. What it does not change is the speed: times, of
+**Two schemes**, a gradient a step each. Euler and Maruyama's, :math:`\theta' = \theta - h A \nabla U +
+\sqrt{2 h T A}\, R`, has on a quadratic of curvature p the variance :math:`T / (p (1 - h p / 2))`: too hot
+by a relative h p / 2, of first order. Leimkuhler and Matthews' replaces R by :math:`(R + R')/2`, the mean
+of this step's random numbers and the next one's. It is the overdamped limit of the BAOAB splitting: means
+over its law are off by :math:`O(h^2)`, and on a quadratic its variance is T / p exactly, for every step
+below the limit of stability, h p = 2. It is the default. What it does not change is the speed: times, of
 escape say, are off by O(h) in both. Noise of the gradient itself, where it is that of a batch, heats both.
 
 References
@@ -88,7 +88,7 @@ class Langevin:
         self._last: Tensor | None = None
 
     def __call__(self, theta: Tensor, slope: Tensor) -> Tensor:
-        """The positions ``(C, P)`` after a step from `theta` ``(C, P)``, at which U has the gradient `slope`."""
+        """Positions ``(C, P)`` after a step from `theta` ``(C, P)``, where the gradient of U is `slope`."""
         moved = -self.step * self._scaled(self._scaled(slope))
         if self.temperature > 0:
             kick = math.sqrt(2 * self.step * self.temperature) * self._noise(theta)

@@ -34,14 +34,16 @@ TEMPERATURE_TOLERANCE = 0.1
 class LocalLearningCoefficient(Measurement):
     r"""Estimate :math:`\hat\lambda = n\beta\,(\mathrm E[L_n(w)] - L_n(w^*))`, a pure number.
 
-    ``error.probe`` is the chance of the chains, their correlation minded. What a finite localization leaves out and
-    what a step adds are no errors of chance: see `sharp_temperature` and the page on the stationary law.
+    ``error.probe`` is the chance of the chains, their correlation minded. What a finite localization leaves
+    out and what a step adds are no errors of chance: see `sharp_temperature` and the page on the stationary
+    law.
 
     Parameters
     ----------
     outcome
-        ``"stationary"``; ``"not stationary"``: the loss drifts, or the chains disagree; ``"too short"``: together they
-        are worth less than `min_effective_size` independent samples; ``"diverged"``: the value is NaN.
+        ``"stationary"``; ``"not stationary"``: the loss drifts, or the chains disagree; ``"too short"``:
+        together they are worth less than `min_effective_size` independent samples; ``"diverged"``: the
+        value is NaN.
     inverse_temperature, localization, step, batch_size, burn_in, num_steps
         beta, gamma, h as it was used in the end, B, and steps of each chain.
     num_burn_ins
@@ -53,7 +55,8 @@ class LocalLearningCoefficient(Measurement):
     temperature, temperature_error
         The same of all directions: below one where flat ones have not warmed up.
     effective_size, drift, chain_spread
-        Independent samples of all chains together; p-values of one mean loss throughout, and of one for all chains.
+        Independent samples of all chains together; p-values of one mean loss throughout, and of one for all
+        chains.
     loss
         L_n(w*).
     chain_values, chain_errors
@@ -113,7 +116,9 @@ class LocalLearningCoefficient(Measurement):
                 "give a smaller step or larger batches"
             )
         if self.temperature < 1 - TEMPERATURE_TOLERANCE - 2 * self.temperature_error:
-            found.append(f"all directions at {self.temperature:.2f} of their temperature: give a longer burn_in")
+            found.append(
+                f"all directions at {self.temperature:.2f} of their temperature: give a longer burn_in"
+            )
         return tuple(found)
 
     @property
@@ -123,7 +128,7 @@ class LocalLearningCoefficient(Measurement):
         return [f"{beta}, {gamma}, step {self.step:.3g}, batches of {self.batch_size}", *self.warnings]
 
     def _circumstances(self) -> list[str]:
-        return [self.outcome, *([f"{len(self.warnings)} warnings"] if self.warnings else []), *super()._circumstances()]
+        return [self.outcome, *self.warnings[:1], *super()._circumstances()]
 
 
 def local_learning_coefficient(
@@ -142,23 +147,24 @@ def local_learning_coefficient(
     seed: int,
     progress: Progress | None = None,
 ) -> LocalLearningCoefficient:
-    r"""Estimate the local learning coefficient at the objective's point by stochastic-gradient Langevin dynamics.
+    r"""Estimate the local learning coefficient at the objective's point by Langevin dynamics on batches.
 
     .. math:: \hat\lambda = n\beta\, \bigl(\mathrm E[L_n(w)] - L_n(w^*)\bigr), \qquad
        w \sim \exp\bigl(-n\beta\, L_n(w) - \tfrac\gamma2 \lVert w - w^*\rVert^2\bigr)
 
-    The loss should be a negative log-likelihood, and the point a minimum. On a quadratic with curvatures h_i it is
-    :math:`\frac12 \sum_i h_i / (h_i + \gamma / n\beta)`, half the effective dimension at the damping
-    :math:`\gamma / n\beta`: d/2 for a small gamma, and less the more directions are flatter than that. Compare only
-    estimates with the same n, beta and gamma.
+    The loss should be a negative log-likelihood, and the point a minimum. On a quadratic with curvatures
+    h_i it is :math:`\frac12 \sum_i h_i / (h_i + \gamma / n\beta)`, half the effective dimension at the
+    damping :math:`\gamma / n\beta`: d/2 for a small gamma, and less the more directions are flatter than
+    that. Compare only estimates with the same n, beta and gamma.
 
-    L_n is the objective's own function, L2 term and all: take ``objective.without_decay()`` for the likelihood
-    alone. Statistics are constant in ``"running"`` and ``"recalibrated"`` mode, the latter's those of the point;
-    under batch statistics the loss belongs to the partition, of which a step then takes one whole batch: that
-    function has a coefficient like any other, but its loss is no likelihood of single examples.
+    L_n is the objective's own function, L2 term and all: take ``objective.without_decay()`` for the
+    likelihood alone. Statistics are constant in ``"running"`` and ``"recalibrated"`` mode, the latter's
+    those of the point; under batch statistics the loss belongs to the partition, of which a step then takes
+    one whole batch: that function has a coefficient like any other, but its loss is no likelihood of single
+    examples.
 
-    The rise of the loss is that of each step's batch over the same batch at w*, which the batch's choice hardly
-    moves. How the step and the matrix are chosen is in `thalweg.measures.dynamics.sgld`.
+    The rise of the loss is that of each step's batch over the same batch at w*, which the batch's choice
+    hardly moves. How the step and the matrix are chosen is in `thalweg.measures.dynamics.sgld`.
 
     Parameters
     ----------
@@ -169,7 +175,8 @@ def local_learning_coefficient(
     localization
         gamma, in 1 / parameter^2: as a Gaussian prior about w* of that precision.
     step
-        h, in parts of the inverse curvature, at the most: it is made shorter where chains come to sharper places.
+        h, in parts of the inverse curvature, at the most: it is made shorter where chains come to sharper
+        places.
     batch_size
         B, at most n; under batch statistics the objective's own. Default: the objective's own, at most n.
     num_chains, burn_in, num_steps
@@ -193,17 +200,17 @@ def local_learning_coefficient(
     ValueError
         If an argument is out of range, or there are fewer than three examples and no `inverse_temperature`.
 
-    References
-    ----------
-    Lau et al. (2023), arXiv:2308.12108: the estimate. Watanabe (2013), JMLR 14, 867-897: 1 / log n. Welling and Teh
-    (2011), ICML: the dynamics.
+    References ---------- Lau et al. (2023), arXiv:2308.12108: the estimate. Watanabe (2013), JMLR 14,
+    867-897: 1 / log n. Welling and Teh (2011), ICML: the dynamics.
     """
     check_objective("objective", objective)
     beta = _inverse_temperature(objective, inverse_temperature)
     check_positive("localization", localization, "100 is customary; the smaller, the longer chains must be")
     check_positive("step", step, "0.1 is customary")
     if step >= 2:
-        raise ValueError(f"`step` must be below 2, where the dynamics become unstable, got {step}; 0.1 is customary.")
+        raise ValueError(
+            f"`step` must be below 2, where the dynamics become unstable, got {step}; 0.1 is customary."
+        )
     for name, count, least in (
         ("num_chains", num_chains, 1),
         ("burn_in", burn_in, 1),
@@ -274,7 +281,11 @@ def _estimates(chains: Chains, scale: float, criteria: Criteria) -> dict[str, ob
         nothing = torch.full((chains.rises.shape[1],), math.nan, dtype=torch.float64)
         names = ("sharp_temperature", "temperature", "effective_size", "drift", "chain_spread")
         errors = ("sharp_temperature_error", "temperature_error")
-        unknown = {"value": math.nan, "error": ErrorBudget(probe=StandardError(math.nan, 0)), "outcome": DIVERGED}
+        unknown = {
+            "value": math.nan,
+            "error": ErrorBudget(probe=StandardError(math.nan, 0)),
+            "outcome": DIVERGED,
+        }
         return (
             unknown
             | dict.fromkeys((*names, *errors), math.nan)

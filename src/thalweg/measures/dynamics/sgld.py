@@ -3,16 +3,17 @@ r"""Stochastic-gradient Langevin dynamics of a tempered posterior, held near a p
 .. math:: p(w) \propto \exp\bigl(-n\beta\, L_n(w) - \tfrac\gamma2 \lVert w - w^*\rVert^2\bigr)
 
 C chains start at w*. Each step takes a batch of its own for every chain. The matrix A of
-`thalweg.measures.dynamics.langevin` is :math:`(n\beta |H| + \gamma)^{-1}` along the Hessian's sharpest directions at
-w*, and as small as theirs next along all others, so that one step suits all: without it the sharpest direction sets
-the pace of the flattest.
+`thalweg.measures.dynamics.langevin` is :math:`(n\beta |H| + \gamma)^{-1}` along the Hessian's sharpest
+directions at w*, and as small as theirs next along all others, so that one step suits all: without it the
+sharpest direction sets the pace of the flattest.
 
-**The step answers for itself.** After the burn-in the curvature is measured where the chains have come to, which
-need not be that of w*: at a singular minimum that is nought. Where a step times curvature exceeds `STIFFEST`, the
-burn-in is made anew from w* with a shorter one. At the end it is measured once more.
+**The step answers for itself.** After the burn-in the curvature is measured where the chains have come to,
+which need not be that of w*: at a singular minimum that is nought. Where a step times curvature exceeds
+`STIFFEST`, the burn-in is made anew from w* with a shorter one. At the end it is measured once more.
 
-**Temperature.** For every direction v of such a law :math:`\mathrm E[(v^\top(w - w^*))\, (v^\top \nabla U)] = |v|^2`,
-whatever U. Above one: the step or the batches' noise heats; below: that direction has not warmed up yet.
+**Temperature.** For every direction v of such a law :math:`\mathrm E[(v^\top(w - w^*))\, (v^\top \nabla U)]
+= |v|^2`, whatever U. Above one: the step or the batches' noise heats; below: that direction has not warmed
+up yet.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.precision import full_precision
 from thalweg.core.progress import Work
 from thalweg.core.rng import generator
@@ -145,7 +147,8 @@ class Sampler:
         V = krylov.basis.combine(vectors[:, kept]).T
         if len(order) > k:
             beyond = float(precisions[order[k]])
-        elif len(order) < hessian.dim:  # an invariant subspace has seen every eigenvalue, not all their copies
+        elif len(order) < hessian.dim:
+            # An invariant subspace has seen every eigenvalue, but not all their copies.
             beyond = float(precisions.max())
         else:
             beyond = posterior.localization
@@ -215,7 +218,7 @@ class Sampler:
         return theta, seen
 
     def _stiffness(self, theta: Tensor, step: float) -> float:
-        """h times the largest curvature, in the coordinates of A, at any chain; not finite where one is not."""
+        """h times the largest curvature at any chain, in the coordinates of A; infinite where one is lost."""
         if not bool(theta.isfinite().all()):
             return math.inf
         most, posterior = 0.0, self.posterior
@@ -223,9 +226,10 @@ class Sampler:
         for c, point in enumerate(theta):
             at = CongruentOperator(self.hessian.over(data.at(point)), self.root)
             rng = generator(self.seed, "sgld", "stiffness", c)
-            if not math.isfinite(data.at(point).value()):
+            try:
+                nodes = lanczos_quadrature(at, 1, min(CURVATURE_STEPS, at.dim), rng=rng).nodes
+            except NonFiniteLossError:
                 return math.inf
-            nodes = lanczos_quadrature(at, 1, min(CURVATURE_STEPS, at.dim), rng=rng).nodes
             most = max(most, posterior.scale * float(nodes.max()))
         # The localization adds at most one in these coordinates, where every precision was scaled to one.
         return step * most

@@ -1,4 +1,4 @@
-"""The stationary law on a loss with several wells: where chains are in the end, and how long they take to leave."""
+"""The stationary law on a loss with several wells: where chains stay, and how long they take to leave."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ TIME_LAWS = ("kramers", "first_passage")
 # Lengths in relaxation times between the wells, and the most steps that follow of themselves.
 BURN_IN, LENGTH, MOST_STEPS = 5, 5, 200_000
 
-# A step in parts of the inverse of the largest curvature at a minimum, and the least SGD's may be stable with.
+# A step in parts of the inverse of the largest curvature at a minimum, and the least SGD's may be stable
+# with.
 STEP, MOST_STEP = 0.1, 1.0
 
 
@@ -59,22 +60,23 @@ def stationary_law(
     seed: int,
     progress: Progress | None = None,
 ) -> StationaryLaw:
-    r"""Run chains among the wells of a loss of one or two parameters, and test what theory says of them.
+    r"""Run chains among the wells of a loss of one or two parameters, and test what theory says.
 
-    .. math:: d\theta = -\nabla L\, dt + \sqrt{2T}\, dW \quad\Rightarrow\quad p(\theta) \propto e^{-L(\theta)/T},
-       \qquad P(\text{well } i) \approx \frac{e^{-L_i/T} / \sqrt{\det H_i}}{\sum_j e^{-L_j/T} / \sqrt{\det H_j}}
+    .. math:: d\theta = -\nabla L\, dt + \sqrt{2T}\, dW \;\Rightarrow\; p(\theta) \propto e^{-L(\theta)/T},
+       \qquad P(\text{well } i) \approx \frac{e^{-L_i/T} / \sqrt{\det H_i}}{\sum_j e^{-L_j/T} / \sqrt{\det
+       H_j}}
 
-    With ``noise="isotropic"`` chains make steps of `lr` by the scheme of Leimkuhler and Matthews, whose occupancies
-    are off by :math:`O(\eta^2)` and whose times by :math:`O(\eta)` (`thalweg.measures.dynamics.langevin`). With
-    ``"sgd"`` they are plain SGD's, batches of B examples drawn with replacement, whose noise is not isotropic and
-    changes with the place; its rate is such that the mean over the minima of
-    :math:`\eta\, \mathrm{tr}\,C / (2 B P)` is T. No formula with one T need hold then; by how much it fails is
-    the result (`StationaryLaw.departure`).
+    With ``noise="isotropic"`` chains make steps of `lr` by the scheme of Leimkuhler and Matthews, whose
+    occupancies are off by :math:`O(\eta^2)` and whose times by :math:`O(\eta)`
+    (`thalweg.measures.dynamics.langevin`). With ``"sgd"`` they are plain SGD's, batches of B examples drawn
+    with replacement, whose noise is not isotropic and changes with the place; its rate is such that the
+    mean over the minima of :math:`\eta\, \mathrm{tr}\,C / (2 B P)` is T. No formula with one T need hold
+    then; by how much it fails is the result (`StationaryLaw.departure`).
 
-    Chains begin at the minima, as many at each, and so away from every law that is tested. An occupancy is the
-    share of time in the region whose steepest descent ends in a well; the quadrature uses the same regions. Escapes
-    are counted from core to core, the places within half a temperature of a minimum, so that coming back over the
-    pass is none.
+    Chains begin at the minima, as many at each, and so away from every law that is tested. An occupancy is
+    the share of time in the region whose steepest descent ends in a well; the quadrature uses the same
+    regions. Escapes are counted from core to core, the places within half a temperature of a minimum, so
+    that coming back over the pass is none.
 
     Parameters
     ----------
@@ -83,8 +85,8 @@ def stationary_law(
     minima
         ``(M, P)``, M >= 2: near each minimum that the temperature reaches.
     temperature
-        T, in the unit of the loss. Wells exchange chains at rates of about exp(-barrier / T): with a barrier above
-        some 6 T a run takes long.
+        T, in the unit of the loss. Wells exchange chains at rates of about exp(-barrier / T): with a
+        barrier above some 6 T a run takes long.
     noise
         ``"isotropic"`` or ``"sgd"``.
     lr
@@ -94,8 +96,8 @@ def stationary_law(
     num_chains
         C, at least 16.
     burn_in, num_steps
-        Steps that do not count, and do. Default: 5 times the relaxation between the wells each, as isotropic noise
-        would have it, at most 200,000.
+        Steps that do not count, and do. Default: 5 times the relaxation between the wells each, as
+        isotropic noise would have it, at most 200,000.
     num_points
         Of the grid along each axis. Default: 2,001 and 201 for one and two parameters.
     drift_level, min_effective_size
@@ -110,12 +112,11 @@ def stationary_law(
     NonFiniteLossError
         If the loss is not finite at the objective's point.
     ValueError
-        If an argument is out of range, the objective has more than two parameters, or `minima` are none, or not all.
+        If an argument is out of range, the objective has more than two parameters, or `minima` are none, or
+        not all.
 
-    References
-    ----------
-    Kramers (1940), Physica 7, 284-304. Mandt, Hoffman and Blei (2017), JMLR 18(134). Xie, Sato and Sugiyama (2021),
-    ICLR: escape under SGD's own noise.
+    References ---------- Kramers (1940), Physica 7, 284-304. Mandt, Hoffman and Blei (2017), JMLR 18(134).
+    Xie, Sato and Sugiyama (2021), ICLR: escape under SGD's own noise.
     """
     check_objective("objective", objective)
     check_one_of("noise", noise, get_args(Noise))
@@ -132,9 +133,13 @@ def stationary_law(
     stream_seed(seed)
     starts = _checked_minima(objective, minima)
     if noise == "isotropic" and batch_size is not None:
-        raise ValueError("`batch_size` must be None with noise='isotropic', whose gradient is that of all the data.")
+        raise ValueError(
+            "`batch_size` must be None with noise='isotropic', whose gradient is of all the data."
+        )
     if noise == "sgd" and lr is not None:
-        raise ValueError("`lr` must be None with noise='sgd', where it follows from temperature and batch_size.")
+        raise ValueError(
+            "`lr` must be None with noise='sgd', where it follows from temperature and batch_size."
+        )
     objective.value()
     frozen = objective.frozen()
     work = Work(progress, burn_in + num_steps if burn_in is not None and num_steps is not None else 0)
@@ -160,7 +165,9 @@ def stationary_law(
     work.finish()
     local = temperature if noise == "isotropic" else step * noises / (2 * (size or 1))
     return StationaryLaw(
-        **_seen(visits[1], step, criteria, bool(theta.isfinite().all()), int(np.argmin(_determinants(wells)))),
+        **_seen(
+            visits[1], step, criteria, bool(theta.isfinite().all()), int(np.argmin(_determinants(wells)))
+        ),
         **_said(visits[1], wells, gradients, float(temperature), noise, step, size),
         provenance={
             "function": "stationary_law",
@@ -198,7 +205,7 @@ def stationary_law(
 
 
 class _Chains:
-    """Steps of all chains: Langevin's, or SGD's, which is the same at a temperature of nought with batches."""
+    """Steps of all chains: Langevin's, or SGD's, which is that at a temperature of nought, on batches."""
 
     def __init__(
         self, gradients: ChainGradients, step: float, temperature: float, batch_size: int | None, seed: int
@@ -227,13 +234,13 @@ def _checked_minima(objective: Objective, minima: Tensor | Sequence[Sequence[flo
     P = objective.space.dim
     if P > 2 or P > TOY:
         raise ValueError(
-            f"`objective` must have one or two parameters, over which a law can be summed up, got P = {P:,}; for a "
-            "network take basin_mass and local_learning_coefficient, or restrict() it to two."
+            f"`objective` must have one or two parameters, over which a law can be summed up, got P = {P:,}; "
+            "for a network take basin_mass and local_learning_coefficient, or restrict() it to two."
         )
     if objective.batch_norm == "batch" and objective.has_batch_norm:
         raise ValueError(
-            "`objective` must have a loss of single examples, which batch_norm='batch' has none of; build it with "
-            "'running' or 'recalibrated'."
+            "`objective` must have a loss of single examples, which batch_norm='batch' has none of; build it "
+            "with 'running' or 'recalibrated'."
         )
     try:
         starts = torch.as_tensor(minima, dtype=torch.float64).detach().cpu()
@@ -264,18 +271,21 @@ def _step(
         check_positive("lr", step, "0.1 over the largest curvature is customary")
         if step * steepest >= 2:
             raise ValueError(
-                f"`lr` must be below 2 over the largest curvature, {2 / steepest:.4g}, got {lr}; {STEP / steepest:.2g} "
-                "suits most."
+                f"`lr` must be below 2 over the largest curvature, {2 / steepest:.4g}, got {lr}; "
+                f"{STEP / steepest:.2g} suits most."
             )
         return float(step)
     if not noises.mean() > 0:
-        raise ValueError("`noise` must be 'isotropic' where the examples' gradients do not differ: SGD has none.")
+        raise ValueError(
+            "`noise` must be 'isotropic' where the examples' gradients do not differ: SGD has none."
+        )
     step = 2 * temperature * batch_size / float(noises.mean())
     if step * steepest > MOST_STEP:
+        most = temperature * MOST_STEP / (step * steepest)
         raise ValueError(
-            f"`temperature` must be below {temperature * MOST_STEP / (step * steepest):.4g} for SGD with batches of "
-            f"{batch_size}, got {temperature}: it would take a rate of {step:.4g}, where the largest curvature is "
-            f"{steepest:.4g} and steps become unstable. Take smaller batches, or examples that differ more."
+            f"`temperature` must be below {most:.4g} for SGD with batches of {batch_size}, got {temperature}: "
+            f"it would take a rate of {step:.4g}, unstable at the largest curvature, {steepest:.4g}. Take "
+            "smaller batches, or examples that differ more."
         )
     return step
 
@@ -284,7 +294,9 @@ def _determinants(wells: Wells) -> np.ndarray:
     return np.array([m.determinant for m in wells.minima])
 
 
-def _seen(visits: WellVisits, step: float, criteria: Criteria, is_finite: bool, widest: int) -> dict[str, Any]:
+def _seen(
+    visits: WellVisits, step: float, criteria: Criteria, is_finite: bool, widest: int
+) -> dict[str, Any]:
     """What the chains show, by field."""
     names = ("occupancies", "occupancy_errors", "drifts", "effective_sizes", "escape_times", "escape_errors")
     if not is_finite:

@@ -24,8 +24,9 @@ class StationaryLaw(Measurement):
     Parameters
     ----------
     outcome
-        ``"stationary"``; ``"not stationary"``: an occupancy has a trend; ``"too short"``: some well's is worth less
-        than `min_effective_size` independent draws; ``"diverged"``: a chain went to infinity, and nothing is known.
+        ``"stationary"``; ``"not stationary"``: an occupancy has a trend; ``"too short"``: some well's is
+        worth less than `min_effective_size` independent draws; ``"diverged"``: a chain went to infinity,
+        and nothing is known.
     noise
         ``"isotropic"`` or ``"sgd"``.
     temperature, lr, batch_size, num_chains, burn_in, num_steps
@@ -39,11 +40,11 @@ class StationaryLaw(Measurement):
     predictions
         Names of the K laws; see `thalweg.measures.dynamics.well_predictions`.
     predicted, p_values
-        ``(K, M)`` and ``(K,)``: what each says of the occupancies, and how often chance makes a gap as large. NaN
-        where a law says nothing.
+        ``(K, M)`` and ``(K,)``: what each says of the occupancies, and how often chance makes a gap as
+        large. NaN where a law says nothing.
     escape_times, escape_errors, num_escapes
-        ``(M,)``: mean time from the core of each well into another's, standard errors, how many were seen. Of SGD
-        too it is in units of time, lr a step.
+        ``(M,)``: mean time from the core of each well into another's, standard errors, how many were seen.
+        Of SGD too it is in units of time, lr a step.
     time_predictions, predicted_times, time_p_values
         Names of two laws, ``(2, M)`` and ``(2, M)``: both of isotropic noise at T.
     drifts, effective_sizes
@@ -132,8 +133,15 @@ class StationaryLaw(Measurement):
         if name in self.predictions:
             half = quantile * self.occupancy_errors
             ratio = self.occupancies / predicted
-            return ratio, (self.occupancies - half).clamp(min=0) / predicted, (self.occupancies + half) / predicted
-        ratio, spread = self.escape_times / predicted, (quantile * self.escape_errors / self.escape_times).exp()
+            return (
+                ratio,
+                (self.occupancies - half).clamp(min=0) / predicted,
+                (self.occupancies + half) / predicted,
+            )
+        ratio, spread = (
+            self.escape_times / predicted,
+            (quantile * self.escape_errors / self.escape_times).exp(),
+        )
         return ratio, ratio / spread, ratio * spread
 
     @property
@@ -147,7 +155,10 @@ class StationaryLaw(Measurement):
         if self.outcome == DIVERGED:
             return f"{type(self).__name__}(diverged, {self.noise} noise)"
         low, high = (min(max(end, 0.0), 1.0) for end in self.interval(0.95))
-        parts = [f"{self.quantity} {self.value:.4g}, {at_least(low, 4)} to {at_most(high, 4)} (95 %)", self.outcome]
+        parts = [
+            f"{self.quantity} {self.value:.4g}, {at_least(low, 4)} to {at_most(high, 4)} (95 %)",
+            self.outcome,
+        ]
         says = [
             f"{name} {float(self.predicted[k, self.widest]):.4g} (p = {float(self.p_values[k]):.2g})"
             for k, name in enumerate(self.predictions)

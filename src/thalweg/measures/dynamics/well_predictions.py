@@ -3,18 +3,18 @@ r"""What theory says of occupancies of wells and of the times between them.
 - ``gibbs``: :math:`\int e^{-L/T}` over each region, by quadrature. Exact for
   :math:`d\theta = -\nabla L\, dt + \sqrt{2T}\, dW`.
 - ``basin_mass``: :math:`e^{-L_i/T} / \sqrt{\det H_i}`, its quadratic approximation.
-- ``as_density``: :math:`e^{-L_i/T} / \det H_i`: what follows if :math:`e^{-L/T} / \sqrt{\det H}` is taken for the
-  density, with the determinant of the minimum throughout its well.
-- ``multiplicative``: of one parameter under noise of variance :math:`2 D(\theta)` a unit of time, the stationary
-  law :math:`\frac1D \exp(-\int L'/D)`.
-- ``kramers``: :math:`1/\tau_i = \sum_j \frac{|\lambda_s|}{2\pi} \sqrt{\det H_i / |\det H_s|}\, e^{-(L_s - L_i)/T}`.
+- ``as_density``: :math:`e^{-L_i/T} / \det H_i`: what follows if :math:`e^{-L/T} / \sqrt{\det H}` is taken
+  for the density, with the determinant of the minimum throughout its well.
+- ``multiplicative``: of one parameter under noise of variance :math:`2 D(\theta)` a unit of time, the
+  stationary law :math:`\frac1D \exp(-\int L'/D)` (Ito).
+- ``kramers``: :math:`1/\tau_i = \sum_j r_{ij}` with
+  :math:`r_{ij} = \frac{|\lambda_s|}{2\pi} \sqrt{\det H_i / |\det H_s|}\, e^{-(L_s - L_i)/T}`, s the saddle.
 - ``first_passage``: mean time from the core of one well into any other's, by the backward equation
   :math:`T \Delta\tau - \nabla L \cdot \nabla\tau = -1` on the grid; exact for the diffusion up to the grid.
 
-References
-----------
-Kramers (1940), Physica 7, 284-304. Langer (1969), Annals of Physics 54, 258-275. Scharfetter and Gummel (1969),
-IEEE Trans. Electron Devices 16, 64-77: rates on a grid. Gardiner (2009), Stochastic Methods, 5.2 and 5.3.
+References ---------- Kramers (1940), Physica 7, 284-304. Langer (1969), Annals of Physics 54, 258-275.
+Scharfetter and Gummel (1969), IEEE Trans. Electron Devices 16, 64-77: rates on a grid. Gardiner (2009),
+Stochastic Methods, 5.2 and 5.3.
 """
 
 from __future__ import annotations

@@ -73,16 +73,21 @@ class WellVisits:
         return (counts / counts.sum(1, keepdim=True)).numpy()
 
     def escape_times(self, step: float) -> tuple[Array, Array, Array]:
-        """``(M,)`` each: mean time in the unit of `step` from entering a core to entering another, its standard
-        error, and how many there were. What was under way at the end counts with the time it took so far."""
+        """``(M,)`` each: mean time from entering a core to entering another, in the unit of `step`; its
+        standard error; how many there were. What was under way at the end counts with the time it took so
+        far."""
         stays, escapes = self._stays.double().numpy(), self._escapes.double().numpy()
-        counts = escapes.sum(0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            times = stays.sum(0) / counts
-            # A ratio of means over chains, which are independent.
-            residuals = stays - times * escapes
-            errors = residuals.std(0, ddof=1) * np.sqrt(len(stays)) / counts
-        return step * times, step * errors, counts
+        times, errors = mean_times(stays, escapes)
+        return step * times, step * errors, escapes.sum(0)
+
+
+def mean_times(stays: Array, escapes: Array) -> tuple[Array, Array]:
+    """``(M,)`` each, of stays and escapes of independent chains ``(C, M)``: ratios of means, their errors."""
+    counts = escapes.sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        times = stays.sum(0) / counts
+        residuals = stays - times * escapes
+        return times, residuals.std(0, ddof=1) * np.sqrt(len(stays)) / counts
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Stationarity:
 
 
 def stationarity(visits: WellVisits, criteria: Criteria) -> Stationarity:
-    """Trends of single chains are independent, however slowly a chain goes from well to well: a t-test holds."""
+    """Trends of single chains are independent, however slowly one goes from well to well: a t-test holds."""
     blocks, occupancies = visits.blocks, visits.occupancies()
     n, C, _ = blocks.shape
     t = np.linspace(-1.0, 1.0, n)
@@ -119,7 +124,7 @@ def stationarity(visits: WellVisits, criteria: Criteria) -> Stationarity:
 
 
 def occupancy_p_value(occupancies: Array, predicted: Array) -> float:
-    """Hotelling's test of the means of chains ``(C, M)`` against shares ``(M,)``; NaN where none is predicted."""
+    """Hotelling's test of the means of chains ``(C, M)`` against shares ``(M,)``; NaN if these are none."""
     C, M = occupancies.shape
     if not np.isfinite(predicted).all():
         return float("nan")

@@ -66,7 +66,8 @@ class Wells:
     minima
         M of them.
     saddles
-        By pairs i < j of wells that touch: the lowest pass, ``None`` where there is no saddle of one direction.
+        By pairs i < j of wells that touch: the lowest pass, ``None`` where there is no saddle of one
+        direction.
     """
 
     low: Array
@@ -78,7 +79,7 @@ class Wells:
     saddles: dict[tuple[int, int], Critical | None]
 
     def place(self, theta: Tensor) -> Tensor:
-        """Flat index ``(C,)`` of the grid point next to each of ``(C, P)``, on the CPU; the edge, beyond it."""
+        """Flat index ``(C,)`` of the grid point next to each of ``(C, P)``; beyond the edge, of the edge."""
         x = theta.detach().cpu().double()
         shape = torch.tensor(self.losses.shape)
         index = ((x - torch.from_numpy(self.low)) / torch.from_numpy(self.spacing)).round()
@@ -106,11 +107,14 @@ def find_wells(objective: Objective, starts: Tensor, temperature: float, num_poi
         found = _critical(objective, start.cpu().double().numpy(), extent)
         if found is None or found.num_negative:
             raise ValueError(
-                f"`minima` must be near minima, but number {i}, {start.tolist()}, leads to none; descend first."
+                f"`minima` must be near minima, but number {i}, {start.tolist()}, leads to none; descend "
+                "first."
             )
         twin = [j for j, m in enumerate(minima) if np.abs(m.point - found.point).max() < 1e-3 * extent]
         if twin:
-            raise ValueError(f"`minima` must lead to different minima, but numbers {twin[0]} and {i} are one.")
+            raise ValueError(
+                f"`minima` must lead to different minima, but numbers {twin[0]} and {i} are one."
+            )
         minima.append(found)
     count = NUM_POINTS[P] if num_points is None else num_points
     low, spacing, losses = _grid(gradients, minima, temperature, count)
@@ -128,8 +132,10 @@ def find_wells(objective: Objective, starts: Tensor, temperature: float, num_poi
     return Wells(low, spacing, losses, regions, cores, tuple(minima), saddles)
 
 
-def neighbours(shape: tuple[int, ...], diagonals: bool) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """Slices of all points that have a neighbour in one direction, and of these neighbours; each pair once."""
+def neighbours(
+    shape: tuple[int, ...], diagonals: bool
+) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Slices of the points that have a neighbour in one direction, and of these; each pair once."""
     steps = [s for s in itertools.product((-1, 0, 1), repeat=len(shape)) if s > (0,) * len(shape)]
     for step in steps:
         if not diagonals and np.abs(step).sum() > 1:
@@ -186,8 +192,8 @@ def _grid(
         if not short:
             return low, spacing, np.where(np.isfinite(losses), losses, np.nanmax(losses[np.isfinite(losses)]))
     raise ValueError(
-        f"`objective` must hold its wells in on all sides, but the loss at {low.tolist()} to {high.tolist()} is "
-        f"up by less than {REACH:g} temperatures somewhere; there is no stationary law. Add weight decay."
+        f"`objective` must hold its wells in on all sides, but the loss at {low.tolist()} to {high.tolist()} "
+        f"is up by less than {REACH:g} temperatures somewhere; there is no stationary law. Add weight decay."
     )
 
 
@@ -228,7 +234,7 @@ def _regions(
             if found is None or np.linalg.norm((places - found.point) / extent, axis=1).min() > 1e-3:
                 raise ValueError(
                     f"`minima` must hold every minimum that the temperature reaches, but there is one near "
-                    f"{point.tolist()} with loss {losses.ravel()[sink]:.4g}; add it, or take a larger num_points."
+                    f"{point.tolist()} with loss {losses.ravel()[sink]:.4g}; add it, or raise num_points."
                 )
             away = np.linalg.norm(places - found.point, axis=1)
         owner[sink] = int(away.argmin())
