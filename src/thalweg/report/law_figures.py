@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thalweg.core.measurement import StandardError
-from thalweg.report.figures import BLUE, FAINT, GREEN, GREY, INK, PURPLE, VERMILLION, new_figure, numbers
+from thalweg.report.figures import (
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    LOG_RATIO,
+    PURPLE,
+    VERMILLION,
+    new_figure,
+    numbers,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,9 +76,12 @@ def draw_wells(axes: Axes, result: Any) -> None:
         axes.set_ylim(within[:, 1].min(), within[:, 1].max())
         axes.set_ylabel("second parameter")
         places = minima
+    ink = INK if points.shape[1] == 1 else "white"
     for i, place in enumerate(places):
         axes.plot(*place, "o", color=COLOURS[i % len(COLOURS)], markeredgecolor="white", markersize=6)
-        axes.annotate(f"{i + 1}", place, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+        axes.annotate(
+            f"{i + 1}", place, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8, color=ink
+        )
     axes.set_xlabel("parameter" if points.shape[1] == 1 else "first parameter")
 
 
@@ -88,7 +102,12 @@ def draw_escapes(axes: Axes, result: Any) -> None:
     predicted = numbers(result.prediction("kramers"))
     ends = (times - numbers(low) * predicted, numbers(high) * predicted - times)
     _beside(axes, result, times, ends, result.time_predictions, result.predicted_times)
-    axes.set_yscale("log")
+    shown = np.concatenate([times, *numbers(result.predicted_times)])
+    shown = shown[np.isfinite(shown)]
+    if len(shown) and shown.max() > LOG_RATIO * shown.min():
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.set_ylabel("time")
     axes.legend()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -275,7 +275,7 @@ def _inverse_temperature(objective: Objective, asked: float | None) -> float:
     return 1 / math.log(objective.num_examples)
 
 
-def _estimates(chains: Chains, scale: float, criteria: Criteria) -> dict[str, object]:
+def _estimates(chains: Chains, scale: float, criteria: Criteria) -> dict[str, Any]:
     """By field: what the chains say together."""
     if chains.diverged:
         nothing = torch.full((chains.rises.shape[1],), math.nan, dtype=torch.float64)

@@ -162,26 +162,23 @@ class Sampler:
     def run(self, step: float, burn_in: int, num_steps: int) -> Chains:
         """Burn in, if need be with a shorter step, and sample."""
         start = self.posterior.objective.params.expand(self.num_chains, -1)
-        stiffness, diverged, burn_ins = 0.0, True, 0
-        theta = start
         batches = self._batches()
-        while diverged and burn_ins < MOST_ROUNDS:
-            burn_ins += 1
-            dynamics = self._dynamics(step, burn_ins)
+        for attempt in range(1, MOST_ROUNDS + 1):
+            dynamics = self._dynamics(step, attempt)
             theta, _ = self._steps(start, dynamics, batches, burn_in)
             stiffness = self._stiffness(theta, step)
-            if math.isfinite(stiffness) and stiffness <= STIFFEST:
-                diverged = False
-            elif burn_ins < MOST_ROUNDS:
+            if stiffness <= STIFFEST:
+                theta, seen = self._steps(theta, dynamics, batches, num_steps)
+                stiffness = self._stiffness(theta, step)
+                return Chains(
+                    seen[0], seen[1], seen[2], step, stiffness, attempt, not math.isfinite(stiffness)
+                )
+            if attempt < MOST_ROUNDS:
                 # To half of what is allowed, so that it is not met again a little farther on.
                 step *= min(0.5, STIFFEST / 2 / stiffness) if math.isfinite(stiffness) else AFTER_DIVERGENCE
                 self.work.expect(self.work.done + self.cost(burn_in + num_steps))
-        seen = torch.full((3, num_steps, self.num_chains), torch.nan, dtype=torch.float64)
-        if not diverged:
-            theta, seen = self._steps(theta, dynamics, batches, num_steps)
-            stiffness = self._stiffness(theta, step)
-            diverged = not math.isfinite(stiffness)
-        return Chains(*seen.unbind(), step, stiffness, burn_ins, diverged)
+        nothing = torch.full((num_steps, self.num_chains), torch.nan, dtype=torch.float64)
+        return Chains(nothing, nothing.clone(), nothing.clone(), step, math.inf, MOST_ROUNDS, True)
 
     def cost(self, num_steps: int) -> int:
         """Examples that so many steps go through."""

@@ -283,7 +283,7 @@ def _step(
     if step * steepest > MOST_STEP:
         most = temperature * MOST_STEP / (step * steepest)
         raise ValueError(
-            f"`temperature` must be below {most:.4g} for SGD with batches of {batch_size}, got {temperature}: "
+            f"`temperature` must be below {most:.4g} for SGD with {batch_size} a batch, got {temperature}: "
             f"it would take a rate of {step:.4g}, unstable at the largest curvature, {steepest:.4g}. Take "
             "smaller batches, or examples that differ more."
         )

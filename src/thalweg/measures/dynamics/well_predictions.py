@@ -82,7 +82,7 @@ def first_passage(wells: Wells, temperature: float) -> Array:
     for i in range(len(wells.minima)):
         free = np.flatnonzero((cores < 0) | (cores == i))
         tau = np.zeros(size)
-        tau[free] = spsolve(generator[free][:, free], -np.ones(len(free)))
+        tau[free] = np.asarray(spsolve(generator[free][:, free], -np.ones(len(free))))
         begin = edge & (cores == i)
         times.append(float((tau * weights)[begin].sum() / weights[begin].sum()))
     return np.array(times)
