@@ -14,6 +14,7 @@ import statistics
 
 from processes import Bench, Result, parser_of, run_task
 
+TRAINED = ("trace", "memory")  # the others train for themselves
 SECTIONS = ("trace", "memory", "overhead", "eigenvalue", "both")
 
 
@@ -103,8 +104,10 @@ def main() -> None:
         run_task(options, TASKS)
         return
     bench = Dynamics(__file__, options)
-    bench.task("prepare", "network")
-    for name in options.sections or SECTIONS:
+    sections = options.sections or SECTIONS
+    if set(sections) & set(TRAINED):
+        bench.task("prepare", "network")
+    for name in sections:
         getattr(bench, name)()
 
 
