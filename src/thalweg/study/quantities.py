@@ -57,7 +57,11 @@ class QuantitySpec(Table):
     @model_validator(mode="after")
     def _fits(self) -> QuantitySpec:
         own = {"steps_to_loss": {"loss"}, "outcome": {"of", "moment", "mode"}, "diverged": {"above", "mode"}}
-        odd = sorted(self.model_fields_set - {"kind"} - own.get(self.kind, set()))
+        # By their values: a study that is read again has every default filled in.
+        given = {
+            name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default
+        }
+        odd = sorted(given - {"kind"} - own.get(self.kind, set()))
         if odd:
             raise ValueError(f"{self.kind} takes no {odd[0]}")
         if self.kind == "steps_to_loss" and self.loss is None:
