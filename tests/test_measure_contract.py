@@ -90,6 +90,12 @@ CALLS = {
         single=1e-2,
     ),
     "batch_sharpness": Call({"batch_size": 7, "num_batches": 3}),
+    "gradient_predictiveness": Call(
+        {"learning_rates": [0.05, 0.2], "batch_size": 7, "num_batches": 3}, rounding=1e-8, single=1e-2
+    ),
+    "largest_stable_learning_rate": Call(
+        {"batch_size": 7, "num_steps": 5, "loss_ratio": 0.95, "rtol": 0.3, "num_orders": 2}
+    ),
     "persistence": Call({"num_draws": 50}, takes_surface=True),
 }
 NAMES = [name for name in MEASURES if name in CALLS]

@@ -39,6 +39,14 @@ from thalweg.measures.curvature.spectral_density import SpectralDensity, spectra
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
 from thalweg.measures.dynamics.batch_sharpness import BatchSharpness, batch_sharpness
 from thalweg.measures.dynamics.gradient_noise import GradientNoise, gradient_noise
+from thalweg.measures.dynamics.gradient_predictiveness import (
+    GradientPredictiveness,
+    gradient_predictiveness,
+)
+from thalweg.measures.dynamics.largest_stable_learning_rate import (
+    LargestStableLearningRate,
+    largest_stable_learning_rate,
+)
 from thalweg.measures.dynamics.noise_alignment import NoiseAlignment
 from thalweg.measures.dynamics.sgd_temperature import sgd_temperature
 from thalweg.measures.dynamics.temperature_result import SGDTemperature
@@ -94,10 +102,12 @@ __all__ = [
     "FisherRaoNorm",
     "GeneralizationGap",
     "GradientNoise",
+    "GradientPredictiveness",
     "HessianTrace",
     "Instability",
     "InvarianceAudit",
     "KeskarSharpness",
+    "LargestStableLearningRate",
     "LineSlice",
     "LinearPath",
     "Measurement",
@@ -148,10 +158,12 @@ __all__ = [
     "fisher_rao_norm",
     "generalization_gap",
     "gradient_noise",
+    "gradient_predictiveness",
     "hessian_trace",
     "instability",
     "invariance_audit",
     "keskar_sharpness",
+    "largest_stable_learning_rate",
     "line_slice",
     "linear_path",
     "mode_connectivity",

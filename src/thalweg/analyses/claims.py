@@ -13,6 +13,7 @@ from typing import Any
 from thalweg.core.measurement import Measurement
 from thalweg.measures.curvature.hessian_trace import hessian_trace
 from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
+from thalweg.measures.dynamics.largest_stable_learning_rate import largest_stable_learning_rate
 from thalweg.measures.sharpness.average_sharpness import average_sharpness
 from thalweg.measures.sharpness.basin_width import basin_width
 from thalweg.measures.sharpness.critical_sharpness import critical_sharpness
@@ -28,8 +29,8 @@ from thalweg.solvers.symmetries.places import TRANSFORMATIONS
 Measure = Callable[..., Measurement]
 Claims = frozenset[str]
 
-# Radii and widths: the larger, the flatter.
-LARGER_IS_FLATTER = frozenset({pac_bayes_sigma, basin_width})
+# Radii and widths, and the steps that can be taken: the larger, the flatter.
+LARGER_IS_FLATTER = frozenset({pac_bayes_sigma, basin_width, largest_stable_learning_rate})
 
 # What perturbs parameters in proportion to themselves sees no scale of them at all; what goes by the norms of
 # filters sees none that is common to a filter, and the weights that read a unit are in no filter together.
@@ -43,7 +44,7 @@ _BY_SCALING = {"none": _ORDER, "filter": _FILTERS, "element": _ELEMENTS}
 
 
 def larger_is_sharper(measure: Measure) -> bool:
-    """False for a radius or a width, so that it is not taken to disagree with a curvature."""
+    """False for a radius, a width or a rate, so that it is not taken to disagree with a curvature."""
     return measure not in LARGER_IS_FLATTER
 
 

@@ -65,7 +65,7 @@ class Member:
 
     @property
     def larger_is_sharper(self) -> bool:
-        """False for a radius or a width, that is the larger the flatter the minimum."""
+        """False for a radius, a width or a rate, that is the larger the flatter the minimum."""
         return larger_is_sharper(self.measure)
 
     @property

@@ -40,10 +40,12 @@ def check_flag(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be True or False, got {value!r}.")
 
 
-def check_one_of(name: str, value: Any, known: Iterable[str], *, some: bool = False) -> None:
-    """One of several names, and the one that is probably meant; `some` where the argument takes more."""
-    names = list(known)
-    if value not in names:
+def check_one_of(name: str, value: Any, known: Iterable[Any], *, some: bool = False) -> None:
+    """One of several names or numbers, and the one that is probably meant; `some` where the argument takes
+    more."""
+    values = list(known)
+    if value not in values:
+        names = [str(one) for one in values]
         near = difflib.get_close_matches(str(value), names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(

@@ -141,6 +141,15 @@ FLAT = 0.01
 FEW_POINTS = 15
 
 
+def plain_ticks(axis: Any, subs: tuple[float, ...] = (1.0, 2.0, 5.0)) -> None:
+    """Numbers instead of powers at these multiples of each power of ten, on a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def scale_loss_axis(axes: Axes, *losses: Any, headroom: float = HEADROOM) -> None:
     """Logarithmic where positive losses span more than a decade, else linear from zero.
 
@@ -149,14 +158,10 @@ def scale_loss_axis(axes: Axes, *losses: Any, headroom: float = HEADROOM) -> Non
     flat = np.concatenate([numbers(loss).reshape(-1) for loss in losses])
     flat = flat[np.isfinite(flat)]
     if flat.size and flat.min() > 0 and flat.max() > LOG_RATIO * flat.min():
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
         axes.set_yscale("log")
         _, margin = axes.margins() or (0.0, 0.0)
         axes.set_ymargin(max(margin, headroom - 1))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        plain_ticks(axes.yaxis)
     elif flat.size and 0 < np.ptp(flat) < FLAT * flat.min():
         axes.ticklabel_format(axis="y", useOffset=False)
         said = "; ".join(filter(None, (axes.get_title(loc="right"), "axis not from 0")))

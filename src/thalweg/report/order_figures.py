@@ -162,13 +162,9 @@ def _label(line: _Line, narrow: bool) -> str:
 
 
 def _ratio_axis(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 1 / 1.1), max(high, 1.1))
     low, high = axes.get_xlim()
     subs = (1.0, 2.0, 5.0) if high / low > 10 else (1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0, 8.0, 9.0)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    draw.plain_ticks(axes.xaxis, subs)

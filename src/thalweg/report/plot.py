@@ -18,6 +18,7 @@ from thalweg.report import noise_figures as noise
 from thalweg.report import order_figures as order
 from thalweg.report import path_figures as paths
 from thalweg.report import sharpness_figures as sharpness
+from thalweg.report import step_figures as steps
 from thalweg.report import surface_figures as surfaces
 from thalweg.report import temperature_figures as temperature
 from thalweg.report import topology_figures as topology
@@ -295,6 +296,8 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "curvature_profile": _profile,
     "persistence": topology.persistence_figure,
     "gradient_noise": noise.noise_figure,
+    "gradient_predictiveness": steps.predictiveness_figure,
+    "largest_stable_learning_rate": _single(steps.draw_stable_rate),
     "sgd_temperature": temperature.temperature_figure,
     "temperature_scaling": temperature.scaling_figure,
     "invariance_audit": _audit,

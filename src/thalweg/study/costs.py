@@ -35,6 +35,8 @@ PASSES: Mapping[str, float] = {
     "relative_flatness": 30,
     "fisher_rao_norm": 4,
     "gradient_noise": 40,
+    "gradient_predictiveness": 30,
+    "largest_stable_learning_rate": 300,
     "line_slice": 63,
     "plane_slice": 625,
     "linear_path": 21,

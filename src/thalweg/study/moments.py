@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+# Before the first step: the network as it is built.
+START = "start"
+
 FORMS = "'end', 'start', 'epoch N', 'step N' or 'loss X'"
 
 
@@ -30,7 +33,7 @@ class Moment:
         if self.kind == "epoch" and self.number is None:
             return "end"
         if self.kind == "step" and self.number == 0:
-            return "start"
+            return START
         return f"{self.kind} {self.number:g}"
 
     def step(self, steps_per_epoch: int, epochs: int) -> int | None:
@@ -68,7 +71,7 @@ def parsed(text: str) -> Moment:
     """
     if text == "end":
         return Moment("epoch", None)
-    if text == "start":
+    if text == START:
         return Moment("step", 0.0)
     match = re.fullmatch(r"(epoch|step) +(\d+)|(loss) +(\d*\.?\d+(?:[eE][+-]?\d+)?)", text)
     if match:

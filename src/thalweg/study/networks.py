@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from thalweg.objective.examples import Examples, read_examples
 from thalweg.objective.losses import NAMED, Loss
 from thalweg.objective.objective import Objective
 from thalweg.study.grid import Settings
-from thalweg.study.moments import Moment
+from thalweg.study.moments import START, Moment
 from thalweg.study.spec import StudySpec
 from thalweg.study.store import run_id, versions
 from thalweg.study.table import ANY_MODE
@@ -61,6 +62,10 @@ class PlannedRun:
     def labels(self) -> dict[str, Any]:
         """Its fields and its seed."""
         return {**self.settings.fields, "seed": self.seed}
+
+    def is_where(self, where: Mapping[str, Any]) -> bool:
+        """Whether its fields are these."""
+        return all(self.settings.fields[field] == value for field, value in where.items())
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,7 @@ class StudyNetworks:
 
     def has(self, run: PlannedRun, moment: Moment) -> bool:
         """Whether the network of that moment is there, also where training diverged later on."""
-        return self._weights(run, moment).exists()
+        return moment.name == START or self._weights(run, moment).exists()
 
     def _weights(self, run: PlannedRun, moment: Moment) -> Path:
         folder = self.folder(run)
@@ -203,7 +208,8 @@ class StudyNetworks:
         if moment.kind == "loss" and not weights.exists():
             raise ValueError(f"the training loss never came down to {moment.number:g}.")
         network = self.build(run.settings, run.seed)
-        load_weights(weights, network)
+        if moment.name != START:  # which needs no checkpoint
+            load_weights(weights, network)
         return network.to(self.device).eval()
 
     def objective(

@@ -72,8 +72,9 @@ class StudyPlan:
                 for moment in self.spec.moments_of(None)
                 for mode in self._modes(run, None)
             ]
-            for name in self.spec.measures:
-                tasks += self._measurements(run, name, training)
+            for name, measure in self.spec.measures.items():
+                if run.is_where(measure.where):
+                    tasks += self._measurements(run, name, training)
             for name, quantity in self.spec.quantities.items():
                 if quantity.kind == "steps_to_loss" and quantity.loss is not None:
                     tasks.append(self._steps(run, name, quantity.loss, training))
@@ -255,7 +256,7 @@ class StudyPlan:
         function = {**MEASURES, **ANALYSES}[spec.measure]
         return [
             self._pair(name, spec, function, pair, labels, moment, mode)
-            for pair, labels in self._partners(spec.across)
+            for pair, labels in self._partners(spec)
             for moment in self.spec.moments_of(spec.moments)
             for mode in self._pair_modes(spec, pair)
         ]
@@ -266,10 +267,11 @@ class StudyPlan:
         # With batch norm on one side only there is no path, which the task itself says.
         return self._modes(max(pair, key=lambda run: run.has_batch_norm), spec.modes)
 
-    def _partners(self, across: str) -> list[tuple[tuple[PlannedRun, PlannedRun], dict[str, Any]]]:
+    def _partners(self, spec: PairSpec) -> list[tuple[tuple[PlannedRun, PlannedRun], dict[str, Any]]]:
         """Runs that differ in one field alone, two by two, each in one pair: pairs are independent."""
+        across = spec.across
         groups: dict[str, list[PlannedRun]] = {}
-        for run in self.runs:
+        for run in filter(lambda run: run.is_where(spec.where), self.runs):
             rest = {k: v for k, v in run.labels.items() if k != across}
             groups.setdefault(json.dumps(rest), []).append(run)
         found = []

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import PositiveFloat, model_validator
 
 from thalweg.objective.batch_norm import BatchNormMode
+from thalweg.study.moments import START
 from thalweg.study.validation import Table
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 # The moment of what is of a run as a whole.
 WHOLE = "run"
-START = "start"
 
 KINDS_OF_RUNS = ("steps_to_loss", "outcome", "diverged", "temperature")
 

@@ -22,8 +22,8 @@ from thalweg.core.measurement import Measurement
 from thalweg.objective.batch_norm import MODES, BatchNormMode
 from thalweg.study.claims import Claim, ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.grid import Grid, Settings
-from thalweg.study.moments import Moment, parsed
-from thalweg.study.quantities import START, QuantitySpec
+from thalweg.study.moments import START, Moment, parsed
+from thalweg.study.quantities import QuantitySpec
 from thalweg.study.table import PERFORMANCE
 from thalweg.study.validation import Table, validated
 
@@ -106,12 +106,15 @@ class MeasureSpec(Table):
 
     `measure` is a name of ``thalweg measure`` or of the sharpness family, by default the name it stands
     under. `numbers` are what else of its result becomes a column, called after the measure and the number,
-    ``curvature.negative_mass``.
+    ``curvature.negative_mass``. `moments` are some of the study's, or the start, whose network is there
+    without training. It is taken of the networks alone whose fields are those of `where`, so that an axis of
+    the grid need not multiply the cost of all.
     """
 
     measure: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     numbers: list[str] = Field(default_factory=list)
+    where: dict[str, bool | int | float | str] = Field(default_factory=dict)
     modes: list[BatchNormMode] | None = None
     moments: list[str] | None = None
     num_examples: PositiveInt | None = None
@@ -123,12 +126,13 @@ class PairSpec(Table):
     With ``across = "seed"``, the networks of one setting are set against each other, first with second, third
     with fourth, so that pairs are independent; with any other field, those of one seed. `fold_batch_norm`
     replaces each batch norm by the layer that computes the same in running mode, without which networks with
-    and without it have no line between them.
+    and without it have no line between them. `where` is that of `MeasureSpec`, of both networks.
     """
 
     measure: str = "linear_path"
     arguments: dict[str, Any] = Field(default_factory=dict)
     across: str = "seed"
+    where: dict[str, bool | int | float | str] = Field(default_factory=dict)
     fold_batch_norm: bool = False
     modes: list[BatchNormMode] | None = None
     moments: list[str] = Field(default_factory=lambda: ["end"])
@@ -205,10 +209,11 @@ class StudySpec(Table):
     def _hangs_together(self) -> StudySpec:
         Grid.of(self)  # refuses axes that are none
         fields = self.fields
-        own = {parsed(moment).name for moment in self.moments}
+        own = {parsed(moment).name for moment in (START, *self.moments)}
         for name, measure in self.measures.items():
             if name in PERFORMANCE:
                 raise ValueError(f"measures.{name}: the name is taken by what is measured of every network")
+            _check_where(f"measures.{name}", measure.where, fields)
             known = number_names(self.member(name).measure)
             for number in measure.numbers:
                 check_one_of(f"measures.{name}.numbers", number, known, some=True)
@@ -218,13 +223,14 @@ class StudySpec(Table):
                 raise ValueError(f"pairs.{name}: the name is taken")
             check_one_of(f"pairs.{name}.measure", pair.measure, PAIR_MEASURES)
             check_one_of(f"pairs.{name}.across", pair.across, ["seed", *fields])
+            _check_where(f"pairs.{name}", pair.where, fields)
             if pair.fold_batch_norm and pair.modes not in (None, ["running"]):
                 raise ValueError(f"pairs.{name}.modes: folded batch norm is that of running statistics alone")
             _check_known(f"pairs.{name}.moments", pair.moments, own)
         for name, quantity in self.quantities.items():
             if name in (*PERFORMANCE, *self.columns, *self.pairs):
                 raise ValueError(f"quantities.{name}: the name is taken")
-            if quantity.kind == "loss_drop" and START not in own:
+            if quantity.kind == "loss_drop" and START not in self.moments:
                 raise ValueError(
                     f"quantities.{name}: a drop is from the start, which must be among the moments"
                 )
@@ -247,9 +253,7 @@ class StudySpec(Table):
         if claim.moment is not None:
             check_one_of(f"{place}.moment", claim.moment, own)
         fields = self.fields
-        for field, value in claim.where.items():
-            check_one_of(f"{place}.where", field, fields)
-            check_one_of(f"{place}.where.{field}", value, fields[field])
+        _check_where(place, claim.where, fields)
         if isinstance(claim, ContrastClaim):
             check_one_of(f"{place}.by", claim.by, fields)
             for group in claim.groups:
@@ -322,6 +326,12 @@ def number_names(measure: Callable[..., Measurement]) -> list[str]:
 
 
 PAIR_MEASURES = ("linear_path", "bezier_path", "align_permutation", "mode_connectivity")
+
+
+def _check_where(place: str, where: Mapping[str, Any], fields: Mapping[str, list[Any]]) -> None:
+    for field, value in where.items():
+        check_one_of(f"{place}.where", field, fields)
+        check_one_of(f"{place}.where.{field}", value, fields[field])
 
 
 def _check_known(place: str, names: Iterable[str], known: set[str]) -> None:

@@ -13,6 +13,7 @@ from thalweg.study.claim_cells import Cell, Place, empty_cell, member_of
 from thalweg.study.claims import Claim as StudyClaim
 from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.evidence import Evidence, Value
+from thalweg.study.moments import START
 from thalweg.study.ranked_claims import predicted_cell, ranked_cell
 from thalweg.study.spec import StudySpec
 from thalweg.study.table import PERFORMANCE
@@ -119,8 +120,9 @@ def _modes(spec: StudySpec) -> list[str]:
 
 
 def _rules(spec: StudySpec) -> list[str]:
-    losses = [claim.matching for claim in spec.claims if claim.matched_loss is not None]
-    return list(dict.fromkeys([*spec.moments, *losses]))
+    # What claims alone bring in: the start, if it is no moment of the study, and matched losses.
+    others = [c.matching for c in spec.claims if c.matched_loss is not None or c.moment == START]
+    return list(dict.fromkeys([*spec.moments, *others]))
 
 
 def _asked(spec: StudySpec, evidence: Evidence, claim: StudyClaim, places: Sequence[Place]) -> list[Cell]:
