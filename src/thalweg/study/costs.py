@@ -63,7 +63,7 @@ TIMINGS = 2
 def passes(measure: str, mode: str, arguments: Mapping[str, Any] | None = None) -> float:
     """Forward passes over its examples that a measure takes in a mode, about.
 
-    Of `arguments` those count that set the work by themselves: products of a profile, eigenpairs of the noise.
+    Of `arguments` those count that set the work: products of a profile, eigenpairs of the noise.
     """
     given = arguments or {}
     factors = MODE_FACTORS["second order" if measure in SECOND_ORDER else "losses"]
