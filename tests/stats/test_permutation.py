@@ -1,4 +1,4 @@
-"""Relabelling by products of matrices: against SciPy's permutation test, with ties, and without any spread."""
+"""Relabelling by matrix products: against SciPy's permutation test, with ties, and without any spread."""
 
 from __future__ import annotations
 

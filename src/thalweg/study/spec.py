@@ -114,15 +114,17 @@ class MeasureSpec(_Table):
 class PairSpec(_Table):
     """A measure of two networks that differ in `across` and agree in every other field.
 
-    With ``across = "seed"``, the networks of one setting are set against each other, first with second, third
-    with fourth, so that pairs are independent; with any other field, those of one seed. `fold_batch_norm`
-    replaces each batch norm by the layer that computes the same in running mode, without which networks with
-    and without it have no line between them.
+    With ``across = "seed"``, the networks of one setting are set against each other: first with second, third
+    with fourth, so that pairs are independent, or with ``pairing = "all"`` every two of them, which says far
+    more of so few networks (`thalweg.stats.all_pairs`). With any other field, those of one seed are.
+    `fold_batch_norm` replaces each batch norm by the layer that computes the same in running mode, without
+    which networks with and without it have no line between them.
     """
 
     measure: str = "linear_path"
     arguments: dict[str, Any] = Field(default_factory=dict)
     across: str = "seed"
+    pairing: Literal["disjoint", "all"] = "disjoint"
     fold_batch_norm: bool = False
     modes: list[BatchNormMode] | None = None
     moments: list[str] = Field(default_factory=lambda: ["end"])
@@ -267,6 +269,8 @@ class StudySpec(_Table):
                 raise ValueError(f"pairs.{name}: the name is taken")
             check_one_of(f"pairs.{name}.measure", pair.measure, PAIR_MEASURES)
             check_one_of(f"pairs.{name}.across", pair.across, ["seed", *fields])
+            if pair.pairing == "all" and pair.across != "seed":
+                raise ValueError(f"pairs.{name}.pairing: only across seeds are all pairs alike")
             if pair.fold_batch_norm and pair.modes not in (None, ["running"]):
                 raise ValueError(f"pairs.{name}.modes: folded batch norm is that of running statistics alone")
             _check_known(f"pairs.{name}.moments", pair.moments, own)

@@ -12,6 +12,7 @@ from thalweg.stats.partial_correlation import partial_correlation
 from thalweg.stats.rank_correlation import rank_correlation
 from thalweg.stats.verdicts import Answer, Claim, Judgement, judge
 from thalweg.study.evidence import Evidence, Value
+from thalweg.study.pair_values import by_network
 from thalweg.study.spec import ContrastClaim, CorrelationClaim, StudySpec
 from thalweg.study.table import PERFORMANCE
 
@@ -47,7 +48,8 @@ class Cell:
     p_support, p_refute
         Uncorrected; NaN where there were none.
     values_a, values_b
-        Of the runs that were compared; of a correlation, of the measure and of what it ranks.
+        Of the runs that were compared, see `thalweg.study.pair_values` where these are all pairs; of a
+        correlation, of the measure and of what it ranks.
     missing
         Runs that have no value, and why.
     reason
@@ -116,7 +118,10 @@ class Verdict:
 
 def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
     """All claims of a study, in the order of its file."""
-    own = [own_cell(spec, evidence, claim) for claim in spec.claims]
+    questions = [_question(spec, claim) for claim in spec.claims]
+    first = {question: spec.claims[questions.index(question)] for question in questions}
+    tables = {question: _table(spec, evidence, claim) for question, claim in first.items()}
+    own = [tables[q][_place(claim)] for q, claim in zip(questions, spec.claims, strict=True)]
     primary = [i for i, claim in enumerate(spec.claims) if claim.primary]
     alpha = 1 - spec.level
     corrected = {
@@ -124,7 +129,6 @@ def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
         for side in ("p_support", "p_refute")
     }
     found = []
-    tables: dict[str, tuple[Cell, ...]] = {}
     for i, (claim, cell) in enumerate(zip(spec.claims, own, strict=True)):
         p_support, p_refute, answer = cell.p_support, cell.p_refute, cell.answer
         if claim.primary:
@@ -133,19 +137,24 @@ def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
             p = {"supported": p_support, "refuted": p_refute, "undecided": 1.0}[answer]
             # In the last digit 1 - 0.95 is not 0.05.
             answer = answer if p <= alpha + 1e-12 else "undecided"
-        question = _question(spec, claim)
-        if question not in tables:
-            names, rules = _alike(spec, claim), _rules(spec)
-            places = [(name, mode, at) for name in names for mode in _modes(spec) for at in rules]
-            asked = _asked(spec, evidence, claim, places)
-            tables[question] = tuple(cell for cell in asked if cell.values_a or cell.missing)
-        found.append(Verdict(claim, answer, p_support, p_refute, cell, tables[question]))
+        asked = tuple(c for c in tables[questions[i]].values() if c.values_a or c.missing)
+        found.append(Verdict(claim, answer, p_support, p_refute, cell, asked))
     return found
 
 
-def own_cell(spec: StudySpec, evidence: Evidence, claim: ContrastClaim | CorrelationClaim) -> Cell:
-    """Where a claim stands, for itself alone."""
-    return _asked(spec, evidence, claim, [_place(claim)])[0]
+def compares_ratios(spec: StudySpec, claim: ContrastClaim, measure: str) -> bool:
+    """Whether geometric means are compared; of two networks, whose barrier may be nought, differences are."""
+    return claim.scale == "log" and measure not in spec.pairs
+
+
+def is_of_all_pairs(spec: StudySpec, measure: str) -> bool:
+    """Whether it is measured between every two networks of a setting: each of these then has a value."""
+    return measure in spec.pairs and spec.pairs[measure].pairing == "all"
+
+
+def own_values(spec: StudySpec, evidence: Evidence, claim: ContrastClaim) -> Cell:
+    """Where a contrast stands: the values it compares, before any test."""
+    return _grouped(spec, evidence, claim, _place(claim))
 
 
 Place = tuple[str, str, str]
@@ -165,12 +174,23 @@ def _place(claim: ContrastClaim | CorrelationClaim) -> Place:
     return claim.measure, claim.mode, claim.matching
 
 
+def _table(spec: StudySpec, evidence: Evidence, claim: ContrastClaim | CorrelationClaim) -> dict[Place, Cell]:
+    """What a claim asks, of everything it can be asked of; its own place among them."""
+    names, rules = _alike(spec, claim), _rules(spec)
+    places = [(name, mode, at) for name in names for mode in _modes(spec) for at in rules]
+    if isinstance(claim, ContrastClaim):
+        found = _contrasts(spec, evidence, claim, places)
+    else:
+        found = [_correlation(spec, evidence, claim, place) for place in places]
+    return dict(zip(places, found, strict=True))
+
+
 def _alike(spec: StudySpec, claim: ContrastClaim | CorrelationClaim) -> list[str]:
     """What the same can be asked of: any measure in place of another, but a performance only of itself."""
     if claim.measure in PERFORMANCE:
         return [claim.measure]
     pairs = list(spec.pairs) if isinstance(claim, ContrastClaim) else []
-    return [*spec.measures, *pairs]
+    return list(dict.fromkeys([*spec.measures, *pairs, claim.measure]))
 
 
 def _modes(spec: StudySpec) -> list[str]:
@@ -180,14 +200,6 @@ def _modes(spec: StudySpec) -> list[str]:
 def _rules(spec: StudySpec) -> list[str]:
     losses = [claim.matching for claim in spec.claims if claim.matched_loss is not None]
     return list(dict.fromkeys([*spec.moments, *losses]))
-
-
-def _asked(
-    spec: StudySpec, evidence: Evidence, claim: ContrastClaim | CorrelationClaim, places: Sequence[Place]
-) -> list[Cell]:
-    if isinstance(claim, ContrastClaim):
-        return _contrasts(spec, evidence, claim, places)
-    return [_correlation(spec, evidence, claim, place) for place in places]
 
 
 def _empty(spec: StudySpec, claim: ContrastClaim | CorrelationClaim, place: Place) -> Cell:
@@ -211,7 +223,7 @@ def _contrasts(
     for place in places:
         cell = _grouped(spec, evidence, claim, place)
         cells.append(cell)
-        asked.append(None if cell.reason else _claim(claim, cell, place[0] in spec.pairs))
+        asked.append(None if cell.reason else _claim(claim, cell))
     judged = iter(judge([c for c in asked if c], level=spec.level, correction="none", seed=SEED))
     return [cell if c is None else _judged(cell, next(judged)) for cell, c in zip(cells, asked, strict=True)]
 
@@ -220,15 +232,17 @@ def _grouped(spec: StudySpec, evidence: Evidence, claim: ContrastClaim, place: P
     cell = _empty(spec, claim, place)
     chosen = [v for v in evidence.values(*place) if all(v.fields.get(k) == w for k, w in claim.where.items())]
     sides = [[v for v in chosen if v.fields.get(claim.by) == group] for group in claim.groups]
+    if is_of_all_pairs(spec, place[0]):
+        sides = [by_network(side) for side in sides]
     missing = [v for side in sides for v in side if not math.isfinite(v.value)]
-    log = claim.scale == "log" and place[0] not in spec.pairs
+    log = compares_ratios(spec, claim, place[0])
     odd = [
         replace(v, reason=f"{v.value:.4g} has no logarithm") for s in sides for v in s if log and v.value <= 0
     ]
     a, b = ([v for v in side if math.isfinite(v.value) and not (log and v.value <= 0)] for side in sides)
     if claim.paired:
         a, b = _paired(claim, a, b)
-    cell = replace(cell, values_a=tuple(a), values_b=tuple(b), missing=(*missing, *odd))
+    cell = replace(cell, values_a=tuple(a), values_b=tuple(b), missing=(*missing, *odd), is_ratio=log)
     if min(len(a), len(b)) < FEWEST_RUNS:
         names = " and ".join(f"{len(side)} of {g}" for side, g in zip((a, b), claim.groups, strict=True))
         return replace(cell, reason=f"too few runs have a value: {names}; at least two of each are needed")
@@ -246,15 +260,14 @@ def _paired(claim: ContrastClaim, a: list[Value], b: list[Value]) -> tuple[list[
     return [x for x, _ in both], [y for _, y in both]
 
 
-def _claim(claim: ContrastClaim, cell: Cell, is_pair: bool) -> Claim:
-    # A barrier may be nought: of measures of two networks differences are taken, which have no margin.
-    log = claim.scale == "log" and not is_pair
+def _claim(claim: ContrastClaim, cell: Cell) -> Claim:
     sides = {
         f"{attribute}_{side}": [getattr(v, field) for v in values]
         for side, values in (("a", cell.values_a), ("b", cell.values_b))
         for attribute, field in (("errors", "standard_error"), ("below", "below"), ("above", "above"))
     }
-    margin = claim.margin if (claim.scale == "log") == log else None
+    # A factor is no margin of a difference.
+    margin = claim.margin if (claim.scale == "log") == cell.is_ratio else None
     direction = cell.expects
     if direction == "equivalent" and margin is None:
         direction = "larger"
@@ -263,7 +276,7 @@ def _claim(claim: ContrastClaim, cell: Cell, is_pair: bool) -> Claim:
         [v.value for v in cell.values_b],
         direction,
         margin=margin,
-        ratio=log,
+        ratio=cell.is_ratio,
         paired=claim.paired,
         **sides,
     )
@@ -277,7 +290,6 @@ def _judged(cell: Cell, found: Judgement) -> Cell:
         effect=found.effect,
         low=found.low,
         high=found.high,
-        is_ratio=found.is_ratio,
         size=found.sample.effect_size,
         size_low=found.sample.effect_low,
         size_high=found.sample.effect_high,
