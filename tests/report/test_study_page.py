@@ -119,7 +119,7 @@ def test_the_page_says_what_was_found_and_what_failed(six):
         "5 against 6 1 run has no value: training diverged: the loss of step 40 is nan (1)",
         "the two are the same within a factor of 1.2",
         "Batch-norm mode: ✓ supported with running, recalibrated; ✗ refuted with batch. The answer hangs",
-        "over 2 settings a rank correlation says no more than which group is which",
+        "Kendall’s tau from seed to seed",
         "here the claim is: basin_width of bn is larger than of plain",
         "diverged: the loss was not finite, and it would be again",
         "`sam_sharpness` &lt;cannot&gt; be had of it",

@@ -173,7 +173,8 @@ def held_out_prediction(
         pairs = [_quantiles(column[fold], column[out]) for column in x.T]
         own = [np.stack([pair[side] for pair in pairs], axis=1) for side in (0, 1)]
         both = [np.hstack([known[rows], part]) for rows, part in zip((fold, out), own, strict=True)]
-        found[1, out] = _predicted(*(both if beside else own), target, groups)
+        of_fold, held_out = both if beside else own
+        found[1, out] = _predicted(of_fold, held_out, target, groups)
         found[2, out] = _predicted(known[fold], known[out], target, groups)
     squares = np.square(found - found[0])[1:]
     with_features, without = (np.bincount(cells.index, weights=row) for row in squares)
