@@ -152,7 +152,12 @@ def _grouped(spec: StudySpec, evidence: Evidence, claim: ContrastClaim, place: P
     cell = empty_cell(spec, claim, place)
     chosen = [v for v in evidence.values(*place) if all(v.fields.get(k) == w for k, w in claim.where.items())]
     sides = [[v for v in chosen if v.fields.get(claim.by) == group] for group in claim.groups]
-    missing = [v for side in sides for v in side if not math.isfinite(v.value)]
+    missing = [
+        replace(v, reason=v.reason or "the value is infinite")
+        for side in sides
+        for v in side
+        if not math.isfinite(v.value)
+    ]
     log = claim.scale == "log" and place[0] not in spec.pairs
     odd = [
         replace(v, reason=f"{v.value:.4g} has no logarithm") for s in sides for v in s if log and v.value <= 0
