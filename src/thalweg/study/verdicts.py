@@ -170,7 +170,12 @@ def _grouped(spec: StudySpec, evidence: Evidence, claim: ContrastClaim, place: P
     sides = [[v for v in chosen if v.fields.get(claim.by) == group] for group in claim.groups]
     if is_of_all_pairs(spec, place[0]):
         sides = [by_network(side) for side in sides]
-    missing = [v for side in sides for v in side if not math.isfinite(v.value)]
+    missing = [
+        replace(v, reason=v.reason or "the value is infinite")
+        for side in sides
+        for v in side
+        if not math.isfinite(v.value)
+    ]
     log = compares_ratios(spec, claim, place[0])
     odd = [
         replace(v, reason=f"{v.value:.4g} has no logarithm") for s in sides for v in s if log and v.value <= 0
