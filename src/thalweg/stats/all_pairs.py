@@ -1,9 +1,9 @@
 r"""The mean over all pairs of units, and what each unit has to say of it.
 
 What is measured between two units, a barrier between networks, is not measured anew by every pair: pairs
-that share a unit hang together. Of n units only n // 2 disjoint pairs are independent, and three pairs against
-three decide nothing. The mean over all pairs :math:`\bar B` is one U-statistic of the units, which are
-independent, and its jackknife has a value for each,
+that share a unit hang together. Of n units only n // 2 disjoint pairs are independent, and three pairs
+against three decide nothing. The mean over all pairs :math:`\bar B` is one U-statistic of the units, which
+are independent, and its jackknife has a value for each,
 
 .. math:: J_i = n \bar B - (n - 1) \bar B_{-i} = \bar B + \frac{2 (n - 1)}{n - 2} (\bar B_i - \bar B),
 
