@@ -172,7 +172,7 @@ def stationary_law(
         provenance={
             "function": "stationary_law",
             "arguments": {
-                "minima": torch.as_tensor(minima).tolist(),
+                "minima": starts.tolist(),
                 "temperature": temperature,
                 "noise": noise,
                 "lr": lr,
