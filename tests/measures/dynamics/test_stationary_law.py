@@ -97,6 +97,8 @@ def test_a_run_that_diverges_is_an_outcome() -> None:
     found = tw.stationary_law(wild, seed=0, noise="sgd", **QUICK | {"num_steps": 400, "temperature": 1.5})
     assert found.outcome == "diverged"
     assert math.isnan(found.value)
+    assert bool(found.p_values.isnan().all())
+    assert bool(found.predicted.isfinite().all())
     assert "diverged" in repr(found)
     assert json.loads(json.dumps(found.to_dict({}), allow_nan=False))["value"] is None
 
