@@ -331,7 +331,7 @@ def children(pid: int) -> list[int]:
 def test_workers_die_with_a_runner_that_is_killed(toy_folder: Path) -> None:
     write_study(toy_folder)
     process = start(toy_folder, toy_folder / "out", workers=2)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while not (toy_folder / "out" / "records.jsonl").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
