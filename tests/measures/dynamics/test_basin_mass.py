@@ -112,6 +112,7 @@ def test_single_precision_has_a_bound_of_its_own() -> None:
     assert rounded.error.solver < 1e-2
 
 
+@pytest.mark.slow
 def test_coverage_of_the_probes() -> None:
     """Of 1,000 estimates at 32 products of 60, how many 95 % intervals hold log det by the rule."""
     values = (*np.geomspace(0.3, 20, 54).tolist(), *[-0.02] * 6)

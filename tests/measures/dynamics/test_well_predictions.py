@@ -37,7 +37,7 @@ T = 0.1
 
 
 def L(x: float) -> float:
-    return float(height(torch.tensor(x, dtype=torch.float64)))
+    return float(height(x))
 
 
 def line(temperature: float = T, num_points: int | None = None) -> Wells:
