@@ -1,4 +1,4 @@
-"""The results in the repository: verdicts and numbers of their pages, worked out again from the records alone."""
+"""The results in the repository: what their pages say, worked out again from the records alone."""
 
 from __future__ import annotations
 
