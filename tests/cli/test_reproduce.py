@@ -127,7 +127,7 @@ class Stop:
 def interrupt(out: Path, num_records: int) -> None:
     """Stop the study, in this process, once so many records are there."""
     data = [
-        tuple(t[:n] for t in fashion_mnist.load(split))
+        tuple(t[:n] for t in fashion_mnist.load(split))  # type: ignore[arg-type]
         for split, n in (("train", SETTINGS.data.num_train), ("test", SETTINGS.data.num_test))
     ]
     before = len(rows(out)) if (out / "records.jsonl").exists() else 0
