@@ -203,7 +203,7 @@ def _spread(claim: ContrastClaim, cell: Cell) -> float:
         return [math.log(v.value) if cell.is_ratio else v.value for v in values]
 
     a, b = numbers(cell.values_a), numbers(cell.values_b)
-    if min(len(a), len(b)) < 2:
+    if cell.reason or min(len(a), len(b)) < 2:
         return math.nan
     if claim.paired:
         return math.sqrt(_variance([x - y for x, y in zip(a, b, strict=True)]))

@@ -45,7 +45,7 @@ def export_mlflow(study: Study, tracking_uri: str, files: Iterable[Path] = ()) -
 
     Notes
     -----
-    A metric is called ``NAME/MOMENT/MODE``, with ``/standard_error`` behind for that of its random parts;
+    A metric is called ``NAME/MOMENT/MODE``, with ``/standard_error`` or ``/shared_error`` behind for those of `rows`;
     losses and accuracies of training have the epoch as step. What has no value is left out.
     """
     mlflow: Any = import_extra("mlflow", "mlflow")
@@ -100,8 +100,9 @@ def _metrics(study: Study, metric: Any) -> dict[str, list[Any]]:
     for row in rows(study):
         key = "/".join([row["name"], row["moment"], row["mode"]])
         add(row["run"], key, row["value"])
-        if row["standard_error"]:
-            add(row["run"], f"{key}/standard_error", row["standard_error"])
+        for error in ("standard_error", "shared_error"):
+            if row[error]:
+                add(row["run"], f"{key}/{error}", row[error])
     for record in study.records.values():
         if record.measure == TrainingHistory.measure and not record.failure:
             history = record.measurement

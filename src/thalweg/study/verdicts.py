@@ -9,7 +9,7 @@ from typing import Any
 
 from thalweg.stats.multiplicity import holm
 from thalweg.stats.verdicts import Answer, Claim, Judgement, judge
-from thalweg.study.claim_cells import Cell, Place, empty_cell, member_of
+from thalweg.study.claim_cells import Cell, Place, compares_ratios, empty_cell, is_larger_sharper
 from thalweg.study.claims import Claim as StudyClaim
 from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.evidence import Evidence, Value
@@ -91,9 +91,10 @@ _OWN_FIELDS = {"name", "text", "primary", "measure", "mode", "moment", "matched_
 
 def _question(spec: StudySpec, claim: StudyClaim) -> str:
     """What a claim asks of all places: cells are costly, and the claims of a study often share them."""
-    own = member_of(spec, claim.measure)
-    sense = None if own is None else own.larger_is_sharper
-    return repr((claim.model_dump(exclude=_OWN_FIELDS), _alike(spec, claim), sense))
+    sense = is_larger_sharper(spec, claim.measure)
+    # A margin in the unit of one measure is asked of it alone.
+    own = claim.measure if isinstance(claim, ContrastClaim) and claim.scale == "linear" else None
+    return repr((claim.model_dump(exclude=_OWN_FIELDS), _alike(spec, claim), sense, own))
 
 
 def _place(claim: StudyClaim) -> Place:
@@ -143,7 +144,7 @@ def _contrasts(
     for place in places:
         cell = _grouped(spec, evidence, claim, place)
         cells.append(cell)
-        asked.append(None if cell.reason else _claim(claim, cell, place[0] in spec.pairs))
+        asked.append(None if cell.reason else _claim(claim, cell, compares_ratios(spec, claim, place[0])))
     judged = iter(judge([c for c in asked if c], level=spec.level, correction="none", seed=SEED))
     return [cell if c is None else _judged(cell, next(judged)) for cell, c in zip(cells, asked, strict=True)]
 
@@ -153,18 +154,31 @@ def _grouped(spec: StudySpec, evidence: Evidence, claim: ContrastClaim, place: P
     chosen = [v for v in evidence.values(*place) if all(v.fields.get(k) == w for k, w in claim.where.items())]
     sides = [[v for v in chosen if v.fields.get(claim.by) == group] for group in claim.groups]
     missing = [v for side in sides for v in side if not math.isfinite(v.value)]
-    log = claim.scale == "log" and place[0] not in spec.pairs
-    odd = [
-        replace(v, reason=f"{v.value:.4g} has no logarithm") for s in sides for v in s if log and v.value <= 0
-    ]
-    a, b = ([v for v in side if math.isfinite(v.value) and not (log and v.value <= 0)] for side in sides)
+    a, b = ([v for v in side if math.isfinite(v.value)] for side in sides)
     if claim.paired:
         a, b = _paired(claim, a, b)
-    cell = replace(cell, values_a=tuple(a), values_b=tuple(b), missing=(*missing, *odd))
+    cell = replace(cell, values_a=tuple(a), values_b=tuple(b), missing=tuple(missing))
     if min(len(a), len(b)) < FEWEST_RUNS:
         names = " and ".join(f"{len(side)} of {g}" for side, g in zip((a, b), claim.groups, strict=True))
         return replace(cell, reason=f"too few runs have a value: {names}; at least two of each are needed")
+    if cell.expects == "equivalent" and cell.margin is None:
+        return replace(cell, reason=_no_margin(spec, claim, place[0]))
+    if compares_ratios(spec, claim, place[0]):
+        # To leave these out would choose runs by their outcome.
+        odd = [v.value for v in (*a, *b) if v.value <= 0]
+        if odd:
+            return replace(
+                cell,
+                reason=f"{len(odd)} of {len(a) + len(b)} values are not above nought, the least {min(odd):.4g}, "
+                'and have no ratio; a claim with scale = "linear" compares differences',
+            )
     return cell
+
+
+def _no_margin(spec: StudySpec, claim: ContrastClaim, measure: str) -> str:
+    if measure in spec.pairs and claim.scale == "log":
+        return f"{measure} may be nought and is compared by differences, of which a factor is no margin"
+    return f"the margin is in the unit of {claim.measure}, and says nothing of {measure}"
 
 
 def _paired(claim: ContrastClaim, a: list[Value], b: list[Value]) -> tuple[list[Value], list[Value]]:
@@ -178,23 +192,17 @@ def _paired(claim: ContrastClaim, a: list[Value], b: list[Value]) -> tuple[list[
     return [x for x, _ in both], [y for _, y in both]
 
 
-def _claim(claim: ContrastClaim, cell: Cell, is_pair: bool) -> Claim:
-    # A barrier may be nought: of measures of two networks differences are taken, which have no margin.
-    log = claim.scale == "log" and not is_pair
+def _claim(claim: ContrastClaim, cell: Cell, log: bool) -> Claim:
     sides = {
         f"{attribute}_{side}": [getattr(v, field) for v in values]
         for side, values in (("a", cell.values_a), ("b", cell.values_b))
         for attribute, field in (("errors", "standard_error"), ("below", "below"), ("above", "above"))
     }
-    margin = claim.margin if (claim.scale == "log") == log else None
-    direction = cell.expects
-    if direction == "equivalent" and margin is None:
-        direction = "larger"
     return Claim(
         [v.value for v in cell.values_a],
         [v.value for v in cell.values_b],
-        direction,
-        margin=margin,
+        cell.expects,
+        margin=cell.margin,
         ratio=log,
         paired=claim.paired,
         **sides,
