@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from thalweg.operators.shared_proofs import shared_proofs
+
 # `from tests.networks import ...` works however pytest was started.
 ROOT = str(Path(__file__).parents[1])
 if ROOT not in sys.path:
@@ -146,11 +148,25 @@ def _seed_global_generators() -> None:
     random.seed(1234)
 
 
+@pytest.fixture(scope="module")
+def proofs_are_shared() -> Iterator[None]:
+    """What derivatives are right is proved once a module for each network and matrix, not by every call.
+
+    That the proof sees what is wrong, and that every operator is proved, is what `tests/operators` tests.
+    """
+    with shared_proofs({}):
+        yield
+
+
 @pytest.fixture
 def toy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the networks of the toy study, ``toy_networks``, which this process can import."""
+    """A folder with the networks of the toy study, ``toy_networks``, which this process can import.
+
+    Studies take it for one core: several threads, in several tests at once, spend their time in waiting.
+    """
     from tests.study.toy import write_module
 
+    monkeypatch.setattr("thalweg.study.study.cores", lambda: 1)
     write_module(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "toy_networks", raising=False)

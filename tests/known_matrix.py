@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+from tests.solvers.planted import orthogonal
 from torch import Tensor
 
 from thalweg.linalg.linear_operator import DenseOperator
@@ -37,6 +38,18 @@ class Known(DenseOperator):
 
     def counting(self, _on_examples: object) -> Known:
         return self
+
+
+class Planted(Known):
+    """The mean of the examples' matrices ``Q diag(curvatures) Q^T``, computed at once."""
+
+    def __init__(self, objective: Objective) -> None:
+        mean = objective._examples.batch[0].mean(0)  # type: ignore[index]
+        Q = orthogonal(len(mean))
+        super().__init__(objective, Q * mean @ Q.T)
+
+    def over(self, objective: Objective) -> Planted:
+        return Planted(objective)
 
 
 def use(operator: Known, monkeypatch: pytest.MonkeyPatch) -> Known:

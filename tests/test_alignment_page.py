@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
+from tests.docs_page import DOCS, run_example
+
 from thalweg.measures.connectivity.permutation import Method
 
-PAGE = Path(__file__).parents[1] / "docs" / "alignment.md"
+PAGE = DOCS / "alignment.md"
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    first, second, third = done.stdout.splitlines()
+    first, second, third = run_example(PAGE, tmp_path).splitlines()
     assert first.startswith("PermutationAlignment(distance after alignment ")
     assert set(re.findall(r"'(\d)'", second)) == {"0", "5"}
     assert third.startswith("barrier ")

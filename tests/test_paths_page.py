@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.docs_page import DOCS, run_example
+import pytest
+from tests.docs_page import AS_IT_STANDS, DOCS, Smaller, run_example
 
 PAGE = DOCS / "paths.md"
+QUICK = {"epochs=40": "epochs=5", "num_steps=1000": "num_steps=50", "num_steps=300": "num_steps=20"}
 
 
-def test_the_example_runs(tmp_path: Path) -> None:
-    printed = run_example(PAGE, tmp_path)
+@pytest.mark.parametrize("smaller", [QUICK, AS_IT_STANDS])
+def test_the_example_runs(tmp_path: Path, smaller: Smaller) -> None:
+    printed = run_example(PAGE, tmp_path, smaller)
     assert [line.partition("(")[0] for line in printed.splitlines() if line[:1].isalpha()] == [
         "LinearPath",
         "BezierPath",

@@ -9,20 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.docs_page import AS_IT_STANDS, Smaller, run_program
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\S*)( file=(\S+))?\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
 
 
 @pytest.mark.real_data
-def test_the_library_example_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("smaller", [{"[:300]": "[:40]", "rtol=1e-2": "rtol=0.3"}, AS_IT_STANDS])
+def test_the_library_example_runs(smaller: Smaller, tmp_path: Path) -> None:
     (program,) = [text for language, _, file, text in BLOCKS if language == "python" and not file]
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "batch norm running" in done.stdout
-    assert "batch norm batch" in done.stdout
+    printed = run_program(program, tmp_path, smaller)
+    assert "batch norm running" in printed
+    assert "batch norm batch" in printed
     assert (tmp_path / "slice.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -48,11 +47,7 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 
 def test_watching_ones_own_run(tmp_path: Path) -> None:
     (program,) = [text for _, _, file, text in BLOCKS if file == "watch.py"]
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    *readings, schedule = done.stdout.splitlines()
+    *readings, schedule = run_program(program, tmp_path).splitlines()
     assert [line.split()[0] for line in readings] == [f"{step}.0" for step in range(100, 600, 100)]
     # Not at each, but within so few steps.
     assert any(line.split()[2] != "None" for line in readings)

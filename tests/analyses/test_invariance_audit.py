@@ -241,7 +241,7 @@ def test_bounds_add_and_standard_errors_add_in_quadrature():
 
 @pytest.mark.parametrize("dof", [2, 9])
 def test_verdicts_err_as_seldom_as_they_say(dof):
-    rng, num_runs = np.random.default_rng(0), 4_000
+    rng, num_runs = np.random.default_rng(0), 1_500
 
     def run(truth: float) -> list[str]:
         values = truth * (1 + 0.05 * rng.standard_normal(num_runs))
@@ -265,7 +265,7 @@ def test_verdicts_err_as_seldom_as_they_say(dof):
     if dof == 9:
         assert min(seen) > 0.95
     else:  # c being exponential: P(9 c + c' < 1.6) = 0.09 and P(c < 0.374) = 0.31
-        assert seen == pytest.approx([0.09, 0.31], abs=0.03)
+        assert seen == pytest.approx([0.09, 0.31], abs=0.04)
 
 
 # -- trouble ---------------------------------------------------------------------------------------------

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.cli.test_measure import MODULE, measure, own, thalweg
+from tests.killed import files, killed, needs_kill
 
 import thalweg as tw
 from thalweg.core.array_store import ArrayStore
@@ -119,41 +116,27 @@ def test_what_is_done_is_kept_where_it_is_said(folder: Path, tmp_path: Path) -> 
     assert row(first)["losses"]["tensor"] == expected.losses.tolist()
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill outright")
+@needs_kill
 def test_a_killed_command_goes_on_to_the_same_text(folder: Path, tmp_path: Path) -> None:
     command = [
-        *(sys.executable, "-m", "thalweg", "measure", "plane_slice", "--model", "own:build"),
-        *("--data", "own:data", "--checkpoint", "w.pt", "--set", "num_points=101,51", "--device", "cpu"),
+        *("measure", "plane_slice", "--model", "own:build", "--data", "own:data", "--checkpoint", "w.pt"),
+        *("--set", "num_points=61,31", "--device", "cpu", "--store"),
     ]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 
-    def start(store: Path) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*command, "--store", str(store)], cwd=folder, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+    def here(store: Path) -> str:
+        done = thalweg(folder, *command, str(store))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    expected, _ = start(whole).communicate(timeout=500)
-    process = start(killed)
-    deadline = time.monotonic() + 500
-    while not killed.exists() or len(list(killed.glob("*.safetensors"))) < 3:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    done = {path.name for path in killed.glob("*.safetensors")}
-    assert len(done) < len(list(whole.iterdir()))
-    stamps = {name: (killed / name).stat().st_mtime_ns for name in done}
-    resumed = start(killed)
-    out, err = resumed.communicate(timeout=500)
-    assert resumed.returncode == 0, err
-    assert out == expected
-    assert {name: (killed / name).stat().st_mtime_ns for name in done} == stamps, "not done again"
-    names = {path.name for path in killed.glob("*.safetensors")}
-    assert names == {path.name for path in whole.glob("*.safetensors")}
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    expected = here(whole)
+    killed(["-m", "thalweg", *command, str(part)], lambda: len(files(part)) >= 3, cwd=folder)
+    before = files(part)
+    assert len(before) < len(files(whole))
+    assert here(part) == expected
+    after = files(part)
+    assert {path: after[path] for path in before} == before, "not done again"
+    assert {path.name for path in after} == {path.name for path in files(whole)}
 
 
 BAD = {

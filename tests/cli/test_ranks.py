@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tests.cli.test_measure import thalweg
 
 from thalweg.cli.ranks import COMPLAINT, Ranks
 
@@ -34,27 +35,29 @@ def broken():
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "own.py").write_text(MODULE)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
     return tmp_path
 
 
-def started(folder: Path, *arguments: str, num_ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    """`thalweg` with these arguments, by `torchrun` where there are several ranks."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks), "-m"]
-    program = [sys.executable, "-m", *(launcher if num_ranks > 1 else []), "thalweg", *arguments]
+def arguments(data: str, mode: str) -> list[str]:
+    options = ["--model", "own:build", "--data", f"own:{data}", "--batch-norm", mode]
+    options += ["--micro-batch", "8", "--dtype", "float64", "--device", "cpu", "--json"]
+    return ["measure", "hessian_trace", *options]
+
+
+def measure(folder: Path, data: str, mode: str) -> subprocess.CompletedProcess[str]:
+    """The command in two processes of `torchrun`."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    program = [sys.executable, "-m", *launcher, "thalweg", *arguments(data, mode)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, timeout=3000)
 
 
-def measure(folder: Path, data: str, mode: str, num_ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    options = ["--model", "own:build", "--data", f"own:{data}", "--batch-norm", mode]
-    options += ["--micro-batch", "8", "--dtype", "float64", "--device", "cpu", "--json"]
-    return started(folder, "measure", "hessian_trace", *options, num_ranks=num_ranks)
-
-
 def test_torchrun_prints_the_result_of_one_process_once(folder):
-    shared, alone = (measure(folder, "data", "recalibrated", num_ranks) for num_ranks in (2, 1))
+    shared = measure(folder, "data", "recalibrated")
+    alone = thalweg(folder, *arguments("data", "recalibrated"))
     assert shared.returncode == alone.returncode == 0, shared.stderr + alone.stderr
     (line,) = [line for line in shared.stdout.splitlines() if line]
     found, expected = json.loads(line), json.loads(alone.stdout)

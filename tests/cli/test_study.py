@@ -87,14 +87,15 @@ def test_a_study_with_a_crash_exits_with_1_and_says_what_it_was(
         raise MemoryError("no memory left")
 
     monkeypatch.setattr("thalweg.study.plan.generalization_gap", out_of_memory)
+    write_study(toy_folder, seeds="seeds = 1")
     code, out, _ = thalweg("study", "run", "toy.toml", "--workers", 1, "--out", "there")
     assert code == 1
-    assert "crashed: bn 1 gap epoch 1 running and 11 more: MemoryError: no memory left" in out
+    assert "crashed: bn 1 gap epoch 1 running and 5 more: MemoryError: no memory left" in out
 
 
 @pytest.mark.real_data
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["batch-norm", "generalisation"])
+@pytest.mark.parametrize("name", ["batch-norm", "generalisation", "why-sgd", "early-curvature"])
 def test_the_smoke_presets_run_on_real_data(thalweg: Thalweg, name: str) -> None:
     code, _, err = thalweg("study", "run", name, "--preset", "smoke", "--out", "smoke")
     assert code == 0, err

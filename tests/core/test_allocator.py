@@ -8,11 +8,14 @@ import sys
 
 import pytest
 
-FAULTS = """
-import resource, sys
-import numpy as np
-from thalweg.core.allocator import keep_freed_memory
+from thalweg.core import allocator
 
+# The file by itself: the package would import torch, for seconds.
+FAULTS = """
+import resource, runpy, sys
+import numpy as np
+
+keep_freed_memory = runpy.run_path(sys.argv[2])["keep_freed_memory"]
 print(keep_freed_memory() if sys.argv[1] == "keep" else None)
 np.ones(2**21)  # 16 MiB, which any glibc may be told to keep
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -25,7 +28,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def run(how: str, **environment: str) -> tuple[str, int]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC", "GLIBC"))}
     done = subprocess.run(
-        [sys.executable, "-c", FAULTS, how],
+        [sys.executable, "-c", FAULTS, how, allocator.__file__],
         env={**clean, **environment},
         capture_output=True,
         text=True,

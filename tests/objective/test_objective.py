@@ -286,12 +286,12 @@ def test_a_subset_in_batch_mode_takes_whole_batches_and_is_unbiased():
         return sum(batches[i] * sizes[i] for i in which) / sum(sizes[i] for i in which)
 
     for n, possible in [(8, [(0,), (1,), (2,)]), (14, [(0, 1), (0, 2), (1, 2)])]:
-        values = [objective.subset(n, seed=s) for s in range(600)]
+        values = [objective.subset(n, seed=s) for s in range(200)]
         found = torch.tensor([o.value() for o in values], dtype=torch.float64)
         allowed = torch.tensor([mean(*w) for w in possible], dtype=torch.float64)
         assert float((found[:, None] - allowed).abs().min(1).values.max()) < 1e-12
         assert {o.num_examples for o in values} == {sum(sizes[i] for i in w) for w in possible}
-        z = (found.mean() - objective.value()) / (found.std() / 600**0.5)
+        z = (found.mean() - objective.value()) / (found.std() / 200**0.5)
         assert abs(float(z)) < 3
     assert objective.subset(21).value() == pytest.approx(objective.value(), rel=1e-14)
     assert objective.subset(1).num_examples in (5, 8)

@@ -81,15 +81,16 @@ def test_monte_carlo_is_the_empirical_one_of_the_drawn_labels(name: str) -> None
     assert deviation(dense(operator), G.T @ G / len(G)) < 1e-12
 
 
+@pytest.mark.parametrize("num", [80, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["residual-running", "mlp-mse", "residual-batch"])
-def test_monte_carlo_has_the_exact_mean(name: str) -> None:
+def test_monte_carlo_has_the_exact_mean(name: str, num: int) -> None:
     objective = CASES[name].objective()
     exact = oracle_directions(objective)
     draws = torch.stack(
-        [quadratic(Fisher(objective, "monte_carlo", seed=seed), objective, exact[0]) for seed in range(300)]
+        [quadratic(Fisher(objective, "monte_carlo", seed=seed), objective, exact[0]) for seed in range(num)]
     )
     error = draws.std(0) / len(draws) ** 0.5
-    assert bool((error < 0.1 * exact[1]).all())
+    assert bool((error < (0.2 if num < 300 else 0.1) * exact[1]).all())
     z = (draws.mean(0) - exact[1]) / error
     assert float(z.abs().max()) < 3.5, z
 
@@ -146,7 +147,7 @@ def test_positions_that_do_not_count() -> None:
     torch.testing.assert_close(dense(Fisher(objective)), dense(GGN(objective)), rtol=1e-11, atol=1e-14)
     V, exact = oracle_directions(objective)
     draws = torch.stack(
-        [quadratic(Fisher(objective, "monte_carlo", seed=s), objective, V) for s in range(300)]
+        [quadratic(Fisher(objective, "monte_carlo", seed=s), objective, V) for s in range(80)]
     )
     z = (draws.mean(0) - exact) / (draws.std(0) / len(draws) ** 0.5)
     assert float(z.abs().max()) < 3.5, z
@@ -164,8 +165,13 @@ def test_classes_given_as_probabilities() -> None:
 
 
 @pytest.mark.parametrize("composition", GAUSS_NEWTON_COMPOSITIONS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["residual-running", "encoder-layer", "tied", "unused", "mlp-mse"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, "exact") for name in ("residual-running", "encoder-layer", "tied", "unused", "mlp-mse")),
+        *((name, kind) for name in ("residual-running", "mlp-mse") for kind in KINDS[1:]),
+    ],
+)
 def test_every_composition(name: str, kind: Any, composition: str) -> None:
     objective = CASES[name].objective()
     operator = Fisher(objective, kind, seed=0, composition=composition)

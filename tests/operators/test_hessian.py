@@ -334,7 +334,7 @@ def test_a_branch_without_a_rule_is_no_end() -> None:
     model, data = LooksAtItsData().double(), torch.randn(60, 3, dtype=torch.float64, generator=rng)
     y = torch.randint(2, (60,), generator=rng)
     seen = []
-    for i in range(60):
+    for i in range(0, 60, 5):
         x = data.clone()
         x[i] *= 100
         operator = Hessian(Objective(model, (x, y), micro_batch=8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ class Vector(nn.Module):
         self.theta = nn.Parameter(theta.clone())
 
 
+@cache
 def orthogonal(dim: int, seed: int = 0) -> Tensor:
     """Random eigenvectors, one a column ``(P, P)``."""
     rng = torch.Generator().manual_seed(seed)

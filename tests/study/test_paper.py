@@ -1,132 +1,20 @@
-"""The paper's study: the same records however often it is killed."""
+"""The paper's study: what tells its tasks apart."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.study.tiny_paper import TINY
 
 from thalweg.study import paper
 from thalweg.study.paper import NETWORKS, PaperStudy
 from thalweg.study.paper_settings import PRESETS, PaperSettings, load_preset
 from thalweg.study.runner import Task
 from thalweg.study.store import Store
-
-# Real data, and as little work as still passes through every stage.
-TINY = {
-    "data": {"num_train": 256, "num_test": 100},
-    "training": {
-        "epochs": 2,
-        "learning_rate": 0.01,
-        "momentum": 0.9,
-        "batch_size": 64,
-        "step_size": 1,
-        "gamma": 0.5,
-    },
-    "curvature": {"num_examples": 32, "rtol": 0.3, "certify_rtol": 0.9},
-    "sharpness": {
-        "num_examples": 32,
-        "radius": 0.05,
-        "num_steps": 2,
-        "num_restarts": 1,
-        "spread_batch_sizes": [16],
-        "spread_num_batches": 2,
-    },
-    "slices": {"num_examples": 70, "num_points": 3, "span": 0.5, "num_directions": 1},
-    "path": {"num_examples": 64 + 20, "num_points": 3},
-}
-
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from thalweg.data import fashion_mnist
-from thalweg.study.paper import PaperStudy
-from thalweg.study.paper_settings import PaperSettings
-from thalweg.study.runner import run_tasks
-from thalweg.study.runner import Task
-from thalweg.study.store import Store
-
-settings = PaperSettings.model_validate(json.loads(sys.argv[1]))
-data = [
-    tuple(t[:n] for t in fashion_mnist.load(split))
-    for split, n in (("train", settings.data.num_train), ("test", settings.data.num_test))
-]
-study = PaperStudy(settings, *data, Path(sys.argv[2]))
-run_tasks(study.tasks(), Store(study.out))
-"""
-
-# What no two runs share.
-OWN = ("seconds", "host", "versions", "num_threads")
-
-
-def start(out: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, json.dumps(TINY), str(out)])
-
-
-def rows(out: Path) -> list[dict[str, Any]]:
-    lines = (out / "records.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in OWN} for line in lines]
-
-
-@pytest.mark.real_data
-def test_a_study_killed_at_any_moment_ends_with_the_same_records(tmp_path: Path) -> None:
-    calm, killed = tmp_path / "calm", tmp_path / "killed"
-    assert start(calm).wait(300) == 0
-    expected = rows(calm)
-
-    # Killed within training, then after so many records, wherever the next measure happens to be; last of all
-    # before what starts from a recorded eigenvector.
-    before_recalibrated = next(
-        i
-        for i, r in enumerate(expected)
-        if r["measure"] == "top_eigenvalues" and r["labels"]["batch_norm"] == "recalibrated"
-    )
-    for enough in (0, 9, before_recalibrated):
-        process = start(killed)
-        try:
-            deadline = time.monotonic() + 200
-            while process.poll() is None and time.monotonic() < deadline:
-                # Whole lines, for the last one may be half written as yet.
-                records = killed / "records.jsonl"
-                done = records.read_bytes().count(b"\n") if records.exists() else 0
-                training = enough == 0 and any(killed.glob("checkpoints/*/checkpoint.safetensors"))
-                if training or (enough and done >= enough):
-                    break
-                time.sleep(0.002)
-            assert process.poll() is None, "it ended before it could be killed"
-        finally:
-            process.kill()
-            process.wait()
-    assert start(killed).wait(300) == 0
-
-    assert rows(killed) == expected
-    tensors = {p.relative_to(calm): p.read_bytes() for p in calm.rglob("model.safetensors")}
-    assert len(tensors) == len(NETWORKS)
-    assert {p.relative_to(killed): p.read_bytes() for p in killed.rglob("model.safetensors")} == tensors
-    arrays = {p.name for p in (calm / "arrays").iterdir()}
-    assert {p.name for p in (killed / "arrays").iterdir()} >= arrays
-
-    # The study's shape: every measure in every mode, and once without batch norm.
-    found = {
-        (r["measure"], r["labels"]["model"], r["provenance"].get("objective", {}).get("batch_norm"))
-        for r in expected
-    }
-    for mode in ("running", "recalibrated", "batch"):
-        for measure in ("sam_sharpness", "sam_sharpness_spread", "line_slice", "top_eigenvalues"):
-            assert (measure, "A1", mode) in found
-        assert ("linear_path", "A1-A2", mode) in found
-    for measure in ("line_slice", "top_eigenvalues"):
-        assert {model for m, model, _ in found if m == measure} == {"A1", "B"}
-    assert len({(r["run"], r["measure"], json.dumps(r["provenance"])) for r in expected}) == len(expected), (
-        "no two records may share run, measure and provenance"
-    )
 
 
 def test_presets_are_valid_and_the_papers_is_the_papers() -> None:

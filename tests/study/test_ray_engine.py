@@ -32,7 +32,8 @@ def values(out: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def plan(toy_folder: Path) -> StudyPlan:
-    return StudyPlan(read_study(write_study(toy_folder)), toy_folder / "out")
+    little = {"seeds": "seeds = 2", "moments": 'moments = ["end"]', "modes": 'modes = ["running"]'}
+    return StudyPlan(read_study(write_study(toy_folder, **little)), toy_folder / "out")
 
 
 @pytest.fixture

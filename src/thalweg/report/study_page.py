@@ -12,6 +12,7 @@ from thalweg.report.paper_layout import MODE_NAMES
 from thalweg.report.study_dependence import dependence
 from thalweg.report.study_figures import forest_charts, group_colours, group_field, strip_charts
 from thalweg.report.study_matrix import matrix_charts
+from thalweg.report.study_pictures import run_pictures
 from thalweg.report.study_power import power_rows
 from thalweg.report.study_runs import run_details, troubles
 from thalweg.report.study_scatter import run_figure
@@ -81,6 +82,7 @@ def write_study_page(study: Study, path: str | Path) -> Path:
             "at": list(dict.fromkeys([*spec.moments, *(claim.matching for claim in spec.claims)])),
         },
         training=_training(study, spec),
+        pictures=run_pictures(study),
         runs=run_details(study, table),
         troubles=troubles(study),
         settings=flatten({k: _numbered(v) for k, v in spec.frozen().items()}),

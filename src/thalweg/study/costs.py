@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from thalweg.analyses.curvature_profile import DEFAULT_MAX_MATVECS
 from thalweg.study.store import Record
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ PASSES: Mapping[str, float] = {
     "mode_connectivity": 1200,
 }
 UNKNOWN = 100.0
+NOISE_WITHOUT_PAIRS = 10.0
 
 # Measures of second derivatives. In `recalibrated` mode these hold the statistics, which are taken once; in
 # `batch` mode they go through them. What evaluates losses takes the statistics anew each time.
@@ -58,10 +60,19 @@ TIMED_EXAMPLES = 1024
 TIMINGS = 2
 
 
-def passes(measure: str, mode: str) -> float:
-    """Forward passes over its examples that a measure takes in a mode, about."""
+def passes(measure: str, mode: str, arguments: Mapping[str, Any] | None = None) -> float:
+    """Forward passes over its examples that a measure takes in a mode, about.
+
+    Of `arguments` those count that set the work: products of a profile, eigenpairs of the noise.
+    """
+    given = arguments or {}
     factors = MODE_FACTORS["second order" if measure in SECOND_ORDER else "losses"]
-    return PASSES.get(measure, UNKNOWN) * factors.get(mode, 1.0)
+    number = PASSES.get(measure, UNKNOWN)
+    if measure == "curvature_profile" and given.get("max_matvecs"):
+        number *= given["max_matvecs"] / DEFAULT_MAX_MATVECS
+    if measure == "gradient_noise" and given.get("k") == 0:
+        number = NOISE_WITHOUT_PAIRS
+    return number * factors.get(mode, 1.0)
 
 
 @dataclass(frozen=True)

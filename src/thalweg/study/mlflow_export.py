@@ -17,6 +17,7 @@ from thalweg.training.trajectory import TrainingHistory
 _REFUSED = re.compile(r"[^A-Za-z0-9_\-. /]")
 # Metrics in one call: MLflow takes no more.
 MOST_METRICS = 1000
+SQLITE = "sqlite:///"
 
 RUN_TAG = "thalweg.run"
 
@@ -45,14 +46,17 @@ def export_mlflow(study: Study, tracking_uri: str, files: Iterable[Path] = ()) -
 
     Notes
     -----
-    A metric is called ``NAME/MOMENT/MODE``, with ``/standard_error`` or ``/shared_error`` behind for those of `rows`;
-    losses and accuracies of training have the epoch as step. What has no value is left out.
+    A metric is called ``NAME/MOMENT/MODE``, with ``/standard_error`` or ``/shared_error`` behind
+    (see `thalweg.study.table.rows`); losses and accuracies of training have the epoch as step. What has no value is left out. Artifacts lie
+    in ``mlartifacts`` beside an SQLite database, wherever the command was given; a server has its own place.
     """
     mlflow: Any = import_extra("mlflow", "mlflow")
     client = mlflow.MlflowClient(tracking_uri=tracking_uri)
     name = study.spec.name
     experiment = client.get_experiment_by_name(name)
-    place = experiment.experiment_id if experiment else client.create_experiment(name)
+    place = (
+        experiment.experiment_id if experiment else client.create_experiment(name, _artifacts(tracking_uri))
+    )
     there = {
         run.data.tags[RUN_TAG]: run
         for run in client.search_runs([place], max_results=50_000)
@@ -79,6 +83,13 @@ def export_mlflow(study: Study, tracking_uri: str, files: Iterable[Path] = ()) -
             client.log_artifact(run_id, str(file))
         client.set_terminated(run_id)
     return tracking_uri
+
+
+def _artifacts(tracking_uri: str) -> str | None:
+    """Where artifacts lie: MLflow's own choice for a database in a file is the current directory."""
+    if not tracking_uri.startswith(SQLITE):
+        return None
+    return (Path(tracking_uri.removeprefix(SQLITE)).resolve().parent / "mlartifacts").as_uri()
 
 
 def _parameters(study: Study) -> dict[str, Mapping[str, Any]]:

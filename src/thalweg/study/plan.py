@@ -127,6 +127,9 @@ class StudyPlan:
 
         num_train, num_test = networks.train_data(run.settings).num_examples, networks.test_data.num_examples
         cost = config.epochs * 3 * num_train + (config.epochs + 1) * (num_train + num_test)
+        if losses:
+            num_steps = config.epochs * -(-num_train // config.batch_size)
+            cost += num_steps // self.spec.look_every * networks.num_examples(run, None)
         arguments = {"folder": folder.name}
         return Task(
             run.run,
@@ -234,7 +237,7 @@ class StudyPlan:
             function,
             {**subject.labels, **where, "mode": place.mode},
             decisive,
-            place.num_examples * passes(function, place.mode) * share,
+            place.num_examples * passes(function, place.mode, arguments) * share,
             placed,
             needs=subject.needs,
             outlives=lambda: subject.has(place.moment),

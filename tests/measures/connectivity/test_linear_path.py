@@ -224,7 +224,7 @@ def test_in_batch_mode_the_batches_are_the_units(toys) -> None:
     assert found.error.data.dof == 4
 
 
-@pytest.mark.parametrize("repeats", [300, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_intervals_cover_the_populations_barrier(toys, repeats) -> None:
     """Data sets of 25 examples of a well whose height varies from example to example about 1."""
 

@@ -105,7 +105,7 @@ def pair(name: str, **kwargs: Any) -> tuple[tw.Objective, tw.Objective]:
     BY_HAND[name](second)
     with torch.no_grad():
         torch.testing.assert_close(second(x), first(x), rtol=1e-11, atol=1e-12)
-    a, b = (tw.Objective(n, (x, y), micro_batch=8, **kwargs) for n in (first, second))
+    a, b = (tw.Objective(n, (x, y), micro_batch=64, **kwargs) for n in (first, second))
     return a, b
 
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tests.known_matrix import Known, use
 from tests.operators.cases import CASES, ggn_of, hessian_of
 from torch import Tensor
 
@@ -71,11 +72,13 @@ def test_gauss_newton_in_blocks_of_ones_own() -> None:
     check(found, H, indices, 8)
 
 
-def test_standard_errors_are_right() -> None:
+@pytest.mark.parametrize("num", [24, pytest.param(400, marks=pytest.mark.slow)])
+def test_standard_errors_are_right(num: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over seeds: the spread of norms and of the share is that which is stated, about the truth."""
     objective, H = CASES["residual-running"].objective(), hessian_of("residual-running")
+    use(Known(objective, H), monkeypatch)
     norms = dense_norms(H, list(layer_indices(objective.space).values()))
-    runs = [block_curvature(objective, num_probes=6, num_steps=3, seed=seed) for seed in range(24)]
+    runs = [block_curvature(objective, num_probes=6, num_steps=3, seed=seed) for seed in range(num)]
     a, b = 1, 2  # two layers with more parameters than probes
     assert int(runs[0].sizes[[a, b]].min()) > 6
     for values, errors, exact in (
@@ -87,8 +90,10 @@ def test_standard_errors_are_right() -> None:
         ([r.value for r in runs], [r.error.probe.value for r in runs if r.error.probe], share(norms)),
     ):
         found, stated = torch.tensor(values).double(), torch.tensor(errors).double()
-        assert abs(float(found.mean()) - float(exact)) < 4 * float(found.std()) / math.sqrt(24)
-        assert float(found.std()) / float(stated.square().mean().sqrt()) == pytest.approx(1, abs=0.5)
+        assert abs(float(found.mean()) - float(exact)) < 4 * float(found.std()) / math.sqrt(num)
+        assert float(found.std()) / float(stated.square().mean().sqrt()) == pytest.approx(
+            1, abs=0.5 if num < 100 else 0.15
+        )
 
 
 def test_weight_decay_stands_on_the_diagonal_alone() -> None:

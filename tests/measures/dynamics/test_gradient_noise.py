@@ -155,7 +155,7 @@ def test_linear_regression() -> None:
 
     d is how far theta is from the true one: Isserlis' theorem for the fourth moments of x.
     """
-    P, N, sigma = 4, 40_000, 0.7
+    P, N, sigma = 4, 10_000, 0.7
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(N, P, generator=rng, dtype=torch.float64)
     true = torch.tensor([1.0, -1.0, 0.5, 0.0], dtype=torch.float64)
@@ -172,15 +172,15 @@ def test_linear_regression() -> None:
     assert abs(found.value - float(Sigma.trace())) < 4 * found.error.data.value  # type: ignore[union-attr]
     assert abs(found.gradient_square - float(G @ G)) < 4 * found.gradient_square_error
     scale = float(Sigma.trace() / (G @ G))
-    assert found.noise_scale == pytest.approx(scale, rel=0.05)
+    assert found.noise_scale == pytest.approx(scale, rel=0.1)
     low, high = found.noise_scale_interval(0.999)
     assert low < scale < high
     assert found.hessian is not None
     low, high = found.hessian.noise_scale_interval(0.999)
     assert low < scale < high
-    assert high < 1.2 * low
+    assert high < 1.4 * low
     cosine = float(Sigma.trace() / (2 * Sigma.norm()))
-    assert found.hessian.value == pytest.approx(cosine, rel=0.02)
+    assert found.hessian.value == pytest.approx(cosine, rel=0.04)
     top = float(torch.linalg.eigvalsh(Sigma)[-1])
     assert abs(float(found.eigenvalues[0]) - top) < 5 * float(found.eigenvalue_errors[0])
 
@@ -325,7 +325,7 @@ def test_batches_grow_gaussian() -> None:
 def test_the_micro_batch_changes_no_field() -> None:
     first, second = (
         tw.gradient_noise(CASES["residual-running"].objective(micro_batch=m), k=2, population=True, seed=0)
-        for m in (4, 21)
+        for m in (9, 21)
     )
     for name in ("value", "gradient_square", "signal_to_noise_error", "tail_index", "kurtosis_errors"):
         a, b = (torch.as_tensor(getattr(r, name)) for r in (first, second))

@@ -131,7 +131,7 @@ def test_symmetric_intervals_of_few_directions_would_cover_less(toys, num_direct
 @pytest.mark.parametrize(
     ("spectrum", "repeats"),
     [
-        (0.9 ** torch.arange(20).double(), 300),
+        (0.9 ** torch.arange(20).double(), 100),
         pytest.param(torch.ones(20).double(), 2000, marks=pytest.mark.slow),
         pytest.param(0.9 ** torch.arange(20).double(), 2000, marks=pytest.mark.slow),
         pytest.param(torch.ones(4).double(), 2000, marks=pytest.mark.slow),
@@ -150,7 +150,7 @@ def test_intervals_cover(toys, spectrum, repeats, how) -> None:
     covered = np.mean([low <= truth <= high for low, high in (r.interval(0.95) for r in found)])
     print("average_sharpness", len(spectrum), float(spectrum[0]), how, repeats, round(covered * repeats))
     least, most = STATED.get((len(spectrum), how), (0.935, 0.965))
-    slack = 0 if repeats == 2000 else 0.025
+    slack = 0 if repeats == 2000 else 0.045
     assert least - slack <= covered <= most + slack
     values = np.array([r.value for r in found])
     # A sample that shows little spread stops early, and is low: to a fifth of the standard error asked for.
@@ -172,7 +172,7 @@ def curved_loss(model: Curved, batch: tuple[Tensor]) -> Tensor:
     return batch[0] @ model.theta.square() / 2
 
 
-@pytest.mark.parametrize("repeats", [300, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [100, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("spread", [0.1, 1.0])
 def test_for_the_population_both_errors_cover(spread, repeats) -> None:
     """Examples drawn anew each time: curvatures of mean one, with a part in common and one of their own."""
@@ -189,7 +189,7 @@ def test_for_the_population_both_errors_cover(spread, repeats) -> None:
         assert found.error.data.dof == 39
         values.append(found.value)
         stated.append(found.error.data.value**2)
-    slack = 0.015 if repeats == 2000 else 0.04
+    slack = 0.015 if repeats == 2000 else 4 * math.sqrt(0.95 * 0.05 / repeats)
     print("average_sharpness, population", spread, repeats, hits)
     assert 0.95 - slack <= hits / repeats <= 0.95 + slack
     # What the examples alone contribute: mean curvature over 12 directions, half of it.

@@ -139,19 +139,19 @@ STATED = {"two": 0.885}
 
 @pytest.mark.parametrize("num_directions", [3, 4])
 @pytest.mark.parametrize("spectrum", SPECTRA)
-@pytest.mark.parametrize("repeats", [150, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [60, pytest.param(2000, marks=pytest.mark.slow)])
 def test_intervals_cover(toys, repeats, spectrum, num_directions) -> None:
     """At 3 directions and the tolerance of the family, and at 4 with a fine one."""
     h, rtol = SPECTRA[spectrum], {3: 0.1, 4: 1e-3}[num_directions]
     o = toys.quadratic(torch.zeros(20).double(), torch.diag(h), num_examples=1)
-    z = torch.randn(400_000, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    truth = float((0.2 * z.square().sum(1) / (z.square() @ h)).sqrt().mean())  # to 2e-4 of it
+    z = torch.randn(100_000, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    truth = float((0.2 * z.square().sum(1) / (z.square() @ h)).sqrt().mean())  # to 4e-4 of it
     found = [
         basin_width(o, num_directions=num_directions, first_distance=0.3, rtol=rtol, seed=s, **RAW)
         for s in range(repeats)
     ]
     covered = np.mean([low <= truth <= high for low, high in (r.interval(0.95) for r in found)])
-    slack = 0.0 if repeats == 2000 else 0.04
+    slack = 0.0 if repeats == 2000 else 0.065
     print("basin_width", spectrum, num_directions, repeats, round(covered * repeats))
     # A coarse bracket is added to the chance, so that nearly all are covered.
     most = 0.965 if rtol < 0.01 else 1.0

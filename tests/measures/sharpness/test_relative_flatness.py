@@ -118,9 +118,9 @@ def repeated(count: int) -> tuple[float, float]:
 
 
 def test_standard_errors() -> None:
-    square, share = repeated(100)
-    assert square == pytest.approx(1, abs=0.5)
-    assert share >= 0.88
+    square, share = repeated(30)
+    assert square == pytest.approx(1, abs=0.7)
+    assert share >= 0.83
 
 
 @pytest.mark.slow

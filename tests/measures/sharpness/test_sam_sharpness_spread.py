@@ -105,7 +105,7 @@ def line_loss(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
     return batch[0] @ model.theta
 
 
-@pytest.mark.parametrize("repeats", [300, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_the_standard_error_is_the_spread_over_data_sets(toys, repeats) -> None:
     """For a linear loss S of a batch is radius * |mean gradient|; data sets of 6 batches of 4."""
     rng = torch.Generator().manual_seed(0)

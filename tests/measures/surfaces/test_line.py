@@ -197,7 +197,7 @@ def test_in_batch_mode_the_batches_are_the_units(toys) -> None:
     assert found.error.data.dof == 4
 
 
-@pytest.mark.parametrize("repeats", [300, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_intervals_cover_the_population(toys, repeats) -> None:
     """Data sets of 30 examples of a quadratic with known expectation: losses, and rises by pairs."""
     g, P = torch.tensor([0.3, -0.2], dtype=torch.float64), 2

@@ -162,7 +162,7 @@ def test_a_line_has_targets_too(toys) -> None:
 
 
 @pytest.mark.parametrize("population", [False, True])
-@pytest.mark.parametrize("repeats", [250, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [80, pytest.param(2000, marks=pytest.mark.slow)])
 def test_intervals_cover(toys, repeats, population, monkeypatch) -> None:
     """A point at a time, over new data or new subsets; with a pilot, a target, and growth where needed."""
     monkeypatch.setattr(paired_rows, "PILOT_EXAMPLES", 24)
