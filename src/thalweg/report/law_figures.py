@@ -109,7 +109,7 @@ def draw_escapes(axes: Axes, result: Any) -> None:
     else:
         axes.set_ylim(bottom=0)
     axes.set_ylabel("time")
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right")
 
 
 def _beside(
