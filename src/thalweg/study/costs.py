@@ -130,7 +130,7 @@ def estimated(
 
 def _seconds_a_pass(plan: StudyPlan, unit: str) -> float:
     """Seconds of one example's forward pass, of a network as it is initialised."""
-    objective = plan.networks.fresh_objective(unit, TIMED_EXAMPLES)
+    objective = plan.fresh_objective(unit, TIMED_EXAMPLES)
     objective.evaluate()
     seconds = []
     for _ in range(TIMINGS):

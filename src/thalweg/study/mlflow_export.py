@@ -46,9 +46,10 @@ def export_mlflow(study: Study, tracking_uri: str, files: Iterable[Path] = ()) -
 
     Notes
     -----
-    A metric is called ``NAME/MOMENT/MODE``, with ``/standard_error`` behind for that of its random parts;
-    losses and accuracies of training have the epoch as step. What has no value is left out. Artifacts lie
-    in ``mlartifacts`` beside an SQLite database, wherever the command was given; a server has its own place.
+    A metric is called ``NAME/MOMENT/MODE``, with ``/standard_error`` or ``/shared_error`` behind
+    (see `thalweg.study.table.rows`); losses and accuracies of training have the epoch as step. What has no
+    value is left out. Artifacts lie in ``mlartifacts`` beside an SQLite database, wherever the command was
+    given; a server has its own place.
     """
     mlflow: Any = import_extra("mlflow", "mlflow")
     client = mlflow.MlflowClient(tracking_uri=tracking_uri)
@@ -111,8 +112,9 @@ def _metrics(study: Study, metric: Any) -> dict[str, list[Any]]:
     for row in rows(study):
         key = "/".join([row["name"], row["moment"], row["mode"]])
         add(row["run"], key, row["value"])
-        if row["standard_error"]:
-            add(row["run"], f"{key}/standard_error", row["standard_error"])
+        for error in ("standard_error", "shared_error"):
+            if row[error]:
+                add(row["run"], f"{key}/{error}", row[error])
     for record in study.records.values():
         if record.measure == TrainingHistory.measure and not record.failure:
             history = record.measurement
