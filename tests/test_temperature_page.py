@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-from tests.docs_page import AS_IT_STANDS, DOCS, Smaller, run_example
+from tests.docs_page import DOCS, run_example
 
 import thalweg as tw
 
 PAGE = DOCS / "temperature.md"
-QUICK = {"num_steps=1500": "num_steps=500", "num_steps=700": "num_steps=250"}
 
 
-@pytest.mark.parametrize("smaller", [QUICK, AS_IT_STANDS])
-def test_the_example_runs(tmp_path: Path, smaller: Smaller) -> None:
-    printed = run_example(PAGE, tmp_path, smaller)
+def test_the_example_runs(tmp_path: Path) -> None:
+    printed = run_example(PAGE, tmp_path)
     assert printed.startswith("SGDTemperature(temperature ")
     assert "stationary, predicted " in printed.splitlines()[0]
     assert "TemperatureScaling(exponent of lr / B " in printed
