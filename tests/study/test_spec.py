@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.study.toy import write_study
 
-from thalweg.study.spec import StudySpec
 from thalweg.study.foresight import foresight
+from thalweg.study.spec import StudySpec
 from thalweg.study.study_file import read_study, shipped_studies
 
 

@@ -109,7 +109,7 @@ def effect_text(cell: Cell) -> tuple[str, str]:
 def effect_name(claim: Claim, is_ratio: bool) -> str:
     """Of what an effect is."""
     if isinstance(claim, CorrelationClaim):
-        return {"kendall": "τ", "granulated": "granulated τ", "partial": "partial τ"}[claim.statistic]
+        return {"kendall": "τ", "granulated": "granulated τ", "partial": "partial ρ"}[claim.statistic]
     if isinstance(claim, PredictionClaim):
         return "error / error of hyperparameters alone"
     a, b = group_names(claim)
@@ -248,8 +248,11 @@ def _answer(verdict: Verdict, state: str, level: float, num_primary: int, least:
 
 def _finding(claim: Claim, cell: Cell) -> str:
     if isinstance(claim, CorrelationClaim):
-        margin = f"τ lies within ± {claim.margin:g}" if claim.margin is not None else ""
-        words = {"positive": "τ is above nought", "negative": "τ is below nought", "equivalent": margin}
+        name = effect_name(claim, cell.is_ratio)
+        words = {"positive": f"{name} is above nought", "negative": f"{name} is below nought"}
+        if claim.margin is not None:
+            words |= {"equivalent": f"{name} lies within ± {claim.margin:g}"}
+            words |= {"beyond": f"{name} lies beyond ± {claim.margin:g}"}
         return words[cell.basis]
     if isinstance(claim, PredictionClaim):
         if cell.basis == "helps":

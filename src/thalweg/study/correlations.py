@@ -54,8 +54,8 @@ class CorrelationMatrix:
 def correlation_matrices(spec: StudySpec, evidence: Evidence) -> list[CorrelationMatrix]:
     """Of each mode, at the last of the study's moments; none with fewer than three settings.
 
-    Runs that differ in their seed alone make a cell: intervals are by seeds, p-values by exchanging cells:
-    `thalweg.stats.rank_correlation`.
+    Runs that differ in their seed alone make a cell: intervals are by seeds, p-values by exchanging
+    levels: `thalweg.stats.rank_correlation`.
     """
     if len(spec.settings) < FEWEST_SETTINGS:
         return []
@@ -73,16 +73,17 @@ def _matrix(spec: StudySpec, evidence: Evidence, mode: str, matching: str) -> Co
 def _cell(spec: StudySpec, a: Mapping[str, Value], b: Mapping[str, Value]) -> MatrixCell:
     pairs = [(a[run], b[run]) for run in a if run in b]
     pairs = [(x, y) for x, y in pairs if not (math.isnan(x.value) or math.isnan(y.value))]
-    settings = [tuple(x.fields[field] for field in spec.fields) for x, _ in pairs]
+    fields = {field: [x.fields[field] for x, _ in pairs] for field in spec.fields}
     try:
         found = rank_correlation(
             orderable([x.value for x, _ in pairs]),
             orderable([y.value for _, y in pairs]),
-            {"setting": settings},
+            fields,
             errors=[x.standard_error for x, _ in pairs],
             gap_errors=[y.standard_error for _, y in pairs],
             level=spec.level,
             num_resamples=NUM_RESAMPLES,
+            by_axis=False,
             seed=SEED,
         )
     except ValueError as error:

@@ -144,7 +144,7 @@ def _contrasts(
     for place in places:
         cell = _grouped(spec, evidence, claim, place)
         cells.append(cell)
-        asked.append(None if cell.reason else _claim(claim, cell, compares_ratios(spec, claim, place[0])))
+        asked.append(None if cell.reason else _claim(claim, cell))
     judged = iter(judge([c for c in asked if c], level=spec.level, correction="none", seed=SEED))
     return [cell if c is None else _judged(cell, next(judged)) for cell, c in zip(cells, asked, strict=True)]
 
@@ -157,20 +157,21 @@ def _grouped(spec: StudySpec, evidence: Evidence, claim: ContrastClaim, place: P
     a, b = ([v for v in side if math.isfinite(v.value)] for side in sides)
     if claim.paired:
         a, b = _paired(claim, a, b)
-    cell = replace(cell, values_a=tuple(a), values_b=tuple(b), missing=tuple(missing))
+    log = compares_ratios(spec, claim, place[0])
+    cell = replace(cell, values_a=tuple(a), values_b=tuple(b), missing=tuple(missing), is_ratio=log)
     if min(len(a), len(b)) < FEWEST_RUNS:
         names = " and ".join(f"{len(side)} of {g}" for side, g in zip((a, b), claim.groups, strict=True))
         return replace(cell, reason=f"too few runs have a value: {names}; at least two of each are needed")
     if cell.expects == "equivalent" and cell.margin is None:
         return replace(cell, reason=_no_margin(spec, claim, place[0]))
-    if compares_ratios(spec, claim, place[0]):
+    if log:
         # To leave these out would choose runs by their outcome.
         odd = [v.value for v in (*a, *b) if v.value <= 0]
         if odd:
             return replace(
                 cell,
-                reason=f"{len(odd)} of {len(a) + len(b)} values are not above nought, the least {min(odd):.4g}, "
-                'and have no ratio; a claim with scale = "linear" compares differences',
+                reason=f"{len(odd)} of {len(a) + len(b)} values are not above nought, the least "
+                f'{min(odd):.4g}, and have no ratio; a claim with scale = "linear" compares differences',
             )
     return cell
 
@@ -192,7 +193,7 @@ def _paired(claim: ContrastClaim, a: list[Value], b: list[Value]) -> tuple[list[
     return [x for x, _ in both], [y for _, y in both]
 
 
-def _claim(claim: ContrastClaim, cell: Cell, log: bool) -> Claim:
+def _claim(claim: ContrastClaim, cell: Cell) -> Claim:
     sides = {
         f"{attribute}_{side}": [getattr(v, field) for v in values]
         for side, values in (("a", cell.values_a), ("b", cell.values_b))
@@ -203,7 +204,7 @@ def _claim(claim: ContrastClaim, cell: Cell, log: bool) -> Claim:
         [v.value for v in cell.values_b],
         cell.expects,
         margin=cell.margin,
-        ratio=log,
+        ratio=cell.is_ratio,
         paired=claim.paired,
         **sides,
     )
@@ -217,7 +218,6 @@ def _judged(cell: Cell, found: Judgement) -> Cell:
         effect=found.effect,
         low=found.low,
         high=found.high,
-        is_ratio=found.is_ratio,
         size=found.sample.effect_size,
         size_low=found.sample.effect_low,
         size_high=found.sample.effect_high,
