@@ -78,7 +78,9 @@ def test_the_page_stands_alone_and_serves_readers_without_eyes(six):
     headers = [a for tag, a in outline.tags if tag == "th"]
     assert all(a.get("scope") in ("col", "row", "rowgroup") for a in headers)
     charts = [a for tag, a in outline.tags if tag == "svg" and a.get("role") == "img"]
-    assert len(charts) == 5 + 4 + 11, "a forest for each claim, of barriers apart, and strips of all there is"
+    assert len(charts) == 5 + 4 + 3 + 11, (
+        "a forest for each claim, of barriers apart, a matrix for each mode, and strips of all there is"
+    )
     assert all(len(a["aria-label"]) > 40 for a in charts)
     levels = [int(tag[1]) for tag, _ in outline.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
@@ -119,7 +121,7 @@ def test_the_page_says_what_was_found_and_what_failed(six):
         "5 against 6 1 run has no value: training diverged: the loss of step 40 is nan (1)",
         "the two are the same within a factor of 1.2",
         "Batch-norm mode: ✓ supported with running, recalibrated; ✗ refuted with batch. The answer hangs",
-        "over 2 settings a rank correlation says no more than which group is which",
+        "Kendall’s tau from seed to seed",
         "here the claim is: basin_width of bn is larger than of plain",
         "diverged: the loss was not finite, and it would be again",
         "`sam_sharpness` &lt;cannot&gt; be had of it",
@@ -139,7 +141,7 @@ def test_the_page_says_what_was_found_and_what_failed(six):
 def test_every_value_is_there_with_its_interval(six):
     page = six.path.read_text("utf-8")
     runs = page.split('<details class="run">')[1:]
-    assert len(runs) == 12 + 6, "runs and pairs"
+    assert len(runs) == 12 + 2 * 15, "runs and pairs"
     shown = re.findall(r'<td data-mode="[a-z]+">([^<]+) <small>', page)
     values = [row for row in rows(six.study) if math.isfinite(row["value"])]
     assert len(shown) == len(values)

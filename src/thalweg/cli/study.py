@@ -13,20 +13,18 @@ import typer
 from thalweg.cli.console import StudyWatcher, errors, output
 from thalweg.cli.export import export
 from thalweg.cli.options import DataRoot, Device, Json, resolve_device
-from thalweg.cli.report import report
+from thalweg.cli.report import report, write_report
 from thalweg.core.text_table import in_columns
 from thalweg.report.study_words import verdict_rows
 from thalweg.study.costs import Estimate, estimated
 from thalweg.study.evidence import Evidence
 from thalweg.study.foresight import foresight
-from thalweg.study.plan import PlanSource, StudyPlan, unique_tasks
+from thalweg.study.plan import StudyPlan
 from thalweg.study.ray_engine import RayEngine
 from thalweg.study.runner import Task
 from thalweg.study.store import Store
 from thalweg.study.study import Study, chosen_threads, cores, default_workers, run_study
 from thalweg.study.study_file import read_study, shipped_studies
-from thalweg.study.table import rows
-from thalweg.study.verdicts import verdicts
 
 app = typer.Typer(
     help="Many networks, their measures, and verdicts on claims: plan, run, status, report, export.",
@@ -83,7 +81,7 @@ def plan(
     Example: `thalweg study plan batch-norm --preset laptop`
     """
     made = _plan(study, preset, out, data_root, device)
-    tasks = unique_tasks(made.tasks)
+    tasks = list(made.tasks_by_key().values())
     store = Store(made.out)
     records = store.records()
     done = {record.task for record in records if record.is_final}
@@ -167,7 +165,7 @@ def run(
     chosen = None
     if engine == "ray":
         chosen = RayEngine(
-            PlanSource.of(made),
+            made,
             threads=chosen_threads(made, cores()),
             gpus=gpus_per_task if gpus_per_task is not None else float(made.device.type == "cuda"),
             address=address,
@@ -186,7 +184,7 @@ def run(
     opened = Study.open(made.out)
     _print_status(opened)
     if part is None:
-        report(made.out)
+        write_report(opened, made.out / "report.html")
     if opened.status()["crashed"]:
         raise typer.Exit(1)
 
@@ -217,7 +215,7 @@ def _plan(study: str, preset: str | None, out: Path | None, data_root: Path | No
 
 def _evidence(folder: Path) -> Evidence | None:
     try:
-        return Evidence(rows(Study.open(folder)))
+        return Study.open(folder).evidence
     except ValueError:
         return None
 
@@ -257,7 +255,7 @@ def _print_status(opened: Study) -> None:
     for (kind, reason), names in reasons.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         out_console.print(f"{kind}: {names[0]}{more}: {reason}")
-    for row in verdict_rows(verdicts(opened.spec, Evidence(rows(opened))), opened.spec.level):
+    for row in verdict_rows(opened.verdicts, opened.spec.level):
         out_console.print(f"{row.answer:>17}  {row.claim}: {row.why}")
     if opened.num_unused:
         unused = f"{opened.num_unused} records of other versions of the file stay in the store"

@@ -91,7 +91,7 @@ def draw_occupancies(axes: Axes, result: Any) -> None:
         [StandardError(e, result.num_chains - 1).half_width(0.95) for e in numbers(result.occupancy_errors)]
     )
     _beside(axes, result, numbers(result.occupancies), (half, half), result.predictions, result.predicted)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-0.04, 1.04)
     axes.set_ylabel("share of time")
     axes.legend()
 
@@ -145,7 +145,7 @@ def draw_run(axes: Axes, result: Any) -> None:
         axes.plot(steps, blocks[:, i], color=colour, label=f"well {i + 1}")
         for name, style in (("gibbs", "--"), ("multiplicative", ":")):
             axes.axhline(float(result.prediction(name)[i]), color=colour, linewidth=0.9, linestyle=style)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-0.04, 1.04)
     axes.set_xlabel("step (dashed: Gibbs)")
     axes.set_ylabel("share of chains")
     axes.legend()

@@ -46,10 +46,10 @@ def export_mlflow(study: Study, tracking_uri: str, files: Iterable[Path] = ()) -
 
     Notes
     -----
-    A metric is called ``NAME/MOMENT/MODE``, with ``/standard_error`` or ``/shared_error`` behind (see
-    `thalweg.study.table.rows`); losses and accuracies of training have the epoch as step. What has no value
-    is left out. Artifacts lie in ``mlartifacts`` beside an SQLite database, wherever the command was given; a
-    server has its own place.
+    A metric is called ``NAME/MOMENT/MODE``, with ``/standard_error`` or ``/shared_error`` behind
+    (see `thalweg.study.table.rows`); losses and accuracies of training have the epoch as step. What has no
+    value is left out. Artifacts lie in ``mlartifacts`` beside an SQLite database, wherever the command was
+    given; a server has its own place.
     """
     mlflow: Any = import_extra("mlflow", "mlflow")
     client = mlflow.MlflowClient(tracking_uri=tracking_uri)

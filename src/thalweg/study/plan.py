@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from thalweg.analyses import ANALYSES
@@ -27,9 +26,10 @@ from thalweg.operators.folding import without_batch_norm
 from thalweg.study.costs import passes
 from thalweg.study.moments import Moment
 from thalweg.study.networks import PlannedRun, StudyNetworks, first_examples, unit_of
+from thalweg.study.pair_values import JOIN
 from thalweg.study.quantities import WHOLE
 from thalweg.study.runner import Task, resolved
-from thalweg.study.spec import PairSpec, StudySpec
+from thalweg.study.spec import PairSpec
 from thalweg.study.store import run_id
 from thalweg.study.table import ANY_MODE
 from thalweg.training.loss_reached import LossReached, StepsToLoss, steps_to_loss
@@ -39,26 +39,14 @@ from thalweg.training.trainer import seconds_spent, train
 CHECKPOINT_EVERY = 100
 
 
-@dataclass(frozen=True)
-class StudyPlan:
-    """A study on given data, in a given folder.
+class StudyPlan(StudyNetworks):
+    """A study on given data, in a given folder: its networks, and what is to be done with them.
 
-    Parameters
-    ----------
-    spec
-        The study file.
-    out
-        Folder of records and checkpoints.
-    data_root
-        Where a named data set's files are; None for the cache.
-    device
-        Where the networks live.
+    It is sent to another process as what it was made of, and planned there again.
     """
 
-    spec: StudySpec
-    out: Path
-    data_root: Path | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    def __reduce__(self) -> tuple[type[StudyPlan], tuple[Any, ...]]:
+        return type(self), (self.spec, self.out, self.data_root, self.device)
 
     @cached_property
     def tasks(self) -> list[Task]:
@@ -82,15 +70,9 @@ class StudyPlan:
             tasks += self._pairs(name, pair)
         return tasks
 
-    @property
-    def runs(self) -> list[PlannedRun]:
-        """Every setting with every seed, seeds outermost."""
-        return self.networks.runs
-
-    @cached_property
-    def networks(self) -> StudyNetworks:
-        """Its networks."""
-        return StudyNetworks(self.spec, self.out, self.data_root, self.device)
+    def tasks_by_key(self) -> dict[str, Task]:
+        """Each task once, under its key: settings that come to the same run share its records."""
+        return {task.key: task for task in self.tasks}
 
     def _modes(self, run: PlannedRun, asked: Sequence[BatchNormMode] | None) -> list[str]:
         modes = self.spec.objective.modes if asked is None else asked
@@ -99,22 +81,21 @@ class StudyPlan:
     # -- tasks ----------------------------------------------------------------------------------------
 
     def _training(self, run: PlannedRun) -> Task:
-        networks = self.networks
-        config, folder = networks.train_config(run.settings, run.seed), networks.folder(run)
-        moments = [m.name for m in networks.moments]
+        config, folder = self.train_config(run.settings, run.seed), self.folder(run)
+        moments = [m.name for m in self.moments]
         losses = self.spec.looked_for
-        keep_steps = networks.keep_steps(run)
+        keep_steps = self.keep_steps(run)
 
         def compute(progress: Progress) -> Measurement:
-            data = networks.train_data(run.settings)
-            looked_at = first_examples(data, networks.num_examples(run, None))
-            look = LossReached(losses, looked_at, networks.loss, every=self.spec.look_every, folder=folder)
+            data = self.train_data(run.settings)
+            looked_at = first_examples(data, self.num_examples(run, None))
+            look = LossReached(losses, looked_at, self.loss, every=self.spec.look_every, folder=folder)
             history = train(
-                networks.build(run.settings, run.seed).to(networks.device),
+                self.build(run.settings, run.seed).to(self.device),
                 data,
-                networks.test_data,
+                self.test_data,
                 config,
-                loss=networks.loss,
+                loss=self.loss,
                 checkpoint_dir=folder,
                 checkpoint_every=CHECKPOINT_EVERY,
                 keep_steps=keep_steps,
@@ -125,11 +106,11 @@ class StudyPlan:
             kept = {"moments": moments, "look_every": self.spec.look_every if losses else None}
             return dataclasses.replace(history, provenance={**history.provenance, **kept})
 
-        num_train, num_test = networks.train_data(run.settings).num_examples, networks.test_data.num_examples
+        num_train, num_test = self.train_data(run.settings).num_examples, self.test_data.num_examples
         cost = config.epochs * 3 * num_train + (config.epochs + 1) * (num_train + num_test)
         if losses:
             num_steps = config.epochs * -(-num_train // config.batch_size)
-            cost += num_steps // self.spec.look_every * networks.num_examples(run, None)
+            cost += num_steps // self.spec.look_every * self.num_examples(run, None)
         arguments = {"folder": folder.name}
         return Task(
             run.run,
@@ -144,7 +125,7 @@ class StudyPlan:
         )
 
     def _steps(self, run: PlannedRun, name: str, loss: float, training: Task) -> Task:
-        folder, every = self.networks.folder(run), self.spec.look_every
+        folder, every = self.folder(run), self.spec.look_every
         labels = {"name": name, "moment": WHOLE, "mode": ANY_MODE}
         return Task(
             run.run,
@@ -154,7 +135,7 @@ class StudyPlan:
                 "name": name,
                 "loss": loss,
                 "look_every": every,
-                "num_examples": self.networks.num_examples(run, None),
+                "num_examples": self.num_examples(run, None),
             },
             1.0,
             lambda _: steps_to_loss(folder, loss, look_every=every),
@@ -164,14 +145,14 @@ class StudyPlan:
         )
 
     def _gap(self, run: PlannedRun, moment: Moment, mode: str, training: Task) -> Task:
-        place = _Place(moment, mode, self.networks.num_examples(run, None))
+        place = _Place(moment, mode, self.num_examples(run, None))
 
         def compute(progress: Progress) -> Measurement:
-            network = self.networks.network(run, moment)
+            network = self.network(run, moment)
             train, test = (self._objective(run, place, test=test, network=network) for test in (False, True))
             return generalization_gap(train, test, progress=progress)
 
-        share = 1 + self.networks.test_data.num_examples / place.num_examples
+        share = 1 + self.test_data.num_examples / place.num_examples
         subject = self._subject(run, training)
         return self._task(subject, place, "gap", "generalization_gap", {}, share, compute)
 
@@ -179,7 +160,7 @@ class StudyPlan:
         spec = self.spec.measures[name]
         asked = spec.measure or name
         member: Member = bounded_at(self.spec.level, {asked: self.spec.member(name)})[asked]
-        num_examples = self.networks.num_examples(run, spec.num_examples)
+        num_examples = self.num_examples(run, spec.num_examples)
         seed = stream_seed(0, "study", run.run, name)
         function = member.measure.__name__
         arguments = resolved(member.measure, member.seeded(seed))
@@ -199,7 +180,7 @@ class StudyPlan:
 
     def _subject(self, run: PlannedRun, training: Task) -> _Subject:
         def has(moment: Moment) -> bool:
-            return self.networks.has(run, moment)
+            return self.has(run, moment)
 
         return _Subject(run.run, run.labels, (training.key,), unit_of(run.settings), has)
 
@@ -248,9 +229,7 @@ class StudyPlan:
     def _objective(
         self, run: PlannedRun, place: _Place, *, test: bool = False, network: nn.Module | None = None
     ) -> Objective:
-        return self.networks.objective(
-            run, place.moment, place.mode, place.num_examples, test=test, network=network
-        )
+        return self.objective(run, place.moment, place.mode, place.num_examples, test=test, network=network)
 
     def _pairs(self, name: str, spec: PairSpec) -> list[Task]:
         function = {**MEASURES, **ANALYSES}[spec.measure]
@@ -268,17 +247,17 @@ class StudyPlan:
         return self._modes(max(pair, key=lambda run: run.has_batch_norm), spec.modes)
 
     def _partners(self, spec: PairSpec) -> list[tuple[tuple[PlannedRun, PlannedRun], dict[str, Any]]]:
-        """Runs that differ in one field alone, two by two, each in one pair: pairs are independent."""
-        across = spec.across
+        """Runs that differ in one field alone, two by two: each in one pair, or in one with every other."""
         groups: dict[str, list[PlannedRun]] = {}
         for run in filter(lambda run: run.is_where(spec.where), self.runs):
-            rest = {k: v for k, v in run.labels.items() if k != across}
+            rest = {k: v for k, v in run.labels.items() if k != spec.across}
             groups.setdefault(json.dumps(rest), []).append(run)
         found = []
         for group in groups.values():
-            for a, b in zip(group[::2], group[1::2], strict=False):
-                joined = f"{a.labels[across]}-{b.labels[across]}"
-                found.append(((a, b), {**a.labels, across: joined}))
+            every = itertools.combinations(group, 2)
+            for a, b in every if spec.pairing == "all" else zip(group[::2], group[1::2], strict=False):
+                joined = f"{a.labels[spec.across]}{JOIN}{b.labels[spec.across]}"
+                found.append(((a, b), {**a.labels, spec.across: joined}))
         return found
 
     def _pair(
@@ -292,7 +271,7 @@ class StudyPlan:
         mode: str,
     ) -> Task:
         run = run_id({"runs": [part.run for part in pair]})
-        place = _Place(moment, mode, min(self.networks.num_examples(p, spec.num_examples) for p in pair))
+        place = _Place(moment, mode, min(self.num_examples(p, spec.num_examples) for p in pair))
         seed = stream_seed(0, "study", run, name)
         given = Member(function, spec.arguments).seeded(seed)
         arguments = {**resolved(function, given), "folded": spec.fold_batch_norm}
@@ -328,29 +307,3 @@ class _Subject:
     needs: tuple[str, ...]
     unit: str
     has: Callable[[Moment], bool] = lambda _: False
-
-
-@dataclass(frozen=True)
-class PlanSource:
-    """What another process needs to make the plan again."""
-
-    spec: Mapping[str, Any]
-    out: Path
-    data_root: Path | None
-    device: str
-
-    @classmethod
-    def of(cls, plan: StudyPlan) -> PlanSource:
-        """Of a plan."""
-        return cls(plan.spec.frozen(), plan.out, plan.data_root, str(plan.device))
-
-    def tasks_by_key(self) -> dict[str, Task]:
-        """The plan's tasks, each under its key."""
-        spec = StudySpec.model_validate(self.spec)
-        plan = StudyPlan(spec, self.out, self.data_root, torch.device(self.device))
-        return {task.key: task for task in plan.tasks}
-
-
-def unique_tasks(tasks: Iterable[Task]) -> list[Task]:
-    """Each task once: settings that come to the same run share its records."""
-    return list({task.key: task for task in tasks}.values())

@@ -14,6 +14,7 @@ from thalweg.study.claims import Claim as StudyClaim
 from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.evidence import Evidence, Value
 from thalweg.study.moments import START
+from thalweg.study.pair_values import by_network
 from thalweg.study.ranked_claims import predicted_cell, ranked_cell
 from thalweg.study.spec import StudySpec
 from thalweg.study.table import PERFORMANCE
@@ -53,7 +54,10 @@ class Verdict:
 
 def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
     """All claims of a study, in the order of its file."""
-    own = [own_cell(spec, evidence, claim) for claim in spec.claims]
+    questions = [_question(spec, claim) for claim in spec.claims]
+    alike = {q: [c for c, asks in zip(spec.claims, questions, strict=True) if asks == q] for q in questions}
+    tables = {question: _table(spec, evidence, claims) for question, claims in alike.items()}
+    own = [tables[q][_place(claim)] for q, claim in zip(questions, spec.claims, strict=True)]
     primary = [i for i, claim in enumerate(spec.claims) if claim.primary]
     alpha = 1 - spec.level
     corrected = {
@@ -61,7 +65,6 @@ def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
         for side in ("p_support", "p_refute")
     }
     found = []
-    tables: dict[str, tuple[Cell, ...]] = {}
     for i, (claim, cell) in enumerate(zip(spec.claims, own, strict=True)):
         p_support, p_refute, answer = cell.p_support, cell.p_refute, cell.answer
         if claim.primary:
@@ -70,19 +73,19 @@ def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
             p = {"supported": p_support, "refuted": p_refute, "undecided": 1.0}[answer]
             # In the last digit 1 - 0.95 is not 0.05.
             answer = answer if p <= alpha + 1e-12 else "undecided"
-        question = _question(spec, claim)
-        if question not in tables:
-            names, rules = _alike(spec, claim), _rules(spec)
-            places = [(name, mode, at) for name in names for mode in _modes(spec) for at in rules]
-            asked = _asked(spec, evidence, claim, places)
-            tables[question] = tuple(cell for cell in asked if cell.values_a or cell.missing)
-        found.append(Verdict(claim, answer, p_support, p_refute, cell, tables[question]))
+        asked = tuple(c for c in tables[questions[i]].values() if c.values_a or c.missing)
+        found.append(Verdict(claim, answer, p_support, p_refute, cell, asked))
     return found
 
 
-def own_cell(spec: StudySpec, evidence: Evidence, claim: StudyClaim) -> Cell:
-    """Where a claim stands, for itself alone."""
-    return _asked(spec, evidence, claim, [_place(claim)])[0]
+def is_of_all_pairs(spec: StudySpec, measure: str) -> bool:
+    """Whether it is measured between every two networks of a setting: each of these then has a value."""
+    return measure in spec.pairs and spec.pairs[measure].pairing == "all"
+
+
+def own_values(spec: StudySpec, evidence: Evidence, claim: ContrastClaim) -> Cell:
+    """Where a contrast stands: the values it compares, before any test."""
+    return _grouped(spec, evidence, claim, _place(claim))
 
 
 # What a claim says of itself and where it stands: those that differ in it alone ask the same of all places.
@@ -99,6 +102,14 @@ def _question(spec: StudySpec, claim: StudyClaim) -> str:
 
 def _place(claim: StudyClaim) -> Place:
     return claim.measure, claim.mode, claim.matching
+
+
+def _table(spec: StudySpec, evidence: Evidence, claims: Sequence[StudyClaim]) -> dict[Place, Cell]:
+    """What claims alike ask, of everything it can be asked of; their own places among them."""
+    names, rules = _alike(spec, claims[0]), _rules(spec)
+    places = [(name, mode, at) for name in names for mode in _modes(spec) for at in rules]
+    places = list(dict.fromkeys([*places, *map(_place, claims)]))
+    return dict(zip(places, _asked(spec, evidence, claims[0], places), strict=True))
 
 
 def _alike(spec: StudySpec, claim: StudyClaim) -> list[str]:
@@ -153,7 +164,14 @@ def _grouped(spec: StudySpec, evidence: Evidence, claim: ContrastClaim, place: P
     cell = empty_cell(spec, claim, place)
     chosen = [v for v in evidence.values(*place) if all(v.fields.get(k) == w for k, w in claim.where.items())]
     sides = [[v for v in chosen if v.fields.get(claim.by) == group] for group in claim.groups]
-    missing = [v for side in sides for v in side if not math.isfinite(v.value)]
+    if is_of_all_pairs(spec, place[0]):
+        sides = [by_network(side) for side in sides]
+    missing = [
+        replace(v, reason=v.reason or "the value is infinite")
+        for side in sides
+        for v in side
+        if not math.isfinite(v.value)
+    ]
     a, b = ([v for v in side if math.isfinite(v.value)] for side in sides)
     if claim.paired:
         a, b = _paired(claim, a, b)
