@@ -154,7 +154,7 @@ def test_nothing_much_has_a_p_value_that_stands_correction() -> None:
     shown = evidence(made, noisy(rng, {}), train_loss=falling)
     found = verdicts(made, shown)
     assert [(v.answer, v.cell.basis) for v in found] == [("supported", "equivalent")] * 2
-    assert all(v.cell.p_support < v.p_support <= 0.05 for v in found)
+    assert all(v.cell.p_support <= v.p_support <= 0.05 for v in found)
     heat = evidence(made, noisy(rng, {}), trace=_heat, gap=_heat, train_loss=falling)
     related = verdicts(made, heat)[0]
     assert (related.answer, related.cell.basis) == ("refuted", "beyond")

@@ -46,6 +46,11 @@ class Cell:
     margin
         That of the claim, where it can be asked of this measure: a factor is none of a difference, and what
         is in the unit of one measure is none of another.
+    measurement_share
+        Which part of the squared standard error of a contrast comes from measuring.
+    along, measurement_loss
+        Of a tau: that along each hyperparameter, the others equal, where there is one; and what errors of
+        measuring have taken from it.
     values_a, values_b
         Of the runs that were compared; of a correlation, of the measure and of what it ranks; of a
         prediction, of the first feature and of the outcome.
@@ -76,6 +81,8 @@ class Cell:
     smallest_p: float = math.nan
     measurement_share: float = math.nan
     margin: float | None = None
+    along: tuple[tuple[str, float], ...] = ()
+    measurement_loss: float = math.nan
     values_a: tuple[Value, ...] = ()
     values_b: tuple[Value, ...] = ()
     missing: tuple[Value, ...] = ()

@@ -249,9 +249,9 @@ def _spread(claim: ContrastClaim, cell: Cell) -> float:
     def numbers(values: tuple[Value, ...]) -> list[float]:
         return [math.log(v.value) if cell.is_ratio else v.value for v in values]
 
-    a, b = numbers(cell.values_a), numbers(cell.values_b)
-    if cell.reason or min(len(a), len(b)) < 2:
+    if cell.reason:
         return math.nan
+    a, b = numbers(cell.values_a), numbers(cell.values_b)
     if claim.paired:
         return math.sqrt(_variance([x - y for x, y in zip(a, b, strict=True)]))
     return math.sqrt((_variance(a) + _variance(b)) / 2)

@@ -83,6 +83,8 @@ class _Coefficient:
     p_value: float
     smallest_p: float
     scale: Callable[[float], float]
+    along: tuple[tuple[str, float], ...] = ()
+    measurement_loss: float = math.nan
 
     def p_above(self, point: float) -> float:
         """Doubled one-sided p-value, by Student's distribution, that it is above the point."""
@@ -112,7 +114,17 @@ def _coefficient(spec: StudySpec, claim: CorrelationClaim, rows: list[list[Value
     found = rank_correlation(measure, ranked, fields, errors=errors, gap_errors=gap_errors, **resampled)
     tau = found.granulated if claim.statistic == "granulated" else found.overall
     return _Coefficient(
-        tau.value, tau.low, tau.high, tau.standard_error, tau.dof, tau.p_value, found.smallest_p, float
+        tau.value,
+        tau.low,
+        tau.high,
+        tau.standard_error,
+        tau.dof,
+        tau.p_value,
+        found.smallest_p,
+        float,
+        tuple((a.name, a.tau.value) for a in found.axes if not math.isnan(a.tau.value)),
+        # Of the overall tau, and of no other.
+        found.measurement_loss if claim.statistic == "kendall" else math.nan,
     )
 
 
@@ -162,6 +174,8 @@ def _ruled(cell: Cell, found: _Coefficient, alpha: float) -> Cell:
         p_refute=p[refuting],
         # Of being within a margin it is no bound.
         smallest_p=math.nan if expects == "none" else found.smallest_p,
+        along=found.along,
+        measurement_loss=found.measurement_loss,
     )
 
 
