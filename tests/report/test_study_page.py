@@ -78,9 +78,7 @@ def test_the_page_stands_alone_and_serves_readers_without_eyes(six):
     headers = [a for tag, a in outline.tags if tag == "th"]
     assert all(a.get("scope") in ("col", "row", "rowgroup") for a in headers)
     charts = [a for tag, a in outline.tags if tag == "svg" and a.get("role") == "img"]
-    assert len(charts) == 5 + 4 + 3 + 11, (
-        "a forest for each claim, of barriers apart, a matrix for each mode, and strips of all there is"
-    )
+    assert len(charts) == 5 + 4 + 3 + 11, "forests by claim, barriers apart, a matrix a mode, strips"
     assert all(len(a["aria-label"]) > 40 for a in charts)
     levels = [int(tag[1]) for tag, _ in outline.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1

@@ -249,7 +249,7 @@ def _spread(claim: ContrastClaim, cell: Cell) -> float:
     def numbers(values: tuple[Value, ...]) -> list[float]:
         return [math.log(v.value) if cell.is_ratio else v.value for v in values]
 
-    if cell.reason:
+    if cell.reason or min(cell.num_a, cell.num_b) < 2:
         return math.nan
     a, b = numbers(cell.values_a), numbers(cell.values_b)
     if claim.paired:
