@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.study.test_verdicts import claim, evidence, falling, noisy, spec
+from tests.study.test_verdicts import Planted, claim, evidence, falling, noisy, spec
 
 from thalweg.stats.equivalence import findings
 from thalweg.stats.exchange_power import detectable_tau
@@ -221,3 +221,38 @@ def test_what_a_grid_is_foreseen_to_find_it_finds() -> None:
             rank_correlation(m, g, columns, num_resamples=300, by_axis=False, seed=i).overall.p_value <= 0.05
         )
     assert 0.65 <= found / 100 <= 0.93
+
+
+def test_two_measures_are_compared_each_in_its_own_sense() -> None:
+    """A width that falls with the gap, and an eigenvalue that hardly goes along with it."""
+    rng = np.random.default_rng(8)
+    asked = {"measure": "basin_width", "than": "trace", "ranks": "gap", "statistic": "granulated"}
+    axes = {"training.lr": [0.01, 0.1], "training.batch_size": [16, 64], "training.weight_decay": [0.0, 0.1]}
+    axes |= {"training.momentum": [0.5, 0.9], "data.label_noise": [0.0, 0.1], "model": ["plain", "bn"]}
+    claims = [
+        {**asked, "name": "better", "expect": "positive", "primary": True},
+        {**asked, "name": "worse", "expect": "negative"},
+        {**asked, "name": "alike", "expect": "none", "margin": 0.1},
+    ]
+    made = spec(claims, seeds=2, grid={"axes": axes}, moments=["end"])
+
+    def gap(place: Mapping[str, Any]) -> float:
+        heat = place["lr"] / place["batch_size"] * (1 + place["weight_decay"]) / (1 - place["momentum"])
+        return heat * (1 + place["label_noise"]) * (2 if place["model"] == "bn" else 1)
+
+    width: Planted = lambda place: 1 / gap(place) * math.exp(0.001 * rng.normal())  # noqa: E731
+    shown = evidence(made, noisy(rng, {}), basin_width=width, gap=gap)
+    found = {v.claim.name: v for v in verdicts(made, shown)}
+    assert {name: v.answer for name, v in found.items()} == {
+        "better": "supported",
+        "worse": "refuted",
+        "alike": "refuted",
+    }
+    own = found["better"].cell
+    assert (own.p_support, own.smallest_p, len(own.along)) == (2 / 64, 2 / 64, 6)
+    cells = {c.measure: c for c in found["better"].cells if c.mode == "running"}
+    assert cells["top_eigenvalue"].expects == "positive"
+    assert "is what the others are compared with" in cells["trace"].reason
+    assert foresight(made)[0].smallest_p == 2 / 64
+    with pytest.raises(ValueError, match="than: two measures are compared by the statistic granulated"):
+        spec([{**claims[0], "statistic": "kendall"}], grid={"axes": axes}, moments=["end"])

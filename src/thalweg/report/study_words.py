@@ -109,6 +109,8 @@ def effect_text(cell: Cell) -> tuple[str, str]:
 def effect_name(claim: Claim, is_ratio: bool) -> str:
     """Of what an effect is."""
     if isinstance(claim, CorrelationClaim):
+        if claim.than:
+            return f"granulated τ less that of {claim.than}"
         return {"kendall": "τ", "granulated": "granulated τ", "partial": "partial ρ"}[claim.statistic]
     if isinstance(claim, PredictionClaim):
         return "error / error of hyperparameters alone"
@@ -129,6 +131,9 @@ def claim_words(claim: Claim, expects: str, measure: str) -> str:
     >>> claim_words(claim, "smaller", "basin_width")
     'basin_width of bn is smaller than of plain'
     """
+    if isinstance(claim, CorrelationClaim) and claim.than:
+        how = {"positive": "better than", "negative": "worse than", "none": "neither better nor worse than"}
+        return f"{measure} ranks runs by {claim.ranks} {how[expects]} {claim.than}"
     if isinstance(claim, CorrelationClaim):
         sign = {"positive": "ranks runs by", "negative": "ranks runs inversely by", "none": "ranks no run by"}
         held = f", given {', '.join(claim.given)}" if claim.given else ""

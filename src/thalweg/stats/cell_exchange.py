@@ -83,11 +83,12 @@ class Exchanges:
         )
         return cls(there[moved], least_exchange_p(sizes, len(first), num_drawn))
 
-    def p_values(self, null: Array) -> Array:
-        """Doubled one-sided p-values ``(...)`` of coefficients ``(E, ...)``; NaN where the one seen is."""
-        slack = ROUNDING * np.abs(null[0])
-        tails = [(null >= null[0] - slack).mean(0), (null <= null[0] + slack).mean(0)]
-        return np.where(np.isnan(null[0]), math.nan, np.minimum(1.0, 2 * np.minimum(*tails)))
+
+def two_sided(null: Array) -> Array:
+    """Doubled one-sided p-values ``(...)`` of ``(E, ...)``, first the one seen; NaN where that is."""
+    slack = ROUNDING * np.abs(null[0])
+    tails = [(null >= null[0] - slack).mean(0), (null <= null[0] + slack).mean(0)]
+    return np.where(np.isnan(null[0]), math.nan, np.minimum(1.0, 2 * np.minimum(*tails)))
 
 
 def is_grid(sizes: Sequence[int], num_cells: int) -> bool:
@@ -153,7 +154,7 @@ def exchange_p_values(
     moved = exchanges.moved
     parts = np.array_split(moved, max(1, math.ceil(moved.size * num_cells / 1e7)))
     null = np.concatenate([_coefficients(order_m, order_g, groups, part) for part in parts])
-    return exchanges.p_values(null)
+    return two_sided(null)
 
 
 def ordered_groups(axes: Mapping[str, list[Group]], order_m: Array, order_g: Array) -> dict[str, list[Group]]:

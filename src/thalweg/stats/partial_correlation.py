@@ -39,7 +39,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from thalweg.core.arguments import check_count, check_fraction, check_one_of
-from thalweg.stats.cell_exchange import Exchanges
+from thalweg.stats.cell_exchange import Exchanges, two_sided
 from thalweg.stats.cells import Cells, run_labels, run_values
 
 METHODS = ("rank", "linear")
@@ -209,7 +209,7 @@ def _exchange_p(columns: list[Array], is_rank: bool, cells: Cells, exchanges: Ex
     # Against what rounding leaves of nothing.
     there = squares > 1e-24 * max(float(squares.max()), 1e-300)
     null = np.where(there, moved @ m / np.sqrt(np.where(there, squares, 1.0)), 0.0)
-    return float(exchanges.p_values(null))
+    return float(two_sided(null))
 
 
 def _covariances(columns: list[Array], weights: Array, is_rank: bool) -> Array:

@@ -187,8 +187,8 @@ def rank_correlation(
             )
     noise_m, noise_g = run_errors("errors", errors, len(m)), run_errors("gap_errors", gap_errors, len(m))
 
-    signs_m, signs_g = _signs(m), _signs(g)
-    grid = _Grid(cells, ordered_groups(axes, signs_m, signs_g))
+    signs_m, signs_g = signs_of(m), signs_of(g)
+    grid = Grid(cells, ordered_groups(axes, signs_m, signs_g))
     found = grid.coefficients(signs_m, signs_g, np.ones((1, len(m))))[0]
     alone = cells.is_alone
     noisy = alone & ((noise_m > 0) | (noise_g > 0))
@@ -231,7 +231,7 @@ def rank_correlation(
 
 
 @dataclass(frozen=True)
-class _Grid:
+class Grid:
     """The runs, and along each axis the groups of them that differ in nothing else."""
 
     cells: Cells
@@ -256,13 +256,13 @@ class _Grid:
         ones, drawn = np.ones((1, len(m))), []
         for _ in range(num_draws):
             moved_m, moved_g = (v + s * rng.normal(size=len(v)) for v, s in ((m, noise_m), (g, noise_g)))
-            drawn.append(self.coefficients(_signs(moved_m), _signs(moved_g), ones)[0])
+            drawn.append(self.coefficients(signs_of(moved_m), signs_of(moved_g), ones)[0])
         return np.var(drawn, axis=0, ddof=1)
 
     def noisier(self, m: Array, g: Array, noise_m: Array, noise_g: Array) -> float:
         """The mean overall tau with the errors added once more."""
         blurred = [_blurred_signs(v, s) for v, s in ((m, noise_m), (g, noise_g))]
-        pairs = [float((_signs(v) != 0).sum()) for v in (m, g)]
+        pairs = [float((signs_of(v) != 0).sum()) for v in (m, g)]
         return float((blurred[0] * blurred[1]).sum()) / math.sqrt(pairs[0] * pairs[1])
 
 
@@ -274,7 +274,8 @@ def _tau(signs_m: Array, signs_g: Array, weights: Array) -> Array:
     return over_root(concordance, pairs_m * pairs_g)
 
 
-def _signs(values: Array) -> Array:
+def signs_of(values: Array) -> Array:
+    """``(n, n)`` signs of the differences between values ``(n,)``."""
     return np.sign(values[:, None] - values)
 
 

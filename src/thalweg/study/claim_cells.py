@@ -8,7 +8,7 @@ from typing import Any
 
 from thalweg.stats.held_out_prediction import HeldOutPrediction
 from thalweg.stats.verdicts import Answer
-from thalweg.study.claims import Claim, ContrastClaim, PredictionClaim
+from thalweg.study.claims import Claim, ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.evidence import Value
 from thalweg.study.spec import StudySpec
 
@@ -106,7 +106,11 @@ def empty_cell(spec: StudySpec, claim: Claim, place: Place) -> Cell:
     member = member_of(spec, measure)
     sense, own = is_larger_sharper(spec, measure), is_larger_sharper(spec, claim.measure)
     expects = claim.expect
-    if sense is not None and own is not None and sense != own and not isinstance(claim, PredictionClaim):
+    # A prediction has no sign, and of two measures that are compared each has its own.
+    has_sign = not isinstance(claim, PredictionClaim) and not (
+        isinstance(claim, CorrelationClaim) and claim.than
+    )
+    if has_sign and sense is not None and own is not None and sense != own:
         expects = OPPOSITE[expects]
     # What a measure claims not to see it claims of its value alone.
     is_normalised = measure in spec.measures and bool(member and member.is_normalised)

@@ -18,6 +18,7 @@ from thalweg.stats.power import (
     seeds_for_equivalence,
     seeds_needed,
 )
+from thalweg.stats.rank_difference import least_sign_p
 from thalweg.study.claim_cells import Cell, compares_ratios
 from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.correlations import FEWEST_SETTINGS
@@ -168,6 +169,9 @@ def _over_grid(spec: StudySpec, claim: CorrelationClaim | PredictionClaim, num_c
     detectable, smallest = math.nan, 0.0
     if isinstance(claim, PredictionClaim):
         smallest = 1.0 if settings < FEWEST_CONFIGURATIONS else 0.0
+    elif claim.than:
+        axes = sum(len({s.fields[f] for s in chosen}) > 1 for f in spec.fields)
+        smallest = 1.0 if len(spec.seeds) < 2 else num_claims * least_sign_p(axes)
     elif claim.expect == "none":
         # That little is there the seeds show; no exchange limits it.
         smallest = 1.0 if len(spec.seeds) < 2 or settings < FEWEST_SETTINGS else 0.0

@@ -11,8 +11,9 @@ from scipy import stats
 from thalweg.stats.held_out_prediction import held_out_prediction
 from thalweg.stats.partial_correlation import partial_correlation
 from thalweg.stats.rank_correlation import rank_correlation
+from thalweg.stats.rank_difference import rank_difference
 from thalweg.stats.verdicts import Answer
-from thalweg.study.claim_cells import OPPOSITE, Cell, Place, empty_cell
+from thalweg.study.claim_cells import OPPOSITE, Cell, Place, empty_cell, is_larger_sharper
 from thalweg.study.claims import Claim, CorrelationClaim, PredictionClaim
 from thalweg.study.evidence import Evidence, Value
 from thalweg.study.spec import StudySpec
@@ -27,11 +28,14 @@ NUM_RESAMPLES = 2000
 
 def ranked_cell(spec: StudySpec, evidence: Evidence, claim: CorrelationClaim, place: Place) -> Cell:
     """Of a correlation."""
-    cell, rows = _together(spec, evidence, claim, place, (place[0], claim.ranks, *claim.given))
+    others = [claim.than] if claim.than else claim.given
+    cell, rows = _together(spec, evidence, claim, place, (place[0], claim.ranks, *others))
     if cell.reason:
         return cell
+    if place[0] == claim.than:
+        return replace(cell, reason=f"{claim.than} is what the others are compared with")
     try:
-        found = _coefficient(spec, claim, rows)
+        found = _difference(spec, claim, place[0], rows) if claim.than else _coefficient(spec, claim, rows)
     except ValueError as error:
         return replace(cell, reason=str(error))
     return _ruled(cell, found, 1 - spec.level)
@@ -125,6 +129,31 @@ def _coefficient(spec: StudySpec, claim: CorrelationClaim, rows: list[list[Value
         tuple((a.name, a.tau.value) for a in found.axes if not math.isnan(a.tau.value)),
         # Of the overall tau, and of no other.
         found.measurement_loss if claim.statistic == "kendall" else math.nan,
+    )
+
+
+def _difference(
+    spec: StudySpec, claim: CorrelationClaim, measure: str, rows: list[list[Value]]
+) -> _Coefficient:
+    """Of two granulated taus, each in the sense that sharper minima rank higher."""
+    assert claim.than is not None
+    first, ranked, second = (orderable([row[i].value for row in rows]) for i in range(3))
+    turned = [is_larger_sharper(spec, name) is False for name in (measure, claim.than)]
+    first, second = ([-v for v in x] if t else x for x, t in zip((first, second), turned, strict=True))
+    fields = {k: [row[0].fields[k] for row in rows] for k in spec.fields}
+    found = rank_difference(
+        first, second, ranked, fields, level=spec.level, num_resamples=NUM_RESAMPLES, seed=SEED
+    )
+    return _Coefficient(
+        found.value,
+        found.low,
+        found.high,
+        found.standard_error,
+        found.dof,
+        found.p_value,
+        found.smallest_p,
+        float,
+        tuple(found.along.items()),
     )
 
 

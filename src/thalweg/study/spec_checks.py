@@ -73,7 +73,7 @@ def check_claim(spec: StudySpec, claim: Claim, own: set[str]) -> None:
         names = [*claim.features, claim.outcome]
     else:
         _check_correlation(claim, place, of_networks)
-        names = [claim.measure, claim.ranks, *claim.given]
+        names = [claim.measure, claim.ranks, *claim.given, *([claim.than] if claim.than else [])]
     for name in names:
         _check_is_measured(spec, claim, place, name)
 
@@ -104,6 +104,10 @@ def _check_correlation(claim: CorrelationClaim, place: str, of_networks: list[st
     check_one_of(f"{place}.ranks", claim.ranks, of_networks)
     if claim.measure == claim.ranks:
         raise ValueError(f"{place}.ranks: {claim.ranks} is the measure itself")
+    if claim.than is not None:
+        check_one_of(f"{place}.than", claim.than, of_networks)
+        if claim.than in (claim.measure, claim.ranks):
+            raise ValueError(f"{place}.than: {claim.than} is in the claim already")
     for covariate in claim.given:
         check_one_of(f"{place}.given", covariate, of_networks)
         if covariate in (claim.measure, claim.ranks):
