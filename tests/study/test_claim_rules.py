@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
+from tests.report.made_up_studies import batch_norm_study, made_up_store
 from tests.study.test_verdicts import Planted, claim, evidence, falling, noisy, spec
 
 from thalweg.stats.equivalence import findings
 from thalweg.stats.exchange_power import detectable_tau
 from thalweg.stats.rank_correlation import rank_correlation
+from thalweg.study.decomposition import decompositions
 from thalweg.study.evidence import Evidence
 from thalweg.study.foresight import foresight
 from thalweg.study.spec import StudySpec
+from thalweg.study.study import Study
+from thalweg.study.table import PERFORMANCE, rows
 from thalweg.study.verdicts import verdicts
 
 
@@ -256,3 +262,20 @@ def test_two_measures_are_compared_each_in_its_own_sense() -> None:
     assert foresight(made)[0].smallest_p == 2 / 64
     with pytest.raises(ValueError, match="than: two measures are compared by the statistic granulated"):
         spec([{**claims[0], "statistic": "kendall"}], grid={"axes": axes}, moments=["end"])
+
+
+def test_errors_that_all_runs_share_are_no_noise_of_any_run(tmp_path: Path) -> None:
+    """The same test set: its sampling error moves all gaps together; intervals keep its degrees of freedom."""
+    spec = batch_norm_study(3)
+    table = rows(Study.open(made_up_store(tmp_path, spec)))
+    gaps = [row for row in table if row["name"] == "gap" and row["status"] == "done"]
+    assert {(row["standard_error"], row["shared_error"]) for row in gaps} == {(0.0, 0.006)}
+    for row in gaps:
+        assert (row["high"] - row["low"]) / 2 == pytest.approx(0.006 * stats.t.ppf(0.975, 999))
+    probes = [row for row in table if row["name"] == "trace" and row["status"] == "done"]
+    assert all(row["standard_error"] > 0 == row["shared_error"] for row in probes)
+    for found in decompositions(spec, Evidence(table)):
+        if found.measure in PERFORMANCE and found.found is not None:
+            shares = {c.name: c.share for c in found.found.components}
+            assert shares["measurement"] == 0
+            assert shares["seed"] >= 0
