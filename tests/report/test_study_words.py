@@ -147,7 +147,7 @@ def test_a_correlation_speaks_of_tau():
         CELL, expects="positive", basis="equivalent", answer="refuted", effect=0.02, low=-0.1, high=0.14
     )
     shown = row(replace(cell, is_ratio=False, size=math.nan, values_b=()), claim=claim)
-    assert (shown.what, shown.why, shown.size) == ("granulated τ", "τ lies within ± 0.2", "")
+    assert (shown.what, shown.why, shown.size) == ("granulated τ", "granulated τ lies within ± 0.2", "")
     assert shown.runs == "6"
 
 

@@ -70,6 +70,90 @@ def test_errors_name_file_field_and_what_is_allowed(toy_folder: Path, replaced: 
         read_study(study)
 
 
+CLAIM = {"name": "c", "measure": "trace"}
+PAIR = {"barrier": {}}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"claims": [{**CLAIM, "expect": "positive", "statistic": "partial"}]}, "partial needs given"),
+        ({"claims": [{**CLAIM, "expect": "positive", "given": ["gap"]}]}, "given is what partial has"),
+        ({"claims": [{**CLAIM, "expect": "none"}]}, "a claim of no relation needs a margin"),
+        ({"claims": [{**CLAIM, "expect": "none", "margin": 1.2}]}, "must be below 1, got 1.2"),
+        ({"claims": [{**CLAIM, "expect": "positive", "ranks": "trace"}]}, "trace is the measure itself"),
+        (
+            {"claims": [{**CLAIM, "measure": "barrier", "expect": "positive"}], "pairs": PAIR},
+            "`claims.c.measure` must be one of gap, .*got 'barrier'",
+        ),
+        (
+            {
+                "claims": [{**CLAIM, "expect": "positive", "mode": "batch"}],
+                "measures": {"trace": {"modes": ["running"]}},
+            },
+            "claims.c.mode: trace is measured in running, not batch",
+        ),
+        (
+            {
+                "claims": [{**CLAIM, "expect": "positive", "moment": "epoch 1"}],
+                "measures": {"trace": {"moments": ["end"]}},
+            },
+            "claims.c.moment: trace is measured at end, not at epoch 1",
+        ),
+        ({"claims": [{**CLAIM, "expect": "positive", "moment": "start"}]}, "not at start"),
+        (
+            {"claims": [{**CLAIM, "expect": "positive", "matched_loss": 0.3}], "moments": ["end"]},
+            "claims.c.matched_loss: trace is measured at end; a value between takes two moments",
+        ),
+        (
+            {
+                "claims": [{**CLAIM, "expect": "positive", "matched_loss": 0.3}],
+                "moments": ["epoch 1", "step 9", "end"],
+            },
+            "of epochs and steps together the order is not known",
+        ),
+        ({"moments": ["end", "end"]}, "end stands here twice"),
+        ({"moments": ["epoch 9", "end"]}, "moments: epoch 9 lies beyond the 6 epochs of training"),
+        (
+            {
+                "claims": [
+                    {**CLAIM, "measure": "p", "by": "model", "groups": ["a", "b"], "expect": "larger"}
+                ],
+                "pairs": {"p": {"across": "model", "modes": ["running"]}},
+            },
+            "claims.c.by: p is of two networks that differ in model themselves",
+        ),
+        ({"grid": {"axes": {"model.mode": [1, 2]}}}, "grid.axes: mode is a column of every study's table"),
+        ({"grid": {"axes": {"model.status": [1, 2]}}}, "grid.axes: status is a column"),
+        (
+            {"pairs": {"barrier": {"arguments": {"num_pts": 5}}}},
+            "`pairs.barrier.arguments` must be some of .*num_points.*got 'num_pts'; did you mean 'num_po",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(content: dict, words: str) -> None:
+    base = {
+        "name": "x",
+        "seeds": 2,
+        "models": {"a": "small_cnn", "b": "small_cnn_bn"},
+        "moments": ["epoch 1", "end"],
+        "objective": {"modes": ["running", "batch"]},
+        "measures": {"trace": {}},
+    }
+    with pytest.raises(ValueError, match=words):
+        StudySpec.model_validate({**base, **content})
+
+
+def test_a_preset_is_a_table_and_a_question_ends_in_one_mark(toy_folder: Path) -> None:
+    study = write_study(toy_folder, "[presets]\nbig = 3\n")
+    study.write_text(study.read_text().replace("[presets.three]\nseeds = 3\n", ""))
+    with pytest.raises(ValueError, match=r"toy.toml: presets.big must be a table, got 3"):
+        read_study(study, "big")
+    near = write_study(toy_folder, by='by = "modle"')
+    with pytest.raises(ValueError, match=r"did you mean 'model'\?$"):
+        read_study(near)
+
+
 def test_what_is_no_toml_and_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("seeds = [")
     with pytest.raises(ValueError, match=r"bad.toml is no TOML: "):

@@ -256,7 +256,11 @@ def test_what_diverged_is_left_out_and_said() -> None:
 
 def test_a_correlation_over_a_grid_is_found_and_nothing_is_where_there_is_none() -> None:
     grid = {
-        "axes": {"model": ["plain"], "training.lr": [0.01, 0.02, 0.05], "training.batch_size": [32, 64, 128]}
+        "axes": {
+            "model": ["plain"],
+            "training.lr": [0.01, 0.02, 0.05, 0.1],
+            "training.batch_size": [16, 32, 64, 128],
+        }
     }
     correlation = {"ranks": "gap", "primary": True}
     claims = [
@@ -402,7 +406,10 @@ def test_foresight_says_what_a_grid_can_decide() -> None:
         "where": {"lr": 0.01, "batch_size": 32},
     }
     ranks, tells = foresight(hardness([rank, tell]))
-    assert str(ranks).startswith("ranks: 48 runs of 24 settings find a tau of about 0.4")
+    # 4! x 3! x 2! exchanges of levels.
+    assert ranks.smallest_p == pytest.approx(2 * 2 / 288)
+    assert str(ranks).startswith("ranks: 48 runs of 24 settings find a tau of about 0.8")
+    assert str(ranks).endswith("between settings with probability 0.8 among 2 primary claims.")
     assert "tells: 4 runs of 2 settings can decide nothing" in str(tells)
     few = spec(
         [{**rank, "ranks": "gap"}],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from thalweg.report.order_tables import format_p
@@ -21,6 +21,9 @@ from thalweg.stats.power import runs_to_decide
 from thalweg.study.claims import ContrastClaim
 from thalweg.study.spec import StudySpec
 from thalweg.study.verdicts import Cell, Verdict, is_of_all_pairs
+
+# What measuring adds to an error, or takes from a coefficient, in parts of it.
+WORTH_SAYING = 0.1
 
 
 @dataclass(frozen=True)
@@ -207,8 +210,18 @@ def _shown(cell: Cell, verdict: Verdict) -> ShownCell:
         p_refute=_p(cell.p_refute),
         size="" if cell.size != cell.size else format_number(cell.size, 0.1),
         runs=runs_text(cell, claim),
-        note="; ".join(text for text in (cell.reason, missing_words(cell.missing)) if text),
+        note="; ".join(text for text in (cell.reason, missing_words(cell.missing), *_beside(cell)) if text),
     )
+
+
+def _beside(cell: Cell) -> Iterator[str]:
+    """What else there is to say of an effect: along single hyperparameters, and what measuring does to it."""
+    if len(cell.along) > 1:
+        yield "τ along " + ", ".join(f"{name} {format_number(tau, 0.1)}" for name, tau in cell.along)
+    if cell.measurement_share >= WORTH_SAYING:
+        yield f"{100 * cell.measurement_share:.0f} % of the squared error is of measuring"
+    if abs(cell.measurement_loss) >= WORTH_SAYING * abs(cell.effect):
+        yield f"errors of measuring have taken {format_number(cell.measurement_loss, 0.1)} of τ"
 
 
 def _p(p: float) -> str:

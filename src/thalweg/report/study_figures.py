@@ -73,7 +73,7 @@ def _forest(verdict: Verdict, cells: Sequence[Cell], part: str, modes: Sequence[
     all_marks = [mark for row in rows for mark in row.marks]
     axis = (
         unit_axis(label, band)
-        if isinstance(claim, CorrelationClaim)
+        if isinstance(claim, CorrelationClaim) and not claim.than
         else answer_axis(all_marks, label, is_log=is_ratio, band=band)
     )
     found = ", ".join(

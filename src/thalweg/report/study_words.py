@@ -109,7 +109,9 @@ def effect_text(cell: Cell) -> tuple[str, str]:
 def effect_name(claim: Claim, is_ratio: bool) -> str:
     """Of what an effect is."""
     if isinstance(claim, CorrelationClaim):
-        return {"kendall": "τ", "granulated": "granulated τ", "partial": "partial τ"}[claim.statistic]
+        if claim.than:
+            return f"granulated τ less that of {claim.than}"
+        return {"kendall": "τ", "granulated": "granulated τ", "partial": "partial ρ"}[claim.statistic]
     if isinstance(claim, PredictionClaim):
         return "error / error of hyperparameters alone"
     a, b = group_names(claim)
@@ -129,6 +131,9 @@ def claim_words(claim: Claim, expects: str, measure: str) -> str:
     >>> claim_words(claim, "smaller", "basin_width")
     'basin_width of bn is smaller than of plain'
     """
+    if isinstance(claim, CorrelationClaim) and claim.than:
+        how = {"positive": "better than", "negative": "worse than", "none": "neither better nor worse than"}
+        return f"{measure} ranks runs by {claim.ranks} {how[expects]} {claim.than}"
     if isinstance(claim, CorrelationClaim):
         sign = {"positive": "ranks runs by", "negative": "ranks runs inversely by", "none": "ranks no run by"}
         held = f", given {', '.join(claim.given)}" if claim.given else ""
@@ -248,8 +253,11 @@ def _answer(verdict: Verdict, state: str, level: float, num_primary: int, least:
 
 def _finding(claim: Claim, cell: Cell) -> str:
     if isinstance(claim, CorrelationClaim):
-        margin = f"τ lies within ± {claim.margin:g}" if claim.margin is not None else ""
-        words = {"positive": "τ is above nought", "negative": "τ is below nought", "equivalent": margin}
+        name = effect_name(claim, cell.is_ratio)
+        words = {"positive": f"{name} is above nought", "negative": f"{name} is below nought"}
+        if claim.margin is not None:
+            words |= {"equivalent": f"{name} lies within ± {claim.margin:g}"}
+            words |= {"beyond": f"{name} lies beyond ± {claim.margin:g}"}
         return words[cell.basis]
     if isinstance(claim, PredictionClaim):
         if cell.basis == "helps":

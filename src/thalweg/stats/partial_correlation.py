@@ -11,7 +11,12 @@ then any monotone relation with a single covariate is taken out about, with a li
 :math:`1 / (n - 3 - k)`, times :math:`1 + \rho^2 / 2` for ranks (Bonett and Wright 2000). Runs of a grid are
 not independent, for those of a cell hang together; there seeds are resampled within cells
 (`thalweg.stats.cells`), ranks taken anew each time, and Student's quantiles taken: the interval is about
-other seeds on the same grid.
+other seeds on the same grid, and says nothing of whether the cells could as well be so by chance.
+
+**P-values** of a grid say that: of the cells' means, ranks or values, what a linear fit on the covariates'
+leaves of the gaps' is exchanged between levels or cells as in `thalweg.stats.cell_exchange`, the covariates
+are taken out of it again, and the correlation with what they leave of the measure's is compared (Freedman
+and Lane 1983): about, since what is left is no longer free.
 
 A covariate that is itself measured with error is held equal in part only. So is one whose relation bends,
 unless ranks make it straight.
@@ -19,13 +24,14 @@ unless ranks make it straight.
 References
 ----------
 Fisher (1924), Metron 3, 329-332; Bonett and Wright (2000), Psychometrika 65(1), 23-28; Anderson (2003), An
-Introduction to Multivariate Statistical Analysis, section 4.3.
+Introduction to Multivariate Statistical Analysis, section 4.3; Freedman and Lane (1983), J. Business and
+Economic Statistics 1(4), 292-298.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +39,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from thalweg.core.arguments import check_count, check_fraction, check_one_of
-from thalweg.stats.cells import Cells, run_values
+from thalweg.stats.cell_exchange import Exchanges, two_sided
+from thalweg.stats.cells import Cells, run_labels, run_values
 
 METHODS = ("rank", "linear")
 Array = NDArray[np.float64]
@@ -52,9 +59,11 @@ class PartialCorrelation:
         And its interval, in [-1, 1].
     standard_error
         Of the value, by that of its artanh.
-    p_value
+    dof
+        Of its artanh.
+    p_value, smallest_p
         Two-sided, of nought: by Student's distribution on n - 2 - k degrees of freedom for independent runs,
-        else by the interval's own.
+        else by exchange; and what that cannot go below.
     plain
         The correlation with nothing held equal.
     method, level
@@ -67,7 +76,9 @@ class PartialCorrelation:
     standard_error: float
     low: float
     high: float
+    dof: float
     p_value: float
+    smallest_p: float
     plain: float
     method: str
     level: float
@@ -81,7 +92,7 @@ def partial_correlation(
     gap: ArrayLike,
     covariates: ArrayLike,
     *,
-    cells: Sequence[Hashable] | None = None,
+    hyperparameters: Mapping[str, Sequence[Hashable]] | None = None,
     method: str = "rank",
     level: float = 0.95,
     num_resamples: int = 2000,
@@ -95,21 +106,21 @@ def partial_correlation(
         ``(n,)``, one value a run.
     covariates
         ``(n,)`` or ``(n, k)``: training losses, say.
-    cells
-        Labels of the ``n`` runs: those of one label differ in their seed alone. Without, runs are taken as
-        independent of each other, as those of a random search over everything are.
+    hyperparameters
+        Of each name the ``n`` values; runs that agree in all are seeds of one cell. Without, runs are taken
+        as independent of each other, as those of a random search over everything are.
     method
         ``"rank"`` or ``"linear"``.
     level
         Of the interval.
     num_resamples, seed
-        Of the seeds within cells.
+        Of the seeds within cells, and of the exchanges where there are more.
 
     Raises
     ------
     ValueError
         If values are not finite or not one a run, there are fewer than k + 4 of them, the covariates leave
-        nothing of one, or no cell has two runs.
+        nothing of one, no cell has two runs, or there are fewer than k + 3 cells.
 
     Examples
     --------
@@ -139,30 +150,40 @@ def partial_correlation(
     value = float(_partial(covariance)[0])
     plain = float(_ratio(covariance[:, :2, :2])[0])
     z_value = math.atanh(max(-1 + 1e-15, min(value, 1 - 1e-15)))
-    grid = None if cells is None else Cells.of(cells)
-    if grid is None:
+    grid, smallest = None, 0.0
+    if hyperparameters is None:
         error = math.sqrt((1 + value**2 / 2 if is_rank else 1.0) / (n - 3 - k))
         quantile = float(stats.norm.ppf(0.5 + level / 2))
         dof = n - 2 - k
         t = value * math.sqrt(dof / max(1 - value**2, 1e-300))
+        p_value = 2 * float(stats.t.sf(abs(t), dof))
+        dof = math.inf  # of Fisher's z
     else:
-        if len(grid.index) != n:
-            raise ValueError(f"`cells` must hold one label for each of the {n} runs, got {len(grid.index)}.")
+        labels = run_labels("hyperparameters", hyperparameters, n)
+        grid = Cells.of(zip(*labels.values(), strict=True))
         if not grid.dof:
             raise ValueError(
-                "`cells` must hold two runs in one of them at least, got one in each: no spread."
+                "`hyperparameters` must leave two runs in one cell at least, got one in each: no spread."
+            )
+        if len(grid.sizes) < k + 3:
+            raise ValueError(
+                f"`hyperparameters` must make at least {k + 3} cells with {k} covariates, got "
+                f"{len(grid.sizes)}."
             )
         drawn = _partial(_covariances(columns, grid.weights(num_resamples, seed), is_rank))
         error = float(drawn.std(ddof=1)) / max(1 - value**2, 1e-15)
         dof = grid.dof
         quantile = float(stats.t.ppf(0.5 + level / 2, dof))
-        t = z_value / error if error > 0 else math.copysign(math.inf, value) if value else 0.0
+        exchanges = Exchanges.of(labels, grid, num_resamples, seed)
+        p_value, smallest = _exchange_p(columns, is_rank, grid, exchanges), exchanges.smallest_p
     return PartialCorrelation(
         value=value,
         standard_error=error * (1 - value**2),
         low=math.tanh(z_value - quantile * error),
         high=math.tanh(z_value + quantile * error),
-        p_value=2 * float(stats.t.sf(abs(t), dof)),
+        dof=float(dof),
+        p_value=p_value,
+        smallest_p=smallest,
         plain=plain,
         method=method,
         level=level,
@@ -170,6 +191,25 @@ def partial_correlation(
         num_covariates=k,
         num_cells=None if grid is None else len(grid.sizes),
     )
+
+
+def _exchange_p(columns: list[Array], is_rank: bool, cells: Cells, exchanges: Exchanges) -> float:
+    """See the module's text."""
+    share = np.eye(len(cells.sizes))[cells.index] / cells.sizes  # (n, C)
+    m, g, *z = (share.T @ (stats.rankdata(x) if is_rank else (x - x.mean()) / np.ptp(x)) for x in columns)
+    basis = np.linalg.qr(np.column_stack([np.ones(len(m)), *z]))[0]
+
+    def left(x: Array) -> Array:
+        return x - (x @ basis) @ basis.T
+
+    m, g = left(m), left(g)
+    # What is missing from a grid stands at the mean, which is nought.
+    moved = left(np.where(exchanges.moved >= 0, g[exchanges.moved], 0.0))
+    squares = np.square(m).sum() * np.square(moved).sum(1)
+    # Against what rounding leaves of nothing.
+    there = squares > 1e-24 * max(float(squares.max()), 1e-300)
+    null = np.where(there, moved @ m / np.sqrt(np.where(there, squares, 1.0)), 0.0)
+    return float(two_sided(null))
 
 
 def _covariances(columns: list[Array], weights: Array, is_rank: bool) -> Array:

@@ -175,6 +175,21 @@ def seeds_for_equivalence(
     return _fewest(shows, spread, paired, num_claims, level, power)
 
 
+def kept_alpha(
+    num_a: int, num_b: int, *, paired: bool = False, num_claims: int = 1, level: float = 0.95
+) -> float:
+    """The largest p-value that still decides, of those that relabelling so many runs can give.
+
+    Nought if none does: a family of `num_claims` leaves its first claim (1 - level) / `num_claims`.
+
+    >>> [round(kept_alpha(n, n), 4) for n in (3, 4, 6)], kept_alpha(4, 4, num_claims=2)
+    ([0.0, 0.0286, 0.0498], 0.0)
+    """
+    smallest = smallest_p_value(num_a, num_b, paired=paired)
+    # In the last digit 1 - 0.95 is not 0.05.
+    return math.floor((1 - level) / num_claims / smallest + 1e-9) * smallest
+
+
 def runs_to_decide(*, paired: bool = False, num_claims: int = 1, level: float = 0.95) -> int:
     """Least units of each group, or pairs, that relabelling can decide anything of, whatever the values.
 
@@ -211,13 +226,10 @@ def _fewest(
     check_count("num_claims", num_claims)
     check_fraction("level", level, "0.95 is customary")
     check_fraction("power", power, "0.8 is customary")
-    wanted = (1 - level) / num_claims
 
     def suffices(num: int) -> bool:
-        smallest = smallest_p_value(num, num, paired=paired)
-        # In the last digit 1 - 0.95 is not 0.05.
-        steps = math.floor(wanted / smallest + 1e-9)
-        return steps > 0 and shows(num, steps * smallest)
+        kept = kept_alpha(num, num, paired=paired, num_claims=num_claims, level=level)
+        return kept > 0 and shows(num, kept)
 
     return _least(suffices, f"`spread` of {spread:g} asks for more than {{:,}} seeds of each group.")
 

@@ -18,7 +18,8 @@ et al. Groups in which one of the two is constant order nothing, and are left ou
 (`thalweg.stats.cells`) on as many degrees of freedom as the cells have; cut off at one, where no tau can be
 above. They are about the mean of the coefficient over seeds, on this grid.
 
-**P-values** exchange whole cells, see `thalweg.stats.cell_exchange`.
+**P-values** exchange whole levels along each axis, or cells where there is no grid: see
+`thalweg.stats.cell_exchange`.
 
 **Errors of measuring** are in the spread of the seeds already; only in cells of one run is noise of that size
 added. Besides, they blur the order of any two runs and so draw tau towards nought. By how much
@@ -29,9 +30,11 @@ follows in closed form from adding them once more, since of normal errors e
 
 and to first order in their variance, what they take when added is what they have taken already.
 
-References ---------- Kendall (1945), Biometrika 33(3), 239-251; Daniels (1944), Biometrika 33(2), 129-135;
-Jiang, Neyshabur, Mobahi, Krishnan and Bengio (2020), Fantastic Generalization Measures and Where to Find
-Them, ICLR; Cook and Stefanski (1994), J. American Statistical Association 89, 1314-1328.
+References
+----------
+Kendall (1945), Biometrika 33(3), 239-251; Daniels (1944), Biometrika 33(2), 129-135; Jiang, Neyshabur,
+Mobahi, Krishnan and Bengio (2020), Fantastic Generalization Measures and Where to Find Them, ICLR; Cook and
+Stefanski (1994), J. American Statistical Association 89, 1314-1328.
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from thalweg.core.arguments import check_count, check_fraction
-from thalweg.stats.cell_exchange import exchange_p_values, ordered_groups, over_root, with_means
+from thalweg.core.arguments import check_count, check_flag, check_fraction
+from thalweg.stats.cell_exchange import Exchanges, exchange_p_values, ordered_groups, over_root, with_means
 from thalweg.stats.cells import Cells, Group, axis_groups, run_errors, run_values
 
 Array = NDArray[np.float64]
@@ -63,6 +66,8 @@ class Correlation:
         By the seeds; NaN where no cell has two, and no error of a value was given.
     p_value
         Two-sided, of no relation between the cells.
+    dof
+        Of the standard error.
     """
 
     value: float
@@ -70,6 +75,7 @@ class Correlation:
     low: float
     high: float
     p_value: float
+    dof: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class RankCorrelation:
     num_fixed_cells
         Cells of which nothing says how uncertain they are, one run without an error: taken as exact.
     smallest_p
-        What the p-values cannot go below with so few cells.
+        What the p-values cannot go below with so few levels, or cells.
     measurement_loss
         What errors of measuring have taken from the overall tau, to first order; NaN if none were given.
     """
@@ -132,6 +138,7 @@ def rank_correlation(
     gap_errors: ArrayLike | None = None,
     level: float = 0.95,
     num_resamples: int = 2000,
+    by_axis: bool = True,
     seed: int,
 ) -> RankCorrelation:
     """How a measure ranks runs by their gap, overall and along each hyperparameter.
@@ -149,7 +156,9 @@ def rank_correlation(
     level
         Of the intervals.
     num_resamples
-        Of the seeds, and of the cells where there are more than seven.
+        Of the seeds, and of the exchanges where there are more.
+    by_axis
+        Whether it is asked for along each axis; else overall alone, in less time.
     seed
         Of both.
 
@@ -161,9 +170,11 @@ def rank_correlation(
     """
     check_fraction("level", level, "0.95 is customary")
     check_count("num_resamples", num_resamples, 100)
+    check_flag("by_axis", by_axis)
     m = run_values("measure", measure)
     g = run_values("gap", gap, len(m))
     cells, axes = axis_groups("hyperparameters", hyperparameters, len(m))
+    axes = axes if by_axis else {}
     num_cells = len(cells.sizes)
     if num_cells < 3:
         raise ValueError(
@@ -176,28 +187,29 @@ def rank_correlation(
             )
     noise_m, noise_g = run_errors("errors", errors, len(m)), run_errors("gap_errors", gap_errors, len(m))
 
-    signs_m, signs_g = _signs(m), _signs(g)
-    grid = _Grid(cells, ordered_groups(axes, signs_m, signs_g))
+    signs_m, signs_g = signs_of(m), signs_of(g)
+    grid = Grid(cells, ordered_groups(axes, signs_m, signs_g))
     found = grid.coefficients(signs_m, signs_g, np.ones((1, len(m))))[0]
     alone = cells.is_alone
     noisy = alone & ((noise_m > 0) | (noise_g > 0))
     variance = np.zeros(len(found))
-    quantile = float(stats.norm.ppf(0.5 + level / 2))
+    dof = float(cells.dof) or math.inf
+    quantile = float(stats.t.ppf(0.5 + level / 2, dof))
     if cells.dof:
         weights = cells.weights(num_resamples, seed)
         variance += grid.coefficients(signs_m, signs_g, weights).var(0, ddof=1)
-        quantile = float(stats.t.ppf(0.5 + level / 2, cells.dof))
     if noisy.any():
         variance += grid.variance_by_noise(m, g, noise_m * noisy, noise_g * noisy, num_resamples, seed)
     known = bool(cells.dof) or bool(noisy.any())
-    p_values, smallest_p = exchange_p_values(cells, grid.axes, signs_m, signs_g, num_resamples, seed)
+    exchanges = Exchanges.of(hyperparameters, cells, num_resamples, seed)
+    p_values = exchange_p_values(cells, grid.axes, signs_m, signs_g, exchanges)
 
     def correlation(i: int) -> Correlation:
         value = float(found[i])
         error = math.sqrt(variance[i]) if known and not math.isnan(value) else math.nan
         # In this order NaN stays.
         low, high = max(value - quantile * error, -1.0), min(value + quantile * error, 1.0)
-        return Correlation(value, error, low, high, float(p_values[i]))
+        return Correlation(value, error, low, high, float(p_values[i]), dof)
 
     loss = math.nan
     if errors is not None or gap_errors is not None:
@@ -213,13 +225,13 @@ def rank_correlation(
         num_runs=len(m),
         num_cells=num_cells,
         num_fixed_cells=int((alone & ~noisy).sum()),
-        smallest_p=smallest_p,
+        smallest_p=exchanges.smallest_p,
         measurement_loss=loss,
     )
 
 
 @dataclass(frozen=True)
-class _Grid:
+class Grid:
     """The runs, and along each axis the groups of them that differ in nothing else."""
 
     cells: Cells
@@ -244,13 +256,13 @@ class _Grid:
         ones, drawn = np.ones((1, len(m))), []
         for _ in range(num_draws):
             moved_m, moved_g = (v + s * rng.normal(size=len(v)) for v, s in ((m, noise_m), (g, noise_g)))
-            drawn.append(self.coefficients(_signs(moved_m), _signs(moved_g), ones)[0])
+            drawn.append(self.coefficients(signs_of(moved_m), signs_of(moved_g), ones)[0])
         return np.var(drawn, axis=0, ddof=1)
 
     def noisier(self, m: Array, g: Array, noise_m: Array, noise_g: Array) -> float:
         """The mean overall tau with the errors added once more."""
         blurred = [_blurred_signs(v, s) for v, s in ((m, noise_m), (g, noise_g))]
-        pairs = [float((_signs(v) != 0).sum()) for v in (m, g)]
+        pairs = [float((signs_of(v) != 0).sum()) for v in (m, g)]
         return float((blurred[0] * blurred[1]).sum()) / math.sqrt(pairs[0] * pairs[1])
 
 
@@ -262,7 +274,8 @@ def _tau(signs_m: Array, signs_g: Array, weights: Array) -> Array:
     return over_root(concordance, pairs_m * pairs_g)
 
 
-def _signs(values: Array) -> Array:
+def signs_of(values: Array) -> Array:
+    """``(n, n)`` signs of the differences between values ``(n,)``."""
     return np.sign(values[:, None] - values)
 
 

@@ -102,7 +102,7 @@ def seed_correlation(
         p_value = _by_exchange(signs, float(total[0]), num_exchanges, seed)
     else:
         p_value = _by_normal([(m[runs], g[runs]) for runs in members], float(total[0]) / 2)
-    return Correlation(value, error, max(value - half, -1.0), min(value + half, 1.0), p_value)
+    return Correlation(value, error, max(value - half, -1.0), min(value + half, 1.0), p_value, float(dof))
 
 
 def _signs(values: Array) -> NDArray[np.int8]:

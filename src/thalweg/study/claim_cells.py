@@ -8,7 +8,7 @@ from typing import Any
 
 from thalweg.stats.held_out_prediction import HeldOutPrediction
 from thalweg.stats.verdicts import Answer
-from thalweg.study.claims import Claim, ContrastClaim, PredictionClaim
+from thalweg.study.claims import Claim, ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.evidence import Value
 from thalweg.study.spec import StudySpec
 
@@ -46,6 +46,11 @@ class Cell:
     margin
         That of the claim, where it can be asked of this measure: a factor is none of a difference, and what
         is in the unit of one measure is none of another.
+    measurement_share
+        Which part of the squared standard error of a contrast comes from measuring.
+    along, measurement_loss
+        Of a tau: that along each hyperparameter, the others equal, where there is one; and what errors of
+        measuring have taken from it.
     values_a, values_b
         Of the runs that were compared; of a correlation, of the measure and of what it ranks; of a
         prediction, of the first feature and of the outcome.
@@ -76,6 +81,8 @@ class Cell:
     smallest_p: float = math.nan
     measurement_share: float = math.nan
     margin: float | None = None
+    along: tuple[tuple[str, float], ...] = ()
+    measurement_loss: float = math.nan
     values_a: tuple[Value, ...] = ()
     values_b: tuple[Value, ...] = ()
     missing: tuple[Value, ...] = ()
@@ -99,7 +106,11 @@ def empty_cell(spec: StudySpec, claim: Claim, place: Place) -> Cell:
     member = member_of(spec, measure)
     sense, own = is_larger_sharper(spec, measure), is_larger_sharper(spec, claim.measure)
     expects = claim.expect
-    if sense is not None and own is not None and sense != own and not isinstance(claim, PredictionClaim):
+    # A prediction has no sign, and of two measures that are compared each has its own.
+    has_sign = not isinstance(claim, PredictionClaim) and not (
+        isinstance(claim, CorrelationClaim) and claim.than
+    )
+    if has_sign and sense is not None and own is not None and sense != own:
         expects = OPPOSITE[expects]
     # What a measure claims not to see it claims of its value alone.
     is_normalised = measure in spec.measures and bool(member and member.is_normalised)

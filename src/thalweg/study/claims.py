@@ -64,7 +64,9 @@ class CorrelationClaim(_Claim):
     never reached say, ranks as the largest.
 
     The statistic is Kendall's tau over all runs, its mean over pairs that differ in one hyperparameter alone
-    (``granulated``), or tau with the covariates `given` held fixed (``partial``).
+    (``granulated``), or Spearman's rho with the covariates `given` held fixed (``partial``).
+    With `than`, another measure, the claim is that the granulated tau is above that one's (``positive``),
+    each in the sense that sharper minima have a larger `ranks`: see `thalweg.stats.rank_difference`.
     """
 
     kind: Literal["correlation"] = "correlation"
@@ -73,6 +75,24 @@ class CorrelationClaim(_Claim):
     expect: Literal["positive", "negative", "none"]
     statistic: Literal["kendall", "granulated", "partial"] = "kendall"
     given: list[str] = Field(default_factory=list)
+    than: str | None = None
+
+    @model_validator(mode="after")
+    def _statistic_fits(self) -> CorrelationClaim:
+        if (self.statistic == "partial") != bool(self.given):
+            what = (
+                "partial needs given, the covariates that are"
+                if not self.given
+                else "given is what partial has"
+            )
+            raise ValueError(f"statistic: {what} held fixed")
+        if self.than is not None and self.statistic != "granulated":
+            raise ValueError("than: two measures are compared by the statistic granulated")
+        if self.expect == "none" and self.margin is None:
+            raise ValueError("a claim of no relation needs a margin")
+        if self.margin is not None and not self.margin < 1:
+            raise ValueError(f"margin is of a correlation and must be below 1, got {self.margin}")
+        return self
 
 
 class PredictionClaim(_Claim):

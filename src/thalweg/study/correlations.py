@@ -65,7 +65,7 @@ def correlation_matrices(spec: StudySpec, evidence: Evidence) -> list[Correlatio
     """Of each mode, at the last of the study's moments.
 
     Runs that differ in their seed alone make a cell. Over a grid intervals are by seeds, p-values by
-    exchanging cells (`thalweg.stats.rank_correlation`); within cells see `thalweg.stats.within_cells`.
+    exchanging levels (`thalweg.stats.rank_correlation`); within cells see `thalweg.stats.within_cells`.
     """
     return [_matrix(spec, evidence, mode, spec.moments[-1]) for mode in spec.objective.modes]
 
@@ -98,10 +98,11 @@ def _cell(
             return MatrixCell(tau, len(pairs))
         found = rank_correlation(
             *values,
-            {"setting": settings},
+            {field: [x.fields[field] for x, _ in pairs] for field in fields},
             errors=[x.standard_error for x, _ in pairs],
             gap_errors=[y.standard_error for _, y in pairs],
             num_resamples=NUM_RESAMPLES,
+            by_axis=False,
             **rest,
         )
     except ValueError as error:

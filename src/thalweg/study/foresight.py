@@ -7,17 +7,18 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import norm
-
 from thalweg.analyses.attainable import smallest_corrected_p
 from thalweg.stats.cell_exchange import least_exchange_p
+from thalweg.stats.exchange_power import detectable_tau
 from thalweg.stats.held_out_prediction import FEWEST_CONFIGURATIONS
 from thalweg.stats.power import (
     detectable_difference,
+    kept_alpha,
     runs_to_decide,
     seeds_for_equivalence,
     seeds_needed,
 )
+from thalweg.stats.rank_difference import least_sign_p
 from thalweg.study.claim_cells import Cell, compares_ratios
 from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.correlations import FEWEST_SETTINGS
@@ -42,7 +43,10 @@ class Foresight:
     smallest_p
         What no corrected p-value can go below; above 1 - level nothing can be decided.
     detectable
-        The difference, in standard deviations from seed to seed, that would be found with probability 0.8.
+        The difference, in standard deviations from seed to seed, that would be found with probability 0.8
+        as the first of the primary claims in Holm's order, by a p-value that relabelling can give.
+    num_claims
+        Primary ones, which are corrected together.
     spread
         That standard deviation, of logarithms on the log scale, as far as records show it; else NaN.
     seeds, seeds_equivalent
@@ -58,6 +62,7 @@ class Foresight:
     smallest_p: float
     detectable: float
     level: float
+    num_claims: int = 1
     spread: float = math.nan
     is_ratio: bool = True
     margin: float | None = None
@@ -79,7 +84,8 @@ class Foresight:
                 f"{'' if self.fewest is None else f'; that takes {self.fewest} seeds of each'}."
             )
         size = (
-            f"{runs} find a difference of {self.detectable:.2g} standard deviations with probability {POWER}"
+            f"{runs} find a difference of {self.detectable:.2g} standard deviations with probability "
+            f"{POWER}{_among(self.num_claims)}"
         )
         if math.isnan(self.spread):
             return f"{size}; how much that is shows once some runs are measured."
@@ -104,10 +110,12 @@ class GridForesight:
     smallest_p
         As of `Foresight`; nought where exchanges set no limit.
     detectable
-        Kendall's tau, of settings without ties, that would be found with probability 0.8, about; NaN of what
-        is no such tau.
+        Kendall's tau between settings that would be found with probability 0.8 among the primary claims,
+        about: see `thalweg.stats.exchange_power`; NaN of what is no such tau.
     level
         Of the study.
+    num_claims
+        Primary ones, which are corrected together.
     """
 
     claim: str
@@ -116,6 +124,7 @@ class GridForesight:
     smallest_p: float
     detectable: float
     level: float
+    num_claims: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
@@ -134,7 +143,8 @@ class GridForesight:
             return f"{runs} can decide nothing: no corrected p-value can be below {least:.2g}."
         if math.isnan(self.detectable):
             return f"{runs}; what they find shows once they are measured."
-        return f"{runs} find a tau of about {self.detectable:.2g} over all settings with probability {POWER}."
+        words = f"{runs} find a tau of about {self.detectable:.2g} between settings with probability {POWER}"
+        return f"{words}{_among(self.num_claims)}."
 
 
 def foresight(spec: StudySpec, evidence: Evidence | None = None) -> list[Foresight | GridForesight]:
@@ -153,21 +163,26 @@ def foresight(spec: StudySpec, evidence: Evidence | None = None) -> list[Foresig
 
 def _over_grid(spec: StudySpec, claim: CorrelationClaim | PredictionClaim, num_claims: int) -> GridForesight:
     wanted = claim.where.items()
-    settings = sum(all(s.fields.get(k) == v for k, v in wanted) for s in spec.settings)
+    chosen = [s for s in spec.settings if all(s.fields.get(k) == v for k, v in wanted)]
+    settings = len(chosen)
     num_runs = settings * len(spec.seeds)
     detectable, smallest = math.nan, 0.0
     if isinstance(claim, PredictionClaim):
         smallest = 1.0 if settings < FEWEST_CONFIGURATIONS else 0.0
-    elif claim.statistic == "partial":
-        smallest = 1.0 if len(spec.seeds) < 2 else 0.0
+    elif claim.than:
+        axes = sum(len({s.fields[f] for s in chosen}) > 1 for f in spec.fields)
+        smallest = 1.0 if len(spec.seeds) < 2 else num_claims * least_sign_p(axes)
+    elif claim.expect == "none":
+        # That little is there the seeds show; no exchange limits it.
+        smallest = 1.0 if len(spec.seeds) < 2 or settings < FEWEST_SETTINGS else 0.0
     else:
-        smallest = num_claims * least_exchange_p(settings, NUM_RESAMPLES)
-        # Kendall's (1938) variance of tau where nothing is related.
-        variance = 2 * (2 * settings + 5) / (9 * settings * (settings - 1)) if settings > 1 else math.inf
-        detectable = float(norm.ppf(0.5 + spec.level / 2) + norm.ppf(POWER)) * math.sqrt(variance)
+        sizes = [n for f in spec.fields if (n := len({s.fields[f] for s in chosen})) > 1]
+        least = least_exchange_p(sizes, settings, NUM_RESAMPLES)
         # Intervals take the spread between the seeds of a setting.
-        smallest = 1.0 if len(spec.seeds) < 2 or settings < FEWEST_SETTINGS else smallest
-    return GridForesight(claim.name, num_runs, settings, smallest, detectable, spec.level)
+        smallest = 1.0 if len(spec.seeds) < 2 or settings < FEWEST_SETTINGS else num_claims * least
+        if smallest <= 1 - spec.level + 1e-12 and claim.statistic != "partial":
+            detectable = detectable_tau(sizes, settings, level=1 - (1 - spec.level) / num_claims, power=POWER)
+    return GridForesight(claim.name, num_runs, settings, smallest, detectable, spec.level, num_claims)
 
 
 def _foreseen(spec: StudySpec, claim: ContrastClaim, num_claims: int, cell: Cell | None) -> Foresight:
@@ -176,9 +191,12 @@ def _foreseen(spec: StudySpec, claim: ContrastClaim, num_claims: int, cell: Cell
     runs = runs_to_decide(paired=claim.paired, num_claims=num_claims, level=spec.level)
     fewest = per_run * -(-runs // max(1, min(settings)))
     if min(num_a, num_b) < 2:
-        return Foresight(claim.name, num_a, num_b, 1.0, math.inf, spec.level, fewest=fewest)
+        return Foresight(claim.name, num_a, num_b, 1.0, math.inf, spec.level, num_claims, fewest=fewest)
     smallest = smallest_corrected_p(num_a, num_b, paired=claim.paired, correction="holm", num_rows=num_claims)
-    detectable = detectable_difference(num_a, num_b, paired=claim.paired, level=spec.level, power=POWER)
+    kept = kept_alpha(num_a, num_b, paired=claim.paired, num_claims=num_claims, level=spec.level)
+    detectable = math.inf
+    if kept > 0:
+        detectable = detectable_difference(num_a, num_b, paired=claim.paired, level=1 - kept, power=POWER)
     is_ratio = compares_ratios(spec, claim, claim.measure)
     known: dict[str, Any] = {"fewest": fewest}
     spread = _spread(claim, cell) if cell else math.nan
@@ -197,7 +215,21 @@ def _foreseen(spec: StudySpec, claim: ContrastClaim, num_claims: int, cell: Cell
                 "seeds": per_run * seeds_needed(claim.margin, spread, **common),
                 "seeds_equivalent": per_run * seeds_for_equivalence(claim.margin, spread, **common),
             }
-    return Foresight(claim.name, num_a, num_b, smallest, detectable, spec.level, is_ratio=is_ratio, **known)
+    return Foresight(
+        claim.name,
+        num_a,
+        num_b,
+        smallest,
+        detectable,
+        spec.level,
+        num_claims,
+        is_ratio=is_ratio,
+        **known,
+    )
+
+
+def _among(num_claims: int) -> str:
+    return f" among {num_claims} primary claims" if num_claims > 1 else ""
 
 
 def _num_runs(spec: StudySpec, claim: ContrastClaim, group: Any) -> int:

@@ -163,7 +163,10 @@ class StudyNetworks:
         key = unit_of(settings)
         if key not in self._architectures:
             build = self.spec.models[settings.model].build
-            network = self.build(settings, 0)
+            try:
+                network = self.build(settings, 0)
+            except (TypeError, ValueError, ImportError) as error:
+                raise ValueError(f"study {self.spec.name}: models.{settings.model}: {error}") from error
             identity = {"build": build, "arguments": dict(settings.arguments)}
             if build not in model_names():
                 identity["code"] = code_identity(network)

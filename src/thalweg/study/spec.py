@@ -24,7 +24,8 @@ from thalweg.study.claims import Claim, ContrastClaim, CorrelationClaim, Predict
 from thalweg.study.grid import Grid, Settings
 from thalweg.study.moments import START, Moment, parsed
 from thalweg.study.quantities import QuantitySpec
-from thalweg.study.table import PERFORMANCE
+from thalweg.study.spec_checks import check_claim, check_known, check_pair_measure, check_where
+from thalweg.study.table import COLUMNS, PERFORMANCE
 from thalweg.study.validation import Table, validated
 
 SCHEMA = 1
@@ -206,32 +207,45 @@ class StudySpec(Table):
     @field_validator("moments", mode="after")
     @classmethod
     def _moments_parse(cls, moments: list[str]) -> list[str]:
-        return [parsed(moment).name for moment in moments]
+        names = [parsed(moment).name for moment in moments]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"{twice} stands here twice")
+        return names
 
     @model_validator(mode="after")
     def _hangs_together(self) -> StudySpec:
         Grid.of(self)  # refuses axes that are none
         fields = self.fields
+        for field in fields:
+            if field in COLUMNS:
+                raise ValueError(
+                    f"grid.axes: {field} is a column of every study's table, no axis can end in it"
+                )
+        epochs = min(setting.training["epochs"] for setting in self.settings)
+        for moment in self.moments_of(None):
+            if moment.kind == "epoch" and moment.number is not None and moment.number > epochs:
+                raise ValueError(f"moments: {moment.name} lies beyond the {epochs} epochs of training")
         own = {parsed(moment).name for moment in (START, *self.moments)}
         for name, measure in self.measures.items():
             if name in PERFORMANCE:
                 raise ValueError(f"measures.{name}: the name is taken by what is measured of every network")
-            _check_where(f"measures.{name}", measure.where, fields)
+            check_where(f"measures.{name}", measure.where, fields)
             known = number_names(self.member(name).measure)
             for number in measure.numbers:
                 check_one_of(f"measures.{name}.numbers", number, known, some=True)
-            _check_known(f"measures.{name}.moments", measure.moments or (), own)
+            check_known(f"measures.{name}.moments", measure.moments or (), own)
         for name, pair in self.pairs.items():
             if name in self.measures or name in PERFORMANCE:
                 raise ValueError(f"pairs.{name}: the name is taken")
-            check_one_of(f"pairs.{name}.measure", pair.measure, PAIR_MEASURES)
+            check_pair_measure(f"pairs.{name}", pair.measure, pair.arguments)
             check_one_of(f"pairs.{name}.across", pair.across, ["seed", *fields])
-            _check_where(f"pairs.{name}", pair.where, fields)
+            check_where(f"pairs.{name}", pair.where, fields)
             if pair.pairing == "all" and pair.across != "seed":
                 raise ValueError(f"pairs.{name}.pairing: only across seeds are all pairs alike")
             if pair.fold_batch_norm and pair.modes not in (None, ["running"]):
                 raise ValueError(f"pairs.{name}.modes: folded batch norm is that of running statistics alone")
-            _check_known(f"pairs.{name}.moments", pair.moments, own)
+            check_known(f"pairs.{name}.moments", pair.moments, own)
         for name, quantity in self.quantities.items():
             if name in (*PERFORMANCE, *self.columns, *self.pairs):
                 raise ValueError(f"quantities.{name}: the name is taken")
@@ -242,46 +256,12 @@ class StudySpec(Table):
             if quantity.kind in ("outcome", "diverged"):
                 check_one_of(f"quantities.{name}.of", quantity.of, [*PERFORMANCE, *self.columns])
                 check_one_of(f"quantities.{name}.mode", quantity.mode, self.objective.modes)
-                _check_known(f"quantities.{name}.moment", [quantity.moment], own)
+                check_known(f"quantities.{name}.moment", [quantity.moment], own)
         if len({claim.name for claim in self.claims}) < len(self.claims):
             raise ValueError("claims: two have one name")
         for claim in self.claims:
-            self._check_claim(claim, own)
+            check_claim(self, claim, own)
         return self
-
-    def _check_claim(self, claim: Claim, own: set[str]) -> None:
-        place = f"claims.{claim.name}"
-        of_networks = [*PERFORMANCE, *self.columns, *self.quantities]
-        if not isinstance(claim, PredictionClaim):
-            check_one_of(f"{place}.measure", claim.measure, [*of_networks, *self.pairs])
-        check_one_of(f"{place}.mode", claim.mode, self.objective.modes)
-        if claim.moment is not None:
-            check_one_of(f"{place}.moment", claim.moment, own)
-        fields = self.fields
-        _check_where(place, claim.where, fields)
-        if isinstance(claim, ContrastClaim):
-            check_one_of(f"{place}.by", claim.by, fields)
-            for group in claim.groups:
-                check_one_of(f"{place}.groups", group, fields[claim.by])
-            if claim.groups[0] == claim.groups[1]:
-                raise ValueError(f"{place}.groups: the two are the same")
-            if claim.measure in self.pairs and claim.scale == "log" and claim.margin is not None:
-                raise ValueError(
-                    f"{place}.margin: {claim.measure} may be nought and is compared by differences, of which "
-                    'a factor is no margin; set scale = "linear" and a margin in its unit'
-                )
-        elif isinstance(claim, PredictionClaim):
-            check_one_of(f"{place}.outcome", claim.outcome, of_networks)
-            for feature in claim.features:
-                check_one_of(f"{place}.features", feature, of_networks, some=True)
-                if feature == claim.outcome:
-                    raise ValueError(f"{place}.features: {feature} is the outcome itself")
-        else:
-            check_one_of(f"{place}.ranks", claim.ranks, of_networks)
-            for covariate in claim.given:
-                check_one_of(f"{place}.given", covariate, of_networks)
-            if claim.given and claim.statistic != "partial":
-                raise ValueError(f"{place}.given: only the statistic partial takes covariates")
 
     @property
     def settings(self) -> list[Settings]:
@@ -333,17 +313,3 @@ def number_names(measure: Callable[..., Measurement]) -> list[str]:
     fields = [f.name for f in dataclasses.fields(result) if f.type in ("float", "int") and f.name != "value"]
     properties = [name for name, entry in inspect.getmembers(result) if isinstance(entry, property)]
     return [*fields, *(name for name in properties if not name.startswith("_"))]
-
-
-PAIR_MEASURES = ("linear_path", "bezier_path", "align_permutation", "mode_connectivity")
-
-
-def _check_where(place: str, where: Mapping[str, Any], fields: Mapping[str, list[Any]]) -> None:
-    for field, value in where.items():
-        check_one_of(f"{place}.where", field, fields)
-        check_one_of(f"{place}.where.{field}", value, fields[field])
-
-
-def _check_known(place: str, names: Iterable[str], known: set[str]) -> None:
-    for name in names:
-        check_one_of(place, parsed(name).name, known, some=True)

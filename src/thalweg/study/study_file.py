@@ -47,6 +47,8 @@ def read_study(source: str | Path, preset: str | None = None) -> StudySpec:
         if preset not in presets:
             known = ", ".join(presets) or "it has none"
             raise ValueError(f"`preset` must be one of those in {label} ({known}), got {preset!r}.")
+        if not isinstance(presets[preset], Mapping):
+            raise ValueError(f"{label}: presets.{preset} must be a table, got {presets[preset]!r}.")
         over = dict(presets[preset])
         without = over.pop("without", [])
         for place in without:

@@ -26,7 +26,8 @@ def validated(model: type[BaseModel], content: Any, label: str) -> Any:
         return model.model_validate(content)
     except ValidationError as error:
         lines = [_complaint(entry) for entry in error.errors()]
-        raise ValueError(f"{label}: {'; '.join(dict.fromkeys(lines))}.") from None
+        words = f"{label}: {'; '.join(dict.fromkeys(lines))}"
+        raise ValueError(words if words.endswith("?") else f"{words}.") from None
 
 
 def _complaint(entry: Any) -> str:
