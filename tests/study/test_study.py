@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,40 @@ def test_another_moment_trains_again_but_measures_only_what_is_new(toy_folder: P
     assert all(
         r["value"] <= 0.6 for r in reached if r["status"] == "done" and r["mode"] in ("running", "any")
     )
+
+
+def test_networks_without_batch_norm_are_the_same_folded_or_not(toy_folder: Path, whole: Path) -> None:
+    out = shutil.copytree(whole, toy_folder / "out")
+    folded = '[pairs.barrier]\nfold_batch_norm = true\nmodes = ["running"]'
+    run_study(plan(toy_folder, **{"[pairs.barrier]": folded}), workers=1)
+    assert Study.open(out).status()["done"] == len(Study.open(out).tasks)
+    values = {
+        row["value"]
+        for row in results(out).values()
+        if (row["labels"]["name"], row["labels"]["model"]) == ("barrier", "plain")
+    }
+    assert len(values) == 1, "two records of one number"
+
+
+def test_looking_elsewhere_may_find_the_same_and_is_another_record(toy_folder: Path) -> None:
+    """The same step, or the same curve of training, may come of every one of these files."""
+    quantity = '[quantities.NAME]\nkind = "steps_to_loss"\nloss = 9.0\n[measures.sam_sharpness]'
+    changes: list[dict[str, str]] = [
+        {"moments": 'moments = ["end"]'},
+        {"moments": 'moments = ["end"]\nlook_every = 4'},
+        {"moments": 'moments = ["loss 9.0", "end"]\nlook_every = 4'},
+        {"moments": 'moments = ["loss 9.0", "end"]\nlook_every = 2'},
+        {"[measures.sam_sharpness]": quantity.replace("NAME", "fast")},
+        {"[measures.sam_sharpness]": quantity.replace("NAME", "quick")},
+        {
+            "modes": 'modes = ["running"]\nnum_examples = 32',
+            "[measures.sam_sharpness]": quantity.replace("NAME", "quick"),
+        },
+    ]
+    for change in changes:
+        made = plan(toy_folder, **{**LITTLE, "modes": 'modes = ["running"]', **change})
+        run_study(made, workers=1)
+        assert Study.open(made.out).status()["done"] == len(made.tasks), change
 
 
 def test_a_run_that_diverges_is_recorded_and_the_study_goes_on(toy_folder: Path) -> None:

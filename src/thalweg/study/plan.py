@@ -121,8 +121,8 @@ class StudyPlan:
                 callbacks=[look] if losses else (),
                 progress=progress,
             )
-            # Trained again for other moments, the same run is another record.
-            kept = {"moments": moments, "look_every": self.spec.look_every if losses else None}
+            # Trained again to keep other networks, the same run is another record.
+            kept = {"moments": moments, "losses": losses, "look_every": self.spec.look_every}
             return dataclasses.replace(history, provenance={**history.provenance, **kept})
 
         num_train, num_test = networks.train_data(run.settings).num_examples, networks.test_data.num_examples
@@ -143,18 +143,14 @@ class StudyPlan:
     def _steps(self, run: PlannedRun, name: str, loss: float, training: Task) -> Task:
         folder, every = self.networks.folder(run), self.spec.look_every
         labels = {"name": name, "moment": WHOLE, "mode": ANY_MODE}
+        where = {"name": name, "num_examples": self.networks.num_examples(run, None)}
         return Task(
             run.run,
             StepsToLoss.measure,
             {**run.labels, **labels},
-            {
-                "name": name,
-                "loss": loss,
-                "look_every": every,
-                "num_examples": self.networks.num_examples(run, None),
-            },
+            {"loss": loss, "look_every": every, **where},
             1.0,
-            lambda _: steps_to_loss(folder, loss, look_every=every),
+            lambda _: _placed(steps_to_loss(folder, loss, look_every=every), where),
             needs=(training.key,),
             outlives=lambda: True,
             unit=unit_of(run.settings),
@@ -209,9 +205,16 @@ class StudyPlan:
         arguments: Mapping[str, Any],
         share: float,
         compute: Callable[[Progress], Measurement],
+        **circumstances: Any,
     ) -> Task:
-        """A measurement; `share` is its work by that of its function on the examples of the place."""
-        where = {"name": name, "moment": place.moment.name}
+        """A measurement; `share` is its work by that of its function on the examples of the place.
+
+        `circumstances` decide the result beside the function's own arguments.
+        """
+        names = {"name": name, "moment": place.moment.name}
+        where = {**names, **circumstances}
+        if place.moment.kind == "loss":
+            where["look_every"] = self.spec.look_every
         decisive = {
             **arguments,
             **where,
@@ -221,21 +224,13 @@ class StudyPlan:
                 "batch_size": self.spec.objective.batch_size,
             },
         }
-        if place.moment.kind == "loss":
-            decisive["look_every"] = self.spec.look_every
-
-        def placed(progress: Progress) -> Measurement:
-            # Two moments may be one point, the step at which a loss is reached the last one, say.
-            result = compute(progress)
-            return dataclasses.replace(result, provenance={**result.provenance, "study": where})
-
         return Task(
             subject.run,
             function,
-            {**subject.labels, **where, "mode": place.mode},
+            {**subject.labels, **names, "mode": place.mode},
             decisive,
             place.num_examples * passes(function, place.mode) * share,
-            placed,
+            lambda progress: _placed(compute(progress), where),
             needs=subject.needs,
             outlives=lambda: subject.has(place.moment),
             unit=subject.unit,
@@ -292,7 +287,7 @@ class StudyPlan:
         place = _Place(moment, mode, min(self.networks.num_examples(p, spec.num_examples) for p in pair))
         seed = stream_seed(0, "study", run, name)
         given = Member(function, spec.arguments).seeded(seed)
-        arguments = {**resolved(function, given), "folded": spec.fold_batch_norm}
+        arguments = resolved(function, given)
 
         def compute(progress: Progress) -> Measurement:
             a, b = (self._end(part, place, spec.fold_batch_norm) for part in pair)
@@ -300,11 +295,21 @@ class StudyPlan:
 
         needs = tuple(self._training(part).key for part in pair)
         subject = _Subject(run, labels, needs, unit_of(pair[0].settings))
-        return self._task(subject, place, name, spec.measure, arguments, 1.0, compute)
+        folded = spec.fold_batch_norm
+        return self._task(subject, place, name, spec.measure, arguments, 1.0, compute, folded=folded)
 
     def _end(self, run: PlannedRun, place: _Place, fold: bool) -> Objective:
         objective = self._objective(run, place)
         return self._objective(run, place, network=without_batch_norm(objective)) if fold else objective
+
+
+def _placed(result: Measurement, where: Mapping[str, Any]) -> Measurement:
+    """With what the study decided, so that no two tasks share a record.
+
+    Two moments may be one point, the step at which a loss is reached the last one, say, and networks without
+    batch norm are the same folded or not.
+    """
+    return dataclasses.replace(result, provenance={**result.provenance, "study": dict(where)})
 
 
 @dataclass(frozen=True)
