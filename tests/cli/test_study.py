@@ -63,6 +63,27 @@ def test_plan_run_status_report_export(thalweg: Thalweg, toy_folder: Path) -> No
     assert Path("numbers.csv").read_text().startswith("run,model,seed,name,")
 
 
+def test_a_changed_file_is_told_before_and_after(
+    thalweg: Thalweg, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little = {"seeds": "seeds = 1", "moments": 'moments = ["end"]', "modes": 'modes = ["running"]'}
+    write_study(toy_folder, **little)
+    assert "changed" not in thalweg("study", "run", "toy.toml", "--workers", 1, "--out", "there")[2]
+    write_study(toy_folder, **little, margin="margin = 2.0")
+
+    def edited_meanwhile(*_: object, **__: object) -> None:
+        write_study(toy_folder, **little, margin="margin = 3.0")
+
+    monkeypatch.setattr("thalweg.cli.study.run_study", edited_meanwhile)
+    _, _, err = thalweg("study", "run", "toy.toml", "--workers", 1, "--out", "there")
+    lines = err.splitlines()
+    changed = lines.index(
+        "the study file has changed since this folder was last run: claims.flatter.margin 1.5 -> 2.0"
+    )
+    assert lines[changed + 1] == "0 tasks are new, 0 no longer asked for"
+    assert any(line.startswith("the study file was changed meanwhile: ") for line in lines[changed:])
+
+
 def test_bad_input_is_told_in_a_line(thalweg: Thalweg, toy_folder: Path) -> None:
     refused = {
         ("study", "run", "none.toml"): "`study` must be a .toml file or one of batch-norm",

@@ -17,6 +17,7 @@ from thalweg.analyses import ANALYSES
 from thalweg.analyses.generalization_gap import generalization_gap
 from thalweg.analyses.measure_choice import bounded_at
 from thalweg.analyses.sharpness_family import Member
+from thalweg.core.errors import ThalwegError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress
 from thalweg.core.rng import stream_seed
@@ -106,6 +107,7 @@ class StudyPlan:
         keep_steps = networks.keep_steps(run)
 
         def compute(progress: Progress) -> Measurement:
+            networks.forget_gaps(run)
             data = networks.train_data(run.settings)
             looked_at = first_examples(data, networks.num_examples(run, None))
             look = LossReached(losses, looked_at, networks.loss, every=self.spec.look_every, folder=folder)
@@ -136,6 +138,7 @@ class StudyPlan:
             cost,
             compute,
             lambda: seconds_spent(folder),
+            stands=lambda record: networks.holds(run, record.content),
             unit=unit_of(run.settings),
             keep_arrays=self.spec.keep_arrays,
         )
@@ -152,7 +155,7 @@ class StudyPlan:
             1.0,
             lambda _: _placed(steps_to_loss(folder, loss, look_every=every), where),
             needs=(training.key,),
-            outlives=lambda: True,
+            outlives=folder.exists,
             unit=unit_of(run.settings),
         )
 
@@ -340,16 +343,33 @@ class PlanSource:
     out: Path
     data_root: Path | None
     device: str
+    sources: Mapping[str, str]
 
     @classmethod
     def of(cls, plan: StudyPlan) -> PlanSource:
         """Of a plan."""
-        return cls(plan.spec.frozen(), plan.out, plan.data_root, str(plan.device))
+        return cls(
+            plan.spec.frozen(), plan.out, plan.data_root, str(plan.device), dict(plan.networks.sources)
+        )
 
     def tasks_by_key(self) -> dict[str, Task]:
-        """The plan's tasks, each under its key."""
+        """The plan's tasks, each under its key.
+
+        Raises
+        ------
+        ThalwegError
+            If data or code are not what they were where the plan was first made, naming them.
+        """
         spec = StudySpec.model_validate(self.spec)
         plan = StudyPlan(spec, self.out, self.data_root, torch.device(self.device))
+        here = plan.networks.sources
+        changed = [name for name, identity in self.sources.items() if here.get(name) != identity]
+        if changed:
+            raise ThalwegError(
+                f"{', '.join(changed)}: not the same in another process as in the one that runs the study, "
+                "for it was edited meanwhile or comes out otherwise each time. Draw data from a fixed seed, "
+                "leave data and code alone while a study runs, and call again."
+            )
         return {task.key: task for task in plan.tasks}
 
 
