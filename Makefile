@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: reproduce test test-slow lint format benchmark-curvature benchmark-sampling benchmark-surfaces clean
+.PHONY: reproduce test test-slow lint format benchmark-curvature benchmark-sampling benchmark-surfaces benchmark-study clean
 
 # The whole study of the paper, twenty minutes on two cores; a killed run goes on where it was.
 reproduce: $(STAMP)
@@ -47,6 +47,10 @@ benchmark-sampling: benchmarks/.venv/.installed
 # Surfaces against loss-landscapes, the reference scripts' loop, the arithmetic, and the full grid.
 benchmark-surfaces: benchmarks/.venv/.installed
 	benchmarks/.venv/bin/python benchmarks/surfaces.py
+
+# The study runner: its overhead, its workers, stores of up to 100,000 records; on an idle machine, ten minutes.
+benchmark-study: benchmarks/.venv/.installed
+	benchmarks/.venv/bin/python benchmarks/study.py
 
 benchmarks/.venv/.installed: pyproject.toml constraints.txt benchmarks/requirements.txt
 	test -x benchmarks/.venv/bin/python || $(PYTHON) -m venv benchmarks/.venv

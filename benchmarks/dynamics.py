@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import statistics
 
-from processes import Bench, parser_of, run_task
+from processes import Bench, Result, parser_of, run_task
 
-SECTIONS = ("trace", "memory", "overhead", "eigenvalue")
+TRAINED = ("trace", "memory")  # the others train for themselves
+SECTIONS = ("trace", "memory", "overhead", "eigenvalue", "both")
 
 
 class Dynamics(Bench):
@@ -51,17 +52,47 @@ class Dynamics(Bench):
             print(f"{name:28}{len(steps):5} times{first}")
 
     def eigenvalue(self) -> None:
-        """The largest eigenvalue of 2,000 examples after each epoch: ours warm, PyHessian's its own way."""
-        row = self.task("eigenvalue_each_epoch", "eigenvalue", examples=self.options.examples, epochs=6)
-        print("\nlambda_max of 2,000 examples after each of six epochs, the first left out")
-        for name in ("monitor", "pyhessian 1e-2", "pyhessian 1e-3"):
-            own = {key: values[1:] for key, values in row[name].items()}
-            errors = [v / t - 1 for v, t in zip(own["values"], row["truth"][1:], strict=True)]
-            rms = statistics.fmean(e * e for e in errors) ** 0.5
-            print(
-                f"{name:16}{statistics.fmean(own['seconds']):8.2f} s of the processor an epoch, "
-                f"{statistics.fmean(own['products']):5.1f} products, rms error {rms:.2e}"
+        """The largest eigenvalue after each epoch: ours from the last one's, PyHessian's its own way."""
+        row = self.task(
+            "each_epoch", "eigenvalue", examples=self.options.examples, probe=4000, trace=False, epochs=6
+        )
+        self._beside("lambda_max of 4,000 examples", row["epochs"], ("pyhessian 0.01", "pyhessian 0.001"), [])
+
+    def both(self) -> None:
+        """That and the trace."""
+        row = self.task(
+            "each_epoch", "both", examples=self.options.examples, probe=2000, trace=True, epochs=6
+        )
+        names = ("pyhessian 0.01", "pyhessian 0.001")
+        self._beside("lambda_max and trace of 2,000 examples", row["epochs"], names, ["pyhessian trace"])
+
+    def _beside(self, what: str, epochs: list[Result], names: tuple[str, ...], more: list[str]) -> None:
+        """A line each, from the second epoch: the first look starts cold."""
+        own = epochs[1:]
+        print(f"\n{what}, after each epoch from the second of {len(epochs)}")
+
+        def seconds(*parts: str) -> float:
+            return statistics.fmean(sum(e[part]["seconds"] for part in parts) for e in own)
+
+        def rms(part: str, number: str) -> float:
+            return statistics.fmean((e[part][number] / e["truth"][number] - 1) ** 2 for e in own) ** 0.5
+
+        def products(part: str) -> float:
+            return statistics.fmean(e[part]["products"] for e in own)
+
+        def line(*parts: str) -> str:
+            errors = f"rms error {rms(parts[0], 'lambda_max'):.1e}"
+            if more:
+                errors += f", of the trace {rms(parts[-1], 'trace'):.1e}"
+            times = seconds(*parts) / seconds("monitor")
+            return (
+                f"{' and '.join(parts):34}{seconds(*parts):8.2f} s of the processor, {times:5.2f} times, "
+                f"{sum(map(products, parts)):5.1f} products, {errors}"
             )
+
+        print(line("monitor"))
+        for name in names:
+            print(line(name, *more))
 
 
 def main() -> None:
@@ -73,8 +104,10 @@ def main() -> None:
         run_task(options, TASKS)
         return
     bench = Dynamics(__file__, options)
-    bench.task("prepare", "network")
-    for name in options.sections or SECTIONS:
+    sections = options.sections or SECTIONS
+    if set(sections) & set(TRAINED):
+        bench.task("prepare", "network")
+    for name in sections:
         getattr(bench, name)()
 
 

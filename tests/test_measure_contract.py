@@ -99,6 +99,12 @@ CALLS = {
     "largest_stable_learning_rate": Call(
         {"batch_size": 7, "num_steps": 5, "loss_ratio": 0.95, "rtol": 0.3, "num_orders": 2}
     ),
+    "basin_mass": Call(
+        {"num_probes": 2, "num_steps": 4, "damping": [0.01, 0.1, 1.0]}, rounding=1e-6, single=1e-2
+    ),
+    "local_learning_coefficient": Call(
+        {"num_chains": 2, "burn_in": 2, "num_steps": 16, "num_directions": 2}, rounding=1e-5, single=5e-2
+    ),
     "persistence": Call({"num_draws": 50}, takes_surface=True),
 }
 NAMES = [name for name in MEASURES if name in CALLS]

@@ -37,6 +37,7 @@ from thalweg.measures.curvature.block_curvature import BlockCurvature, block_cur
 from thalweg.measures.curvature.hessian_trace import HessianTrace, hessian_trace
 from thalweg.measures.curvature.spectral_density import SpectralDensity, spectral_density
 from thalweg.measures.curvature.top_eigenvalues import TopEigenvalues, top_eigenvalues
+from thalweg.measures.dynamics.basin_mass import BasinMass, basin_mass
 from thalweg.measures.dynamics.batch_sharpness import BatchSharpness, batch_sharpness
 from thalweg.measures.dynamics.gradient_noise import GradientNoise, gradient_noise
 from thalweg.measures.dynamics.gradient_predictiveness import (
@@ -47,8 +48,14 @@ from thalweg.measures.dynamics.largest_stable_learning_rate import (
     LargestStableLearningRate,
     largest_stable_learning_rate,
 )
+from thalweg.measures.dynamics.local_learning_coefficient import (
+    LocalLearningCoefficient,
+    local_learning_coefficient,
+)
 from thalweg.measures.dynamics.noise_alignment import NoiseAlignment
 from thalweg.measures.dynamics.sgd_temperature import sgd_temperature
+from thalweg.measures.dynamics.stationary_law import stationary_law
+from thalweg.measures.dynamics.stationary_law_result import StationaryLaw
 from thalweg.measures.dynamics.temperature_result import SGDTemperature
 from thalweg.measures.sharpness.average_sharpness import AverageSharpness, average_sharpness
 from thalweg.measures.sharpness.basin_width import BasinWidth, basin_width
@@ -87,6 +94,7 @@ __all__ = [
     "MEASURES",
     "ArrayStore",
     "AverageSharpness",
+    "BasinMass",
     "BasinWidth",
     "BatchSharpness",
     "BezierPath",
@@ -110,6 +118,7 @@ __all__ = [
     "LargestStableLearningRate",
     "LineSlice",
     "LinearPath",
+    "LocalLearningCoefficient",
     "Measurement",
     "MergeTree",
     "ModeConnectivity",
@@ -136,6 +145,7 @@ __all__ = [
     "SmallCNN",
     "SpectralDensity",
     "StandardError",
+    "StationaryLaw",
     "Study",
     "TemperatureScaling",
     "ThalwegError",
@@ -145,6 +155,7 @@ __all__ = [
     "VolumeSlice",
     "align_permutation",
     "average_sharpness",
+    "basin_mass",
     "basin_width",
     "batch_sharpness",
     "bezier_path",
@@ -166,6 +177,7 @@ __all__ = [
     "largest_stable_learning_rate",
     "line_slice",
     "linear_path",
+    "local_learning_coefficient",
     "mode_connectivity",
     "normalized_curvature",
     "pac_bayes_sigma",
@@ -181,6 +193,7 @@ __all__ = [
     "seed_spread",
     "sgd_temperature",
     "spectral_density",
+    "stationary_law",
     "temperature_scaling",
     "top_eigenvalues",
     "train",

@@ -503,21 +503,43 @@ def test_the_probe_is_what_the_overhead_has_room_for() -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_an_eigenvector_comes_by_way_of_a_subset() -> None:
+def test_an_eigenvector_comes_by_way_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn anew at each look, and paid for: scores by a forward pass, its products by its size."""
     model, optimizer, data = started()
     asked = ["top_eigenvalues", "preconditioned_sharpness"]
     monitor = tw.Monitor(model, optimizer, many(520), batch_size=8, measures=asked, **UNLIMITED)
+    solved: list[Any] = []
+
+    def recorded(objective: tw.Objective, **arguments: Any) -> Any:
+        solved.append((objective, arguments, tw.top_eigenvalues(objective, **arguments)))
+        return solved[-1][2]
+
+    replaced(monkeypatch, "top_eigenvalues", recorded)
     for looks in (1, 2):
         take_step(model, optimizer, data)
         numbers = monitor.step()
-        found = monitor.last["top_eigenvalues"]
-        assert isinstance(found, tw.TopEigenvalues)
         assert numbers is not None
-        assert found.provenance["levels"] == [65]
-        assert found.num_subset_matvecs > 0
-        products = 520 * found.num_matvecs + 65 * found.num_subset_matvecs
-        expected = 520 + 2 / 3 * 128 + 3 * products + PROOF * (looks == 1)
+        (few, given, rough), (probe, last, found) = solved[-2:]
+        assert (few.num_examples, probe.num_examples) == (65, 520)
+        assert few.is_weighted
+        assert (given["start"] is None) == (looks == 1)
+        assert torch.equal(last["start"], rough.eigenvectors)
+        assert monitor.last["top_eigenvalues"] is found
+        products = 520 * found.num_matvecs + 65 * rough.num_matvecs
+        expected = 520 * (1 + 1 / 3) + 2 / 3 * 128 + 3 * products + PROOF * (looks == 1)
         assert numbers["passes"] == pytest.approx(expected)
+        true = tw.top_eigenvalues(tw.Objective(copy.deepcopy(model), many(520)), rtol=1e-8, seed=5)
+        assert found.value == pytest.approx(true.value, rel=0.01)
+    assert solved[0][0].describe()["data"] != solved[2][0].describe()["data"]
+
+
+def test_batches_that_share_statistics_are_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer, data = started(model=networks.cnn().train())
+    x, y = (torch.cat([t] * 26)[:520] for t in data)
+    monitor = tw.Monitor(model, optimizer, (x, y), batch_size=8, measures=["top_eigenvalues"], **UNLIMITED)
+    assert monitor.step() is not None
+    assert not monitor.failures
+    assert monitor.last["top_eigenvalues"].provenance["levels"] == [65]
 
 
 def test_which_unit_is_a_matter_of_what_is_known() -> None:

@@ -116,7 +116,7 @@ def test_a_study_with_a_crash_exits_with_1_and_says_what_it_was(
 
 @pytest.mark.real_data
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["batch-norm", "generalisation"])
+@pytest.mark.parametrize("name", ["batch-norm", "generalisation", "why-sgd", "early-curvature"])
 def test_the_smoke_presets_run_on_real_data(thalweg: Thalweg, name: str) -> None:
     code, _, err = thalweg("study", "run", name, "--preset", "smoke", "--out", "smoke")
     assert code == 0, err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -139,7 +140,9 @@ def _tasks(spec: StudySpec) -> Iterator[tuple[dict[str, Any], int]]:
         if pair.across != "seed":
             continue
         for place, setting in fields.items():
-            for a, b in zip(spec.seeds[::2], spec.seeds[1::2], strict=False):
+            every = itertools.combinations(spec.seeds, 2)
+            disjoint = zip(spec.seeds[::2], spec.seeds[1::2], strict=False)
+            for a, b in every if pair.pairing == "all" else disjoint:
                 needs = (trainings[place, a], trainings[place, b])
                 for mode in _modes(spec, setting):
                     labels = {**setting, "seed": f"{a}-{b}", "name": name, "moment": "end", "mode": mode}

@@ -119,7 +119,7 @@ def test_the_page_says_what_was_found_and_what_failed(six):
         "5 against 6 1 run has no value: training diverged: the loss of step 40 is nan (1)",
         "the two are the same within a factor of 1.2",
         "Batch-norm mode: ✓ supported with running, recalibrated; ✗ refuted with batch. The answer hangs",
-        "over 2 settings a rank correlation says no more than which group is which",
+        "Kendall’s tau from seed to seed",
         "here the claim is: basin_width of bn is larger than of plain",
         "diverged: the loss was not finite, and it would be again",
         "`sam_sharpness` &lt;cannot&gt; be had of it",
@@ -188,6 +188,46 @@ def test_a_study_of_correlations_has_their_matrix(tmp_path):
     listed = re.search(r"<th scope=\"row\">sam_sharpness</th><td>gap</td><td>([\d.]+)</td>", source)
     assert listed is not None
     assert float(listed[1]) == pytest.approx(found["sharp"].cell.effect, abs=0.006)
+
+
+def test_ranks_and_predictions_are_shown_run_by_run(tmp_path):
+    content = grid_study(2).frozen()
+    ranks = {"kind": "correlation", "name": "cold", "measure": "trace", "ranks": "temperature"}
+    tells = {"kind": "prediction", "name": "tells", "features": ["sam_sharpness", "trace"], "margin": 1.2}
+    claims = [
+        {**ranks, "expect": "negative", "primary": True},
+        {**tells, "outcome": "test_loss", "expect": "helps", "primary": True, "text": "It tells."},
+    ]
+    spec = StudySpec.model_validate(
+        {
+            **content,
+            "moments": ["end"],
+            "objective": {"modes": ["running"]},
+            "measures": {"trace": {}, "sam_sharpness": {}},
+            "quantities": {"temperature": {"kind": "temperature"}},
+            "claims": claims,
+        }
+    )
+    page = written(tmp_path, spec)
+    cold, tells = page.found
+    found = tells.cell.prediction
+    assert found is not None
+    assert found.num_configurations == len(spec.settings) == 12
+    source = page.path.read_text("utf-8")
+    for name in ("cold", "tells"):
+        assert f'id="figure-runs-{name}"' in source
+    text = page.text
+    errors = f"{found.baseline_error:.3f} from the hyperparameters alone, {found.error:.3f} with features"
+    assert errors in text
+    assert "sam_sharpness + trace helps to foretell test_loss beside the hyperparameters" in text
+    assert "24 of 12 settings" in text
+    assert cold.cell.num_a == 24
+    # What a grid can decide is said before the claims.
+    assert "τ = 0.62" in text
+    # Quantities are values of the runs, too: 0.01 / (128 (1 - 0.9)) and so on.
+    assert 'id="figure-values-temperature"' in source
+    hot = sorted({v.value for v in cold.cell.values_b})
+    assert hot == pytest.approx([rate / 12.8 for rate in (0.01, 0.03, 0.1)])
 
 
 def open_page(browser, path: Path, width: int, **kwargs):

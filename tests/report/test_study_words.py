@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from tests.report.made_up_studies import batch_norm_study
 
 from thalweg.report.study_dependence import dependence
 from thalweg.report.study_power import power_rows
@@ -154,9 +155,7 @@ def test_a_correlation_speaks_of_tau():
 
 
 def table_of(*cells: Cell):
-    return dependence(
-        Verdict(CLAIM, "supported", 0.01, 1.0, cells[0], cells), ("running", "recalibrated", "batch")
-    )
+    return dependence(Verdict(CLAIM, "supported", 0.01, 1.0, cells[0], cells), batch_norm_study(6))
 
 
 def test_the_table_has_each_cell_at_its_place():
@@ -197,6 +196,27 @@ def test_an_answer_hangs_on_what_turns_it_round():
     assert hinges["Normalised measure"].answers == (("supported", ("width",)),), (
         "the one in two ways off is left out"
     )
+
+
+def test_how_networks_were_paired_is_told_and_what_so_few_pairs_can_decide():
+    barrier = replace(CELL, measure="barrier", is_ratio=False, answer="undecided", smallest_p=0.1)
+    few = replace(barrier, values_a=CELL.values_a[:3], values_b=CELL.values_b[:3])
+    spec = batch_norm_study(6)
+    disjoint = batch_norm_study(6, pairs={"barrier": {"measure": "linear_path"}})
+
+    def note(cell, spec):
+        shown = dependence(Verdict(CLAIM, "supported", 0.01, 1.0, CELL, (CELL, cell)), spec)
+        return [m.note for m in shown.measures]
+
+    assert note(barrier, spec) == [
+        "",
+        "mean over all pairs of networks, its error by the jackknife over networks: approximate",
+    ]
+    assert note(few, disjoint)[1] == (
+        "disjoint pairs of networks: 3 against 3 cannot go below p = 0.1, which takes 8 seeds of each, or "
+        "all pairs"
+    )
+    assert note(replace(few, smallest_p=0.03), disjoint)[1] == "disjoint pairs of networks"
 
 
 # -- what so many seeds can show ----------------------------------------------------------------------

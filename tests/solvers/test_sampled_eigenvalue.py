@@ -21,7 +21,7 @@ from thalweg.operators.hessian import Hessian
 from thalweg.solvers import sampled_eigenvalue as module
 from thalweg.solvers import sampling_design
 from thalweg.solvers.sampled_eigenvalue import AllExamples, SampledEigenvalue, sampled_eigenvalue
-from thalweg.solvers.sampled_trace import sampled_trace
+from thalweg.solvers.sampled_trace import SampledTrace, sampled_trace
 from thalweg.solvers.sampling_design import SamplingDesign
 
 
@@ -172,7 +172,7 @@ def test_the_trace_from_whole_batches_covers(num_repeats: int, monkeypatch: pyte
             max_matvecs=2000,
             seed=seed,
         )
-        assert found is not None
+        assert isinstance(found, SampledTrace)
         budget = ErrorBudget(probe=found.estimate.error, data=found.data)
         covered += abs(found.estimate.value - true) <= budget.half_width(0.95)
     print("hessian_trace, sampled, whole batches", num_repeats, covered)

@@ -43,9 +43,29 @@ def test_each_tau_is_that_of_the_two_columns(evidence):
     assert taus["gap", "top_eigenvalue"] < -0.3
 
 
-def test_two_settings_have_no_order_to_see(tmp_path):
-    spec = batch_norm_study(4)
-    assert correlation_matrices(spec, Evidence([])) == []
+def test_two_settings_are_compared_from_seed_to_seed(tmp_path):
+    """What they differ in themselves is no part of it: the sum over both of what SciPy finds in each."""
+    spec = batch_norm_study(8)
+    shown = Evidence(rows(Study.open(made_up_store(tmp_path, spec))))
+    matrix = correlation_matrices(spec, shown)[0]
+    assert matrix.is_within
+    for pair in (("gap", "top_eigenvalue"), ("trace", "sam_sharpness")):
+        a, b = ({v.run: v for v in shown.values(name, matrix.mode, "end")} for name in pair)
+        scores = [
+            stats.kendalltau(*([c[run].value for run in a if a[run].fields["model"] == m] for c in (a, b)))[0]
+            for m in spec.models
+        ]
+        tau = matrix.cells[pair].tau
+        assert tau is not None
+        assert tau.value == pytest.approx(sum(scores) / 2), "as many pairs in each"
+        assert tau.low < tau.value < tau.high
+        assert 0 < tau.p_value <= 1
+    few = correlation_matrices(batch_norm_study(2), shown_of(tmp_path / "few", batch_norm_study(2)))[0]
+    assert "at least one of 3 runs" in few.cells["gap", "trace"].reason
+
+
+def shown_of(folder, spec) -> Evidence:
+    return Evidence(rows(Study.open(made_up_store(folder, spec))))
 
 
 def test_what_is_not_measured_says_why(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from tests.study.toy import write_study
 
 from thalweg.core.errors import ThalwegError
-from thalweg.study.plan import PlanSource, StudyPlan
+from thalweg.study.plan import StudyPlan
 from thalweg.study.ray_engine import RayEngine
 from thalweg.study.study import Study, run_study
 from thalweg.study.study_file import read_study
@@ -43,7 +43,7 @@ def no_ray() -> Iterator[None]:
 
 
 def test_a_local_cluster_is_started_where_none_runs(plan: StudyPlan, toy_folder: Path, no_ray: None) -> None:
-    run_study(plan, engine=RayEngine(PlanSource.of(plan), threads=1), workers=len(os.sched_getaffinity(0)))
+    run_study(plan, engine=RayEngine(plan, threads=1), workers=len(os.sched_getaffinity(0)))
     assert not ray.is_initialized(), "what was started is stopped"
     assert Study.open(plan.out).status()["done"] == len(plan.tasks)
     here = StudyPlan(plan.spec, toy_folder / "here")
@@ -53,14 +53,14 @@ def test_a_local_cluster_is_started_where_none_runs(plan: StudyPlan, toy_folder:
 
 def test_a_cluster_that_cannot_be_reached(plan: StudyPlan, no_ray: None) -> None:
     with pytest.raises(ThalwegError, match=r"the Ray cluster at 'auto' cannot be reached .*`ray status`"):
-        RayEngine(PlanSource.of(plan), address="auto").__enter__()
+        RayEngine(plan, address="auto").__enter__()
 
 
 def test_a_task_that_fits_nowhere_is_refused(plan: StudyPlan, no_ray: None) -> None:
     with pytest.raises(
         ThalwegError, match="no machine of the Ray cluster has room for a task of 500 processors"
     ):
-        RayEngine(PlanSource.of(plan), threads=500).__enter__()
+        RayEngine(plan, threads=500).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_machine_lost_on_the_way_costs_nothing_but_time(
 
     try:
         watch = Watch()
-        run_study(plan, engine=RayEngine(PlanSource.of(plan), threads=1), watcher=watch, workers=2)
+        run_study(plan, engine=RayEngine(plan, threads=1), watcher=watch, workers=2)
     finally:
         ray.shutdown()
         cluster.shutdown()

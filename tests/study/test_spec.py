@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.study.toy import write_study
 
+from thalweg.study.foresight import foresight
 from thalweg.study.spec import StudySpec
 from thalweg.study.study_file import read_study, shipped_studies
 
@@ -84,3 +85,11 @@ def test_the_shipped_studies_are_sound(name: str, preset: str) -> None:
     assert spec.claims
     assert any(claim.primary for claim in spec.claims)
     assert all(claim.text for claim in spec.claims)
+
+
+@pytest.mark.parametrize("name", shipped_studies())
+@pytest.mark.parametrize("preset", ["laptop", "full"])
+def test_every_primary_claim_of_a_shipped_study_can_be_decided(name: str, preset: str) -> None:
+    found = foresight(read_study(name, preset))
+    assert found
+    assert not [str(line) for line in found if "can decide nothing" in str(line)]

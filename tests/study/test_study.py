@@ -110,11 +110,9 @@ def test_the_numbers_are_those_of_the_library(whole: Path, toy_folder: Path) -> 
     made = plan(toy_folder)
     run = next(run for run in made.runs if run.run == row["run"])
     network = build_model("toy_networks:Net", 1, batch_norm=True)
-    folder = made.networks.folder(run).name
+    folder = made.folder(run).name
     load_weights(whole / "checkpoints" / folder / "model.safetensors", network)
-    objective = tw.Objective(
-        network.eval(), made.networks.train_data(run.settings), batch_norm="batch", batch_size=16
-    )
+    objective = tw.Objective(network.eval(), made.train_data(run.settings), batch_norm="batch", batch_size=16)
     record = next(r for r in Study.open(whole).records.values() if r.content["value"] == row["value"])
     seed = record.content["provenance"]["arguments"]["seed"]
     assert tw.sam_sharpness(objective, seed=seed).value == pytest.approx(row["value"], rel=1e-5)
@@ -269,7 +267,7 @@ def test_a_network_that_comes_out_otherwise_is_not_mixed_with_the_one_before(toy
     little = {**LITTLE, "modes": 'modes = ["running"]'}
     made = plan(toy_folder, **little)
     run_study(made, workers=1)
-    shutil.rmtree(made.networks.folder(made.runs[0]))
+    shutil.rmtree(made.folder(made.runs[0]))
     store = Store(made.out)
     lines = [json.loads(line) for line in store.file.read_text().splitlines()]
     (line,) = (x for x in lines if x["measure"] == "train" and x["run"] == made.runs[0].run)

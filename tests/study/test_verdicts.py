@@ -35,18 +35,23 @@ def spec(claims: list[dict[str, Any]], seeds: int = 6, **more: Any) -> StudySpec
 Planted = Callable[[Mapping[str, Any]], float]
 
 
-def evidence(made: StudySpec, planted: Planted, errors: float = 0.0, **over: Planted) -> Evidence:
-    """Rows of all measures and performances: `over` by name, `planted` for the others."""
+def evidence(
+    made: StudySpec, planted: Planted, errors: float = 0.0, whole: Planted | None = None, **over: Planted
+) -> Evidence:
+    """Rows of all measures and performances: `over` by name, `planted` for the others.
+
+    `whole` is that of a quantity of the whole run, called ``hard``.
+    """
     rows = []
     names = [*made.measures, "gap", "train_loss", "test_loss", "train_accuracy", "test_accuracy"]
     for setting in made.settings:
         for seed in made.seeds:
             labels = {**setting.fields, "seed": seed}
-            for name in names:
-                for moment in made.moments:
+            for name in [*names, *(["hard"] if whole else [])]:
+                for moment in made.moments if name != "hard" else ["run"]:
                     for mode in made.objective.modes if setting.model == "bn" else ["any"]:
                         place = {**labels, "name": name, "moment": moment, "mode": mode}
-                        value = over.get(name, planted)(place)
+                        value = (whole if whole and name == "hard" else over.get(name, planted))(place)
                         rows.append(
                             {
                                 "run": str(labels),
@@ -59,8 +64,8 @@ def evidence(made: StudySpec, planted: Planted, errors: float = 0.0, **over: Pla
                                 "low": value,
                                 "high": value,
                                 "is_lower_bound": False,
-                                "status": "done" if math.isfinite(value) else "diverged",
-                                "reason": "" if math.isfinite(value) else "training diverged",
+                                "status": "diverged" if math.isnan(value) else "done",
+                                "reason": "training diverged" if math.isnan(value) else "",
                                 "seconds": 1.0,
                                 "host": "here",
                             }
@@ -300,3 +305,109 @@ def test_foresight_says_what_cannot_be_decided_and_how_many_seeds_a_margin_needs
     assert after.seeds > 2
     words = str(after)
     assert f"the margin of 1.3 needs {after.seeds} seeds" in words
+
+
+HARDNESS = {
+    "axes": {
+        "model": ["plain"],
+        "training.lr": [0.01, 0.02, 0.05, 0.1],
+        "training.batch_size": [32, 64, 128],
+        "init_scale": [0.5, 1.0],
+    }
+}
+
+
+def hardness(claims: list[dict[str, Any]]) -> StudySpec:
+    own = {"quantities": {"hard": {"kind": "diverged"}}, "moments": ["start", "end"]}
+    return spec(claims, seeds=2, grid=HARDNESS, **own)
+
+
+def outcomes(made: StudySpec, planted: Planted, hard: Planted) -> Evidence:
+    """Two columns of `planted`, noise elsewhere, and an outcome of each run."""
+    rng = np.random.default_rng(11)
+    return evidence(made, noisy(rng, {}), whole=hard, trace=planted, top_eigenvalue=planted)
+
+
+def luck_of(place: Mapping[str, Any]) -> float:
+    """Of a setting, which its hyperparameters do not tell."""
+    key = [int(1000 * place["lr"]), place["batch_size"], int(10 * place["init_scale"])]
+    return float(np.random.default_rng(key).normal())
+
+
+def test_a_feature_that_foretells_is_seen_and_one_that_does_not_is_refuted() -> None:
+    prediction = {"outcome": "hard", "primary": True, "moment": "start", "margin": 1.2}
+    made = hardness(
+        [
+            {"name": "tells", "features": ["trace", "top_eigenvalue"], "expect": "helps", **prediction},
+            {"name": "nothing", "features": ["trace"], "expect": "nothing", **prediction},
+            {"name": "ranks", "measure": "trace", "ranks": "hard", "expect": "positive", "moment": "start"},
+        ]
+    )
+    rng = np.random.default_rng(12)
+
+    def feature(place: Mapping[str, Any]) -> float:
+        return math.exp(luck_of(place) + 0.05 * rng.normal())
+
+    def hard(place: Mapping[str, Any]) -> float:
+        steps = luck_of(place) - 0.3 * math.log(place["lr"]) + 0.05 * rng.normal()
+        return math.inf if steps > 1.5 else steps
+
+    shown = outcomes(made, feature, hard)
+    tells, nothing, ranks = verdicts(made, shown)
+    assert (tells.answer, tells.cell.basis) == ("supported", "helps")
+    assert nothing.answer == "refuted"
+    assert tells.cell.effect < 0.7
+    assert tells.cell.high < 1
+    # All features together, and each alone; and an outcome is the same whatever the moment.
+    assert tells.cell.measure == "trace + top_eigenvalue"
+    assert {c.measure for c in tells.cells} == {tells.cell.measure, "top_eigenvalue", "trace", "basin_width"}
+    by_place = {(c.measure, c.mode, c.matching): c for c in tells.cells}
+    alone = by_place["basin_width", "running", "start"]
+    assert alone.answer != "supported"
+    # Runs of an infinite outcome are ranked, as the hardest.
+    assert tells.cell.num_a == ranks.cell.num_a == 48
+    assert sum(math.isinf(v.value) for v in ranks.cell.values_b) >= 2
+    assert ranks.answer == "supported"
+    found = tells.cell.prediction
+    assert found is not None
+    assert found.num_configurations == 24
+    # The p-values are corrected as all others are.
+    assert tells.p_support == pytest.approx(2 * tells.cell.p_support)
+
+    noise = outcomes(made, lambda p: math.exp(rng.normal()), hard)
+    tells, nothing, ranks = verdicts(made, noise)
+    assert (tells.answer, nothing.answer) == ("refuted", "supported")
+    assert tells.cell.basis == "equivalent"
+    assert ranks.answer == "undecided"
+
+
+def test_what_outcomes_a_constant_or_missing_leave_is_told() -> None:
+    claims = [{"name": "tells", "features": ["trace"], "outcome": "hard", "expect": "helps"}]
+    made = hardness(claims)
+    (verdict,) = verdicts(made, outcomes(made, luck_of, lambda _: math.inf))
+    assert "`outcome` must not be constant" in verdict.cell.reason
+    (verdict,) = verdicts(made, outcomes(made, luck_of, lambda p: math.nan if p["lr"] > 0.01 else luck_of(p)))
+    assert verdict.cell.num_a == 12
+    assert len(verdict.cell.missing) == 36
+
+
+def test_foresight_says_what_a_grid_can_decide() -> None:
+    rank = {"name": "ranks", "measure": "trace", "ranks": "hard", "expect": "positive", "primary": True}
+    tell = {
+        "name": "tells",
+        "features": ["trace"],
+        "outcome": "hard",
+        "expect": "helps",
+        "primary": True,
+        "where": {"lr": 0.01, "batch_size": 32},
+    }
+    ranks, tells = foresight(hardness([rank, tell]))
+    assert str(ranks).startswith("ranks: 48 runs of 24 settings find a tau of about 0.4")
+    assert "tells: 4 runs of 2 settings can decide nothing" in str(tells)
+    few = spec(
+        [{**rank, "ranks": "gap"}],
+        seeds=2,
+        grid={"axes": {"model": ["plain"], "training.lr": [0.01, 0.02, 0.03, 0.04]}},
+    )
+    # Of 24 orders the one seen and its reverse: 2 / 24.
+    assert "no corrected p-value can be below 0.083" in str(foresight(few)[0])

@@ -65,11 +65,11 @@ def test_the_start_is_there_without_training(toy_folder: Path) -> None:
     ]
     run = plan.runs[0]
     network, built = (
-        plan.networks.network(run, parsed("start")),
+        plan.network(run, parsed("start")),
         build_model("toy_networks:Net", 1, batch_norm=True),
     )
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), built.parameters(), strict=True))
-    data = plan.networks.train_data(run.settings)
+    data = plan.train_data(run.settings)
     objective = tw.Objective(built.eval(), data, batch_norm="batch", batch_size=16)
     assert fresh[0].compute(lambda *_: None).value == tw.fisher_rao_norm(objective).value
     assert not (toy_folder / "out").exists()

@@ -157,11 +157,11 @@ class Contrast(Measurement):
         index = [i for i, reason in enumerate(self.reasons) if not reason]
         labels = relabelled(a[index], b[index], paired=self.paired, seed=self.seed)
         samples: list[TwoSample | None] = [None] * len(a)
-        for place, i in enumerate(index):
-            own = labels.row(place)
-            samples[i] = two_sample(a[i], b[i], paired=self.paired, level=self.level, labels=own)
         plain, joint, by_holm = np.full((3, len(a)), math.nan)
         plain[index] = labels.p_values
+        for i in index:
+            p_value = float(plain[i])
+            samples[i] = two_sample(a[i], b[i], paired=self.paired, level=self.level, p_value=p_value)
         joint[index], by_holm[index] = joint_p_values(labels), holm(plain[index])
         corrected = {"joint": joint, "holm": by_holm, "none": plain}[self.correction]
         rows = []

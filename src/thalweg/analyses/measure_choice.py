@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -73,4 +74,9 @@ def _member(name: str, arguments: Mapping[str, Any], argument: str) -> Member:
 def single_network_functions() -> dict[str, Callable[..., Measurement]]:
     """All measures and analyses whose first argument is one objective."""
     functions = {**MEASURES, "curvature_profile": curvature_profile}
-    return {k: f for k, f in functions.items() if next(iter(inspect.signature(f).parameters)) == "objective"}
+    return {k: f for k, f in functions.items() if _first_argument(f) == "objective"}
+
+
+@functools.cache  # a study asks for its measures hundreds of times
+def _first_argument(function: Callable[..., Measurement]) -> str:
+    return next(iter(inspect.signature(function).parameters))

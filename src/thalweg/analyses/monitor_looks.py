@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from thalweg.analyses.monitor_readings import (
     EIGENVALUE,
     LOSS,
     PRECONDITIONED,
+    PRODUCT,
     PROOF,
     WATCHED,
     Numbers,
-    levels_of,
 )
+from thalweg.analyses.warm_start import Start, warm_start
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import Measurement
 from thalweg.measures.sharpness.optimizer_step import stability_threshold
@@ -137,17 +139,28 @@ class Looks:
             self._look(PROOF_NAME, lambda: Hessian(objective).check, numbers)
             self._is_proved = True  # or it never will be: each measure says so for itself
             self.costs.charge(PROOF)
-        arguments: dict[str, Any] = {"seed": self._seed} if watched.has_seed else {}
+        arguments: dict[str, Any] = dict(watched.arguments)
+        if watched.has_seed:
+            arguments["seed"] = self._seed
         if watched.takes_optimizer:
             arguments["optimizer"] = self._optimizer
-        if watched.warm:
-            arguments["levels"] = levels_of(self._num_examples)
-        warm = self._warm.get(name)
-        if warm is not None and len(warm) == objective.space.dim:  # not after a layer was frozen
-            arguments["start"] = warm
-        result = self._look(
-            name, lambda: watched.function(objective, **watched.arguments, **arguments), numbers
-        )
+        solve = functools.partial(watched.function, **arguments)
+        start = Start({})
+
+        def look() -> Measurement:
+            nonlocal start
+            if watched.warm:
+                start = warm_start(
+                    objective,
+                    solve,
+                    watched.warm,
+                    self._last_columns(name, objective),
+                    self._seed,
+                    self._step,
+                )
+            return solve(objective, **start.arguments)
+
+        result = self._look(name, look, numbers)
         if result is None:
             self.costs.bill(name, self._expected(name))
             return
@@ -155,7 +168,13 @@ class Looks:
         numbers |= dict(zip(watched.keys, watched.numbers(result), strict=True))
         if watched.warm:
             self._warm[name] = watched.warm(result)
-        self.costs.bill(name, watched.passes(result, self._num_examples))
+        passes = LOSS * start.num_scored + PRODUCT * start.num_multiplied
+        self.costs.bill(name, passes + watched.passes(result, self._num_examples))
+
+    def _last_columns(self, name: str, objective: Objective) -> torch.Tensor | None:
+        """Of the last look, unless a layer was frozen since."""
+        columns = self._warm.get(name)
+        return columns if columns is not None and len(columns) == objective.space.dim else None
 
     def _reads_optimizer(self, objective: Objective, numbers: Numbers) -> bool:
         """Note the threshold; whether there is one, and a preconditioned matrix to be solved for itself."""

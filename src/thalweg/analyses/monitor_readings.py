@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from thalweg.measures.sharpness.preconditioned_sharpness import (
     preconditioned_sharpness,
 )
 from thalweg.solvers.bounded_eigenvalue import BoundedEigenvalue
+from thalweg.solvers.sampled_trace import FEWEST_PRODUCTS, FIRST_STAGE
+from thalweg.solvers.sampling_design import GROUP_SIZE, PROXY
 
 # By name; None is what was not measured.
 Numbers = dict[str, float | None]
@@ -27,9 +30,6 @@ Numbers = dict[str, float | None]
 # Hessian-vector product three and another on the same examples two; in time, on the paper's network, products
 # take the more that stands here.
 LOSS, PRODUCT, BLOCK_PRODUCT, NOISE = 1 / 3, 3.0, 2.5, 3.0
-
-# The examples of the probe over those of the subset, and the fewest of these.
-SUBSET_RATIO, LEAST_SUBSET = 8, 64
 
 # The proof that second derivatives are right, once for a network: in float64, example by example dear.
 PROOF = 8_000.0
@@ -54,7 +54,7 @@ class Watched:
     has_seed, takes_optimizer, is_second_order
         What it asks for; the last, the proof.
     warm
-        Columns ``(P, W)`` of a result, for the next call to start from, by way of a subset; see `levels_of`.
+        Columns ``(P, W)`` of a result, for the next call to start from; see `thalweg.analyses.warm_start`.
     """
 
     function: Callable[..., Measurement]
@@ -67,19 +67,6 @@ class Watched:
     takes_optimizer: bool = False
     is_second_order: bool = True
     warm: Callable[[Any], torch.Tensor] | None = None
-
-
-def levels_of(num_examples: int) -> tuple[int, ...]:
-    """On which part of the probe an eigenvector is brought up to date first: an eighth, if of 64 examples.
-
-    A product there costs an eighth, and leaves little more than the least for the whole, where the network
-    moved far since the last look.
-
-    >>> levels_of(2000), levels_of(384)
-    ((250,), ())
-    """
-    part = num_examples // SUBSET_RATIO
-    return (part,) if part >= LEAST_SUBSET else ()
 
 
 def of_eigenvalue(result: BoundedEigenvalue) -> tuple[float, float, float]:
@@ -96,8 +83,23 @@ def _of_noise(result: GradientNoise) -> tuple[float, ...]:
 
 
 def _of_estimate(result: BatchSharpness | HessianTrace) -> tuple[float, ...]:
-    part = result.error.probe or result.error.data
-    return result.value, part.value if part else 0.0
+    parts = (result.error.probe, result.error.data)
+    return result.value, math.hypot(*(part.value for part in parts if part))
+
+
+def _trace_passes(result: HessianTrace, num_examples: int) -> float:
+    sampling = result.provenance["sampling"]
+    scored = num_examples if sampling.get("in_proportion_to") == PROXY else 0  # by a forward pass alone
+    products = PRODUCT * (sampling["num_multiplied"] - scored)
+    return LOSS * scored + products + BLOCK_PRODUCT * result.num_matvecs * num_examples
+
+
+def _trace_expected(num_examples: int, _: int) -> float:
+    """Samples or two dozen probes, whichever `thalweg.solvers.sampled_trace` would take at its least."""
+    sampled = FIRST_STAGE * 2 * GROUP_SIZE
+    if sampled <= FEWEST_PRODUCTS * num_examples:
+        return LOSS * num_examples + PRODUCT * sampled
+    return 24 * BLOCK_PRODUCT * num_examples
 
 
 def _eigenvalue_passes(result: TopEigenvalues | PreconditionedSharpness, num_examples: int) -> float:
@@ -166,10 +168,10 @@ WATCHED: dict[str, Watched] = {
     ),
     "hessian_trace": Watched(
         hessian_trace,
-        {"rtol": 0.2, "max_matvecs": 100, "require_convergence": False},
+        {"rtol": 0.2, "max_matvecs": 100, "sampled": True, "require_convergence": False},
         ("trace", "trace_standard_error"),
         _of_estimate,
-        expected=lambda n, _: 24 * BLOCK_PRODUCT * n,
-        passes=lambda result, n: BLOCK_PRODUCT * result.num_matvecs * n,
+        expected=_trace_expected,
+        passes=_trace_passes,
     ),
 }

@@ -22,5 +22,10 @@ def report(
 
     Example: `thalweg report runs/batch-norm-laptop`
     """
-    page = write_study_page(Study.open(folder), to or folder / "report.html")
+    write_report(Study.open(folder), to or folder / "report.html")
+
+
+def write_report(study: Study, file: Path) -> None:
+    """Write the page of an opened study, and say where it is."""
+    page = write_study_page(study, file)
     errors.print(f"report: {page}", markup=False, soft_wrap=True)

@@ -13,21 +13,19 @@ import typer
 from thalweg.cli.console import StudyWatcher, errors, output
 from thalweg.cli.export import export
 from thalweg.cli.options import DataRoot, Device, Json, resolve_device
-from thalweg.cli.report import report
+from thalweg.cli.report import report, write_report
 from thalweg.core.text_table import in_columns
 from thalweg.study.changes import changes
 from thalweg.study.costs import Estimate, estimated
 from thalweg.study.evidence import Evidence
 from thalweg.study.foresight import foresight
-from thalweg.study.plan import PlanSource, StudyPlan, unique_tasks
+from thalweg.study.plan import StudyPlan
 from thalweg.study.ray_engine import RayEngine
 from thalweg.study.runner import Task
 from thalweg.study.spec import StudySpec
 from thalweg.study.store import Store
 from thalweg.study.study import STUDY_FILE, Study, chosen_threads, cores, default_workers, run_study
 from thalweg.study.study_file import read_study, shipped_studies
-from thalweg.study.table import rows
-from thalweg.study.verdicts import verdicts
 
 app = typer.Typer(
     help="Many networks, their measures, and verdicts on claims: plan, run, status, report, export.",
@@ -84,7 +82,7 @@ def plan(
     Example: `thalweg study plan batch-norm --preset laptop`
     """
     made = _plan(study, preset, out, data_root, device)
-    tasks = unique_tasks(made.tasks)
+    tasks = list(made.tasks_by_key().values())
     store = Store(made.out)
     records = store.records()
     done = {record.task for record in records if record.is_final}
@@ -170,7 +168,7 @@ def run(
     chosen = None
     if engine == "ray":
         chosen = RayEngine(
-            PlanSource.of(made),
+            made,
             threads=chosen_threads(made, cores()),
             gpus=gpus_per_task if gpus_per_task is not None else float(made.device.type == "cuda"),
             address=address,
@@ -197,7 +195,7 @@ def run(
             soft_wrap=True,
         )
     if part is None:
-        report(made.out)
+        write_report(opened, made.out / "report.html")
     if opened.status()["crashed"]:
         raise typer.Exit(1)
 
@@ -231,7 +229,7 @@ def _evidence(folder: Path) -> Evidence | None:
         return None
     opened = Study.open(folder)
     try:
-        return Evidence(rows(opened))
+        return opened.evidence
     except ValueError:
         return None  # last run from a file that this version would not take
 
@@ -279,7 +277,7 @@ def _print_status(opened: Study) -> None:
     for (kind, reason), names in reasons.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         out_console.print(f"{kind}: {names[0]}{more}: {reason}")
-    for verdict in verdicts(opened.spec, Evidence(rows(opened))):
+    for verdict in opened.verdicts:
         claim = verdict.claim
         words = claim.text or claim.name
         out_console.print(f"{verdict.answer:>10}  {words}")

@@ -12,10 +12,12 @@ from thalweg.measures.curvature.block_curvature import block_curvature
 from thalweg.measures.curvature.hessian_trace import hessian_trace
 from thalweg.measures.curvature.spectral_density import spectral_density
 from thalweg.measures.curvature.top_eigenvalues import top_eigenvalues
+from thalweg.measures.dynamics.basin_mass import basin_mass
 from thalweg.measures.dynamics.batch_sharpness import batch_sharpness
 from thalweg.measures.dynamics.gradient_noise import gradient_noise
 from thalweg.measures.dynamics.gradient_predictiveness import gradient_predictiveness
 from thalweg.measures.dynamics.largest_stable_learning_rate import largest_stable_learning_rate
+from thalweg.measures.dynamics.local_learning_coefficient import local_learning_coefficient
 from thalweg.measures.dynamics.sgd_temperature import sgd_temperature
 from thalweg.measures.sharpness.average_sharpness import average_sharpness
 from thalweg.measures.sharpness.basin_width import basin_width
@@ -59,4 +61,6 @@ MEASURES: dict[str, Callable[..., Measurement]] = {
     "batch_sharpness": batch_sharpness,
     "gradient_predictiveness": gradient_predictiveness,
     "largest_stable_learning_rate": largest_stable_learning_rate,
+    "basin_mass": basin_mass,
+    "local_learning_coefficient": local_learning_coefficient,
 }

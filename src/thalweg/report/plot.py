@@ -13,6 +13,7 @@ from thalweg.report import audit_figures as audit
 from thalweg.report import connectivity_figures as connectivity
 from thalweg.report import curvature_figures as curvature
 from thalweg.report import figures as draw
+from thalweg.report import law_figures as law
 from thalweg.report import monitor_figures as monitor
 from thalweg.report import noise_figures as noise
 from thalweg.report import order_figures as order
@@ -299,6 +300,9 @@ _DRAWERS: dict[str, Callable[[Any], Figure]] = {
     "gradient_predictiveness": steps.predictiveness_figure,
     "largest_stable_learning_rate": _single(steps.draw_stable_rate),
     "sgd_temperature": temperature.temperature_figure,
+    "stationary_law": law.stationary_figure,
+    "basin_mass": _single(law.draw_basin_mass),
+    "local_learning_coefficient": law.learning_figure,
     "temperature_scaling": temperature.scaling_figure,
     "invariance_audit": _audit,
     "compare": order.comparison_figure,

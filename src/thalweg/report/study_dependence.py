@@ -17,7 +17,10 @@ from thalweg.report.study_words import (
     state_of,
 )
 from thalweg.report.tables import format_number
-from thalweg.study.verdicts import Cell, Verdict
+from thalweg.stats.power import runs_to_decide
+from thalweg.study.claims import ContrastClaim
+from thalweg.study.spec import StudySpec
+from thalweg.study.verdicts import Cell, Verdict, is_of_all_pairs
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class MeasureRows:
     """The cells of one measure: a row for each matching rule, in it a cell, or none, for each mode.
 
     `claim` is what is claimed of this measure, turned round from the study file's words if `is_turned`;
-    `what` is of what its effects are.
+    `what` is of what its effects are; `note` says how networks were paired, where they were.
     """
 
     measure: str
@@ -70,6 +73,7 @@ class MeasureRows:
     claim: str
     what: str
     is_turned: bool
+    note: str
     rows: tuple[tuple[str, tuple[ShownCell | None, ...]], ...]
 
 
@@ -117,8 +121,9 @@ class Dependence:
         return sum(n for _, n in self.tally)
 
 
-def dependence(verdict: Verdict, modes: Sequence[str]) -> Dependence:
+def dependence(verdict: Verdict, spec: StudySpec) -> Dependence:
     """The cells of a verdict in order, and on which of the three its answer hangs."""
+    modes = spec.objective.modes
     by_place = {(c.measure, c.mode, c.matching): c for c in verdict.cells}
     rules = _once(c.matching for c in verdict.cells)
     shown = tuple(mode for mode in modes if any(c.mode == mode for c in verdict.cells))
@@ -134,10 +139,29 @@ def dependence(verdict: Verdict, modes: Sequence[str]) -> Dependence:
         words = claim_words(verdict.claim, first.expects, measure)
         what = effect_name(verdict.claim, judged.is_ratio)
         turned = first.expects != verdict.claim.expect
-        measures.append(MeasureRows(measure, first.is_normalised, words, what, turned, tuple(rows)))
+        note = _pairing(judged, spec, verdict)
+        measures.append(MeasureRows(measure, first.is_normalised, words, what, turned, note, tuple(rows)))
     counts = Counter(state_of(c) for c in verdict.cells)
     tally = tuple((state, counts[state]) for state in STATES if counts[state])
     return Dependence(shown, tuple(measures), tuple(_hinges(verdict)), tally)
+
+
+def _pairing(cell: Cell, spec: StudySpec, verdict: Verdict) -> str:
+    """How the networks were paired, and whether so many pairs can decide anything."""
+    if cell.measure not in spec.pairs or not isinstance(verdict.claim, ContrastClaim):
+        return ""
+    if is_of_all_pairs(spec, cell.measure):
+        return "mean over all pairs of networks, its error by the jackknife over networks: approximate"
+    if spec.pairs[cell.measure].across != "seed":
+        return ""
+    if cell.reason or cell.smallest_p <= 1 - spec.level + 1e-12:  # in the last digit 1 - 0.95 is not 0.05
+        return "disjoint pairs of networks"
+    needed = 2 * runs_to_decide(paired=verdict.claim.paired, level=spec.level)
+    runs = runs_text(cell, verdict.claim)
+    return (
+        f"disjoint pairs of networks: {runs} cannot go below p = {cell.smallest_p:.2g}, which takes {needed} "
+        "seeds of each, or all pairs"
+    )
 
 
 def _hinges(verdict: Verdict) -> list[Hinge]:

@@ -176,7 +176,7 @@ def _strip(spec: StudySpec, evidence: Evidence, name: str) -> Chart | None:
     if not everything:
         return None
     legend = tuple(
-        (colours.get(group, GROUP_COLOURS[-1]), CAPS[line % 2], False, _legend(by, group))
+        (colours.get(group, GROUP_COLOURS[-1]), CAPS[line % 2], False, group_name(by, group))
         for line, group in enumerate(names)
     )
     middle = {group: median(n) for group in names if (n := _last(cells, by, group))}
@@ -199,7 +199,8 @@ def _last(cells: Sequence[tuple[str, str, list[Value]]], by: str, group: str) ->
     return next((numbers for numbers in reversed(found) if numbers), [])
 
 
-def _legend(by: str, group: str) -> str:
+def group_name(by: str, group: str) -> str:
+    """A value of the field, with the field where the value alone would not say it."""
     return group if by == "model" else f"{by} = {group}"
 
 

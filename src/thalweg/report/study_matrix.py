@@ -37,11 +37,13 @@ class MatrixChart:
     at: str
     names: tuple[str, ...]
     entries: tuple[tuple[MatrixEntry, ...], ...]
+    is_within: bool
 
     @property
     def alt(self) -> str:
         """In words."""
-        return f"Kendall's tau of {len(self.names)} quantities, pair by pair, {self.mode}, at {self.at}."
+        of = "from seed to seed within settings, " if self.is_within else ""
+        return f"Kendall's tau of {len(self.names)} quantities, pair by pair, {of}{self.mode}, at {self.at}."
 
 
 def matrix_charts(matrices: Sequence[CorrelationMatrix]) -> list[MatrixChart]:
@@ -52,6 +54,7 @@ def matrix_charts(matrices: Sequence[CorrelationMatrix]) -> list[MatrixChart]:
             m.matching,
             m.names,
             tuple(tuple(_entry(m, a, b) for a in m.names[:i]) for i, b in enumerate(m.names) if i),
+            m.is_within,
         )
         for m in matrices
     ]

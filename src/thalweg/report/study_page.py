@@ -12,6 +12,7 @@ from thalweg.report.paper_layout import MODE_NAMES
 from thalweg.report.study_dependence import dependence
 from thalweg.report.study_figures import forest_charts, group_colours, group_field, strip_charts
 from thalweg.report.study_matrix import matrix_charts
+from thalweg.report.study_pictures import run_pictures
 from thalweg.report.study_power import power_rows
 from thalweg.report.study_runs import run_details, troubles
 from thalweg.report.study_scatter import run_figure
@@ -21,12 +22,9 @@ from thalweg.report.study_words import SYMBOLS, verdict_rows
 from thalweg.report.tables import flatten, format_seconds, stages, versions
 from thalweg.study.correlations import FEWEST_SETTINGS, correlation_matrices
 from thalweg.study.decomposition import decompositions
-from thalweg.study.evidence import Evidence
 from thalweg.study.foresight import foresight
 from thalweg.study.spec import StudySpec
 from thalweg.study.study import Study
-from thalweg.study.table import rows
-from thalweg.study.verdicts import verdicts
 from thalweg.training.trajectory import TrainingHistory
 
 
@@ -46,9 +44,7 @@ def write_study_page(study: Study, path: str | Path) -> Path:
         The page. Equal records give equal bytes.
     """
     spec, records = study.spec, list(study.records.values())
-    table = rows(study)
-    evidence = Evidence(table)
-    found = verdicts(spec, evidence)
+    evidence, found = study.evidence, study.verdicts
     claims = verdict_rows(found, spec.level)
     by_name = {verdict.claim.name: verdict for verdict in found}
     modes = list(spec.objective.modes)
@@ -66,7 +62,7 @@ def write_study_page(study: Study, path: str | Path) -> Path:
         symbols=SYMBOLS,
         mode_names=MODE_NAMES,
         power=power_rows(foresight(spec, evidence)),
-        depends={row.name: dependence(by_name[row.name], modes) for row in claims},
+        depends={row.name: dependence(by_name[row.name], spec) for row in claims},
         forests={row.name: forest_charts(by_name[row.name], modes, spec.level) for row in claims},
         scatters={row.name: run_figure(by_name[row.name], spec) for row in claims},
         matrices=matrix_charts(correlation_matrices(spec, evidence)),
@@ -81,14 +77,15 @@ def write_study_page(study: Study, path: str | Path) -> Path:
             "at": list(dict.fromkeys([*spec.moments, *(claim.matching for claim in spec.claims)])),
         },
         training=_training(study, spec),
-        runs=run_details(study, table),
+        pictures=run_pictures(study),
+        runs=run_details(study),
         troubles=troubles(study),
         settings=flatten({k: _numbered(v) for k, v in spec.frozen().items()}),
         versions=[*versions(records), ("hosts", hosts), ("threads a worker", str(study.threads))],
         stages=stages(records),
         total_time=format_seconds(sum(record.seconds for record in records)),
         num_records=len(records),
-        num_left_out=len(study.store.records()) - len(records),
+        num_left_out=study.num_unused,
     )
     return write_page(page, path)
 

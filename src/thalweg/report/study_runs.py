@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,16 +76,8 @@ class Trouble:
     tasks: tuple[str, ...]
 
 
-def run_details(study: Study, rows: Iterable[Mapping[str, Any]]) -> list[RunDetails]:
-    """All runs, in the order they were planned, then all pairs.
-
-    Parameters
-    ----------
-    study
-        Its trainings are looked up.
-    rows
-        Of `thalweg.study.table.rows`.
-    """
+def run_details(study: Study) -> list[RunDetails]:
+    """All runs, in the order they were planned, then all pairs."""
     found: dict[str, RunDetails] = {}
     for task in study.tasks:
         details = found.setdefault(task.run, RunDetails(task.run, title_of(task.labels)))
@@ -95,7 +87,7 @@ def run_details(study: Study, rows: Iterable[Mapping[str, Any]]) -> list[RunDeta
             details.num_failed += record.failure is not None
         if task.measure == "train":
             details.facts = _training(study, task)
-    for row in rows:
+    for row in study.rows:
         details = found[row["run"]]
         if row["mode"] not in details.modes:
             details.modes.append(row["mode"])

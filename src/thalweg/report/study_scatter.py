@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from thalweg.report import figures as draw
 from thalweg.report.page import svg_uri
 from thalweg.report.paper_layout import panels
-from thalweg.report.study_figures import group_colours, group_field
+from thalweg.report.study_figures import group_colours, group_field, group_name
 from thalweg.study.claim_cells import Cell
 from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.evidence import Value
@@ -31,8 +31,9 @@ def run_figure(verdict: Verdict, spec: StudySpec) -> dict[str, str] | None:
     claim, cell = verdict.claim, verdict.cell
     if isinstance(claim, ContrastClaim) or cell.reason:
         return None
-    colours = group_colours(spec)
-    groups = [str(v.fields[group_field(spec)]) for v in cell.values_a]
+    by = group_field(spec)
+    colours = {group_name(by, group): colour for group, colour in group_colours(spec).items()}
+    groups = [group_name(by, str(v.fields[by])) for v in cell.values_a]
     if isinstance(claim, CorrelationClaim):
         figures = [scatter_figure(claim, cell, groups, colours, narrow) for narrow in (False, True)]
         alt = f"{claim.ranks} of {cell.num_a} runs against {claim.measure}."

@@ -20,14 +20,19 @@ COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, GREY)
 
 
 def temperature_figure(result: Any) -> Figure:
-    """Temperature by curvature, the loss along the run, the position along the first and last direction."""
-    figure, axes = new_figure(1, 3, width=10.8, height=3.2)
-    draw_temperatures(axes[0, 0], result)
-    axes[0, 0].set_title(f"Temperature ({result.outcome})")
-    draw_losses(axes[0, 1], result)
-    axes[0, 1].set_title(f"Loss ({result.excess_outcome})")
-    draw_positions(axes[0, 2], result)
-    axes[0, 2].set_title("Position, in standard deviations")
+    """Temperature by curvature, the loss along the run, the position along the first and last direction.
+
+    A study keeps no long series unless asked to: those of the run are then not drawn.
+    """
+    panels = [(f"Temperature ({result.outcome})", draw_temperatures)]
+    if result.losses is not None and result.loss_steps is not None:
+        panels.append((f"Loss ({result.excess_outcome})", draw_losses))
+        if result.positions is not None:
+            panels.append(("Position, in standard deviations", draw_positions))
+    figure, axes = new_figure(1, len(panels), width=3.6 * len(panels), height=3.2)
+    for ax, (title, draw) in zip(axes.flat, panels, strict=True):
+        draw(ax, result)
+        ax.set_title(title)
     return figure
 
 

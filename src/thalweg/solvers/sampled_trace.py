@@ -48,6 +48,13 @@ FEWEST_PRODUCTS = 12
 
 
 @dataclass(frozen=True)
+class NotSampled:
+    """Samples would come to as much as all the data; that took so many examples times columns to see."""
+
+    num_multiplied: int
+
+
+@dataclass(frozen=True)
 class SampledTrace:
     """An estimate whose `error` is the probes' part, and the data's.
 
@@ -78,7 +85,7 @@ def sampled_trace(
     max_matvecs: int,
     seed: int,
     progress: Progress | None = None,
-) -> SampledTrace | None:
+) -> SampledTrace | NotSampled:
     """Estimate tr(H) until its standard error, of probes and data together, is `rtol` times the value.
 
     Parameters
@@ -98,14 +105,14 @@ def sampled_trace(
 
     Returns
     -------
-    The estimate, or None where probes on all the data cost no more, or samples more than the budget.
+    The estimate, or `NotSampled` where probes on all the data cost no more, or samples more than the budget.
     """
     check_fraction("rtol", rtol, "0.05 asks for 5 % standard error")
     operator.check  # noqa: B018 - proves the operator once, for all groups
     num_examples, pair_size = operator.objective.num_examples, 2 * group_size(operator.objective)
     most = num_examples * min(FEWEST_PRODUCTS, max_matvecs)
     if FIRST_STAGE * pair_size > most:
-        return None
+        return NotSampled(0)
     work = Work(progress)
     work.expect(num_examples + FIRST_STAGE * pair_size)
     design = SamplingDesign.of(operator.objective, on_examples=work.add)
@@ -135,7 +142,7 @@ def sampled_trace(
             wanted = max(wanted, math.ceil(variance / (rtol * value) ** 2) if value else wanted)
             work.expect(num_examples + wanted * pair_size)
             if wanted * pair_size > most:
-                return None
+                return NotSampled(work.done)
     work.finish()
     root = 1 / math.sqrt(len(forms))
     samples = torch.stack(forms).mean(1)

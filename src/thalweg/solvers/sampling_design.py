@@ -124,9 +124,12 @@ class SamplingDesign:
         """So many of them."""
         return [self.group(rng) for _ in range(count)]
 
-    def group(self, rng: torch.Generator) -> Objective:
-        """One independent group as a weighted objective, whose expectation is the objective itself."""
-        draws = GROUP_SIZE if self.unit_size == 1 else 1
+    def group(self, rng: torch.Generator, size: int | None = None) -> Objective:
+        """One independent group as a weighted objective, whose expectation is the objective itself.
+
+        Of `size` examples, `GROUP_SIZE` unless told; of one batch where batches are the units.
+        """
+        draws = (GROUP_SIZE if size is None else size) if self.unit_size == 1 else 1
         points = (torch.arange(draws) + torch.rand(draws, generator=rng, dtype=torch.float64)) / draws
         units = self.order[torch.searchsorted(self._ends, points).clamp(max=len(self.order) - 1)]
         if self.unit_size > 1:

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import integrate, special, stats
 
 from thalweg.core.arguments import check_fraction
-from thalweg.stats.permutation import Relabelled, relabelled
+from thalweg.stats.permutation import is_exact, relabelling_p_values, smallest_p_value
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def two_sample(
     paired: bool = False,
     level: float = 0.95,
     seed: int = 0,
-    labels: Relabelled | None = None,
+    p_value: float | None = None,
 ) -> TwoSample:
     """Contrast the values of two groups.
 
@@ -105,8 +105,8 @@ def two_sample(
         Of the intervals.
     seed
         Of the relabellings, where there are more than 20,000 and so many are drawn.
-    labels
-        The relabelled values, where they are known from doing many rows at once.
+    p_value
+        By relabelling, where it is known from doing many rows at once.
 
     Raises
     ------
@@ -131,8 +131,8 @@ def two_sample(
     difference = float(x.mean() - y.mean())
     error, dof = _paired_error(x, y) if paired else _welch_error(x, y)
     half = float(stats.t.ppf(0.5 + level / 2, dof)) * error
-    if labels is None:
-        labels = relabelled(x, y, paired=paired, seed=seed)
+    if p_value is None:
+        p_value = float(relabelling_p_values(x, y, paired=paired, seed=seed))
     size, size_low, size_high = _effect(x, y, paired, level)
     wins = (x - y if paired else np.subtract.outer(x, y)).reshape(-1)
     return TwoSample(
@@ -147,9 +147,9 @@ def two_sample(
         level=level,
         low=difference - half,
         high=difference + half,
-        p_value=float(labels.p_values),
-        smallest_p=labels.smallest_p,
-        is_exact=labels.is_exact,
+        p_value=p_value,
+        smallest_p=smallest_p_value(len(x), len(y), paired=paired),
+        is_exact=is_exact(len(x), len(y), paired=paired),
         effect_size=size,
         effect_low=size_low,
         effect_high=size_high,

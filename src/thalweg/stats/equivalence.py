@@ -29,12 +29,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from thalweg.stats.contrasts import TwoSample, two_sample
-from thalweg.stats.permutation import relabelled
+from thalweg.stats.permutation import relabelling_p_values
 
 Array = NDArray[np.float64]
-
-# Rows that are relabelled at once, for what that takes in memory.
-ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -112,11 +109,7 @@ def findings(
     m, down, up = (np.broadcast_to(np.asarray(v, dtype=np.float64), rows) for v in (margins, down, up))
     if (m <= 0).any():
         raise ValueError(f"`margins` must be positive, or NaN where there is none, got {m.tolist()}.")
-    found = []
-    for start in range(0, rows, ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        found += _findings(x[part], y[part], m[part], down[part], up[part], paired, level, seed)
-    return found
+    return _findings(x, y, m, down, up, paired, level, seed)
 
 
 def _findings(
@@ -125,15 +118,17 @@ def _findings(
     m = np.nan_to_num(margins)
     # In the order of the names below.
     points = np.stack([np.zeros_like(m), down, -up, down - m, m - up, m + down, -m - up])
-    distinct, place = np.unique(points, axis=0, return_inverse=True)
-    labels = relabelled(
-        x - distinct[..., None], np.broadcast_to(y, (len(distinct), *y.shape)), paired=paired, seed=seed
-    )
-    by_labels = labels.p_values[place]
+    # Row by row each point once: most are the same where solvers left nothing. What they left without bound
+    # makes points that no difference is beyond, whatever the labels say.
+    finite = np.where(np.isfinite(points), points, 0.0)
+    asked = np.stack([np.broadcast_to(np.arange(len(x)), points.shape), finite], -1).reshape(-1, 2)
+    distinct, place = np.unique(asked, axis=0, return_inverse=True)
+    row = distinct[:, 0].astype(int)
+    distinct_p = relabelling_p_values(x[row] - distinct[:, 1:], y[row], paired=paired, seed=seed)
+    by_labels = distinct_p[place].reshape(points.shape)  # (7, R)
     found = []
     for r in range(len(x)):
-        own = replace(labels, observed=labels.observed[place[0], r], null=labels.null[:, place[0], r])
-        sample = two_sample(x[r], y[r], paired=paired, level=level, labels=own)
+        sample = two_sample(x[r], y[r], paired=paired, level=level, p_value=float(by_labels[0, r]))
         p = [
             _one_sided(sample, float(points[i, r]), sign, float(by_labels[i, r]))
             for i, sign in ((1, 1), (2, -1), (3, 1), (4, -1), (5, 1), (6, -1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from scipy import integrate, optimize, stats
+from scipy import integrate, optimize, special, stats
 
 from thalweg.core.arguments import check_count, check_fraction, check_positive, is_number
 from thalweg.stats.permutation import smallest_p_value
@@ -164,14 +164,38 @@ def seeds_for_equivalence(
 
         def inside(share: float) -> float:
             """That the interval lies within the margins, at this quantile of its own width."""
-            width = quantile * error * math.sqrt(float(stats.chi2.ppf(share, dof)) / dof)
-            return max(0.0, 2 * float(stats.norm.cdf((size - width) / error)) - 1)
+            # A chi-squared number over its degrees of freedom, and the normal law: hundreds of them a call.
+            width = quantile * error * math.sqrt(float(special.gammaincinv(dof / 2, share)) / (dof / 2))
+            return max(0.0, 2 * float(special.ndtr((size - width) / error)) - 1)
 
         # Wider than this it does not fit whatever the difference.
         fits = float(stats.chi2.cdf(dof * (size / (quantile * error)) ** 2, dof))
         return float(integrate.quad(inside, 0.0, fits, limit=200)[0]) >= power
 
     return _fewest(shows, spread, paired, num_claims, level, power)
+
+
+def runs_to_decide(*, paired: bool = False, num_claims: int = 1, level: float = 0.95) -> int:
+    """Least units of each group, or pairs, that relabelling can decide anything of, whatever the values.
+
+    Raises
+    ------
+    ValueError
+        If so many claims are too many for any number of relabellings.
+
+    Examples
+    --------
+    >>> runs_to_decide(), runs_to_decide(paired=True), runs_to_decide(num_claims=4)
+    (4, 6, 5)
+    """
+    check_count("num_claims", num_claims)
+    check_fraction("level", level, "0.95 is customary")
+    wanted = (1 - level) / num_claims
+
+    def can(num: int) -> bool:
+        return smallest_p_value(num, num, paired=paired) <= wanted + 1e-12  # 1 - 0.95 is not 0.05
+
+    return _least(can, f"`num_claims` of {num_claims} are too many: {{:,}} units cannot decide one.")
 
 
 def _fewest(

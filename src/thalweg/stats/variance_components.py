@@ -155,13 +155,18 @@ def variance_components(
     y, e = (y - y.mean()) / scale, e / scale  # so that squares of small values do not underflow
 
     Q = list(bases.values())
-    ranks = np.array([q.shape[1] for q in Q])
-    squares = np.array([np.square(q.T @ y).sum() for q in Q])
-    by_errors = np.array([np.square(q * e[:, None]).sum() for q in Q])
+    # Last the seed, which is what the cells leave: its n - C directions need no basis.
+    within = y - (np.bincount(cells.index, y) / cells.sizes)[cells.index]
+    alone = 1 - 1 / cells.sizes[cells.index]
+    ranks = np.array([*(q.shape[1] for q in Q), n - len(cells.sizes)])
+    squares = np.array([*(np.square(q.T @ y).sum() for q in Q), np.square(within).sum()])
+    by_errors = np.array(
+        [*(np.square(q * e[:, None]).sum() for q in Q), np.square(e) @ alone],
+    )
     spread = (squares[-1] - by_errors[-1]) / ranks[-1]
     found = np.append((squares - by_errors - ranks * spread)[:-1] / n, spread)
     drawn = _draws(squares, ranks, by_errors, n, num_resamples, seed)
-    names, dofs = list(bases), ranks.tolist()
+    names, dofs = [*bases, SEED], ranks.tolist()
     if errors is not None:
         measured = float(np.square(e).mean())
         found = np.append(found, measured)
@@ -193,11 +198,11 @@ def variance_components(
 
 
 def _bases(columns: Mapping[str, Sequence[Hashable]], cells: Cells) -> dict[str, Array]:
-    """Orthonormal ``(n, r)`` of what each component adds to the mean and those before it."""
+    """Orthonormal ``(n, r)`` of what each component but the seed adds to the mean and those before it."""
     n = len(cells.index)
     indicators = {name: _indicators(Cells.of(labels)) for name, labels in columns.items()}
     so_far, bases = np.full((n, 1), 1 / math.sqrt(n)), {}
-    for name, Z in (indicators | {INTERACTIONS: _indicators(cells), SEED: np.eye(n)}).items():
+    for name, Z in (indicators | {INTERACTIONS: _indicators(cells)}).items():
         basis = _added(so_far, Z)
         if basis.shape[1]:
             bases[name] = basis

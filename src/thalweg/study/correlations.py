@@ -1,17 +1,24 @@
-"""How the measures of a study rank its runs, by the gap and each other: Kendall's tau of every pair."""
+"""How the measures of a study rank its runs, by the gap and each other: Kendall's tau of every pair.
+
+Over all runs, where the settings are three or more: what goes along with what over the grid. Two settings, or
+one, have no order that says more than which group is which; there among the runs of each setting alone: what
+goes along with what from seed to seed. The two are different questions, and may have opposite answers.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from thalweg.stats.rank_correlation import Correlation, rank_correlation
+from thalweg.stats.within_cells import seed_correlation
 from thalweg.study.evidence import Evidence, Value
 from thalweg.study.ranked_claims import orderable
 from thalweg.study.spec import StudySpec
 
-# Below so many settings a tau says no more than which group is which.
+# Below so many settings a tau over all runs says no more than which group is which.
 FEWEST_SETTINGS = 3
 
 # Resamples of seeds and exchanges of settings: the matrix is for looking over, a claim for deciding.
@@ -42,6 +49,8 @@ class CorrelationMatrix:
         By two names, the one that stands earlier in `names` first.
     level
         Of the intervals, each for itself.
+    is_within
+        Whether only runs of one setting are compared, which differ in their seed.
     """
 
     mode: str
@@ -49,16 +58,15 @@ class CorrelationMatrix:
     names: tuple[str, ...]
     cells: Mapping[tuple[str, str], MatrixCell]
     level: float
+    is_within: bool
 
 
 def correlation_matrices(spec: StudySpec, evidence: Evidence) -> list[CorrelationMatrix]:
-    """Of each mode, at the last of the study's moments; none with fewer than three settings.
+    """Of each mode, at the last of the study's moments.
 
-    Runs that differ in their seed alone make a cell: intervals are by seeds, p-values by exchanging cells:
-    `thalweg.stats.rank_correlation`.
+    Runs that differ in their seed alone make a cell. Over a grid intervals are by seeds, p-values by
+    exchanging cells (`thalweg.stats.rank_correlation`); within cells see `thalweg.stats.within_cells`.
     """
-    if len(spec.settings) < FEWEST_SETTINGS:
-        return []
     return [_matrix(spec, evidence, mode, spec.moments[-1]) for mode in spec.objective.modes]
 
 
@@ -66,24 +74,35 @@ def _matrix(spec: StudySpec, evidence: Evidence, mode: str, matching: str) -> Co
     names = ("gap", *spec.quantities, *spec.columns)
     columns = {name: {v.run: v for v in evidence.values(name, mode, matching)} for name in names}
     names = tuple(name for name in names if columns[name])
-    cells = {(a, b): _cell(spec, columns[a], columns[b]) for i, a in enumerate(names) for b in names[i + 1 :]}
-    return CorrelationMatrix(mode, matching, names, cells, spec.level)
+    fields = list(spec.fields)
+    is_within = len(spec.settings) < FEWEST_SETTINGS
+    cells = {
+        (a, b): _cell(columns[a], columns[b], fields, spec.level, is_within)
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+    }
+    return CorrelationMatrix(mode, matching, names, cells, spec.level, is_within)
 
 
-def _cell(spec: StudySpec, a: Mapping[str, Value], b: Mapping[str, Value]) -> MatrixCell:
+def _cell(
+    a: Mapping[str, Value], b: Mapping[str, Value], fields: Sequence[str], level: float, is_within: bool
+) -> MatrixCell:
     pairs = [(a[run], b[run]) for run in a if run in b]
     pairs = [(x, y) for x, y in pairs if not (math.isnan(x.value) or math.isnan(y.value))]
-    settings = [tuple(x.fields[field] for field in spec.fields) for x, _ in pairs]
+    settings = [tuple(x.fields[field] for field in fields) for x, _ in pairs]
+    values = orderable([x.value for x, _ in pairs]), orderable([y.value for _, y in pairs])
+    rest: dict[str, Any] = {"level": level, "seed": SEED}
     try:
+        if is_within:
+            tau = seed_correlation(*values, settings, num_exchanges=NUM_RESAMPLES, **rest)
+            return MatrixCell(tau, len(pairs))
         found = rank_correlation(
-            orderable([x.value for x, _ in pairs]),
-            orderable([y.value for _, y in pairs]),
+            *values,
             {"setting": settings},
             errors=[x.standard_error for x, _ in pairs],
             gap_errors=[y.standard_error for _, y in pairs],
-            level=spec.level,
             num_resamples=NUM_RESAMPLES,
-            seed=SEED,
+            **rest,
         )
     except ValueError as error:
         return MatrixCell(None, len(pairs), str(error))

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from thalweg.analyses.curvature_profile import DEFAULT_MAX_MATVECS
 from thalweg.study.store import Record
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ PASSES: Mapping[str, float] = {
     "fisher_rao_norm": 4,
     "gradient_noise": 40,
     "gradient_predictiveness": 30,
+    "basin_mass": 300,
+    "local_learning_coefficient": 3000,
     "largest_stable_learning_rate": 300,
     "line_slice": 63,
     "plane_slice": 625,
@@ -44,10 +47,19 @@ PASSES: Mapping[str, float] = {
     "mode_connectivity": 1200,
 }
 UNKNOWN = 100.0
+NOISE_WITHOUT_PAIRS = 10.0
+
+# Arguments that the work is in proportion to, with their defaults.
+BUDGETS: Mapping[str, Mapping[str, int]] = {
+    "curvature_profile": {"max_matvecs": DEFAULT_MAX_MATVECS},
+    "basin_mass": {"num_probes": 4, "num_steps": 30},
+    "local_learning_coefficient": {"num_chains": 4, "num_steps": 300},
+}
 
 # Measures of second derivatives. In `recalibrated` mode these hold the statistics, which are taken once; in
 # `batch` mode they go through them. What evaluates losses takes the statistics anew each time.
 SECOND_ORDER = {
+    "basin_mass",
     *("top_eigenvalues", "hessian_trace", "spectral_density", "block_curvature", "curvature_profile"),
     *("normalized_curvature", "fisher_rao_norm", "relative_flatness"),
 }
@@ -58,10 +70,20 @@ TIMED_EXAMPLES = 1024
 TIMINGS = 2
 
 
-def passes(measure: str, mode: str) -> float:
-    """Forward passes over its examples that a measure takes in a mode, about."""
+def passes(measure: str, mode: str, arguments: Mapping[str, Any] | None = None) -> float:
+    """Forward passes over its examples that a measure takes in a mode, about.
+
+    Of `arguments` those count that the work is in proportion to, and whether eigenpairs of the noise are
+    asked for.
+    """
+    given = arguments or {}
     factors = MODE_FACTORS["second order" if measure in SECOND_ORDER else "losses"]
-    return PASSES.get(measure, UNKNOWN) * factors.get(mode, 1.0)
+    number = PASSES.get(measure, UNKNOWN)
+    for name, default in BUDGETS.get(measure, {}).items():
+        number *= (given.get(name) or default) / default
+    if measure == "gradient_noise" and given.get("k") == 0:
+        number = NOISE_WITHOUT_PAIRS
+    return number * factors.get(mode, 1.0)
 
 
 @dataclass(frozen=True)
@@ -108,7 +130,7 @@ def estimated(
 
 def _seconds_a_pass(plan: StudyPlan, unit: str) -> float:
     """Seconds of one example's forward pass, of a network as it is initialised."""
-    objective = plan.networks.fresh_objective(unit, TIMED_EXAMPLES)
+    objective = plan.fresh_objective(unit, TIMED_EXAMPLES)
     objective.evaluate()
     seconds = []
     for _ in range(TIMINGS):

@@ -12,13 +12,18 @@ from scipy.stats import norm
 from thalweg.analyses.attainable import smallest_corrected_p
 from thalweg.stats.cell_exchange import least_exchange_p
 from thalweg.stats.held_out_prediction import FEWEST_CONFIGURATIONS
-from thalweg.stats.power import detectable_difference, seeds_for_equivalence, seeds_needed
+from thalweg.stats.power import (
+    detectable_difference,
+    runs_to_decide,
+    seeds_for_equivalence,
+    seeds_needed,
+)
 from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.correlations import FEWEST_SETTINGS
 from thalweg.study.evidence import Evidence, Value
 from thalweg.study.ranked_claims import NUM_RESAMPLES
 from thalweg.study.spec import StudySpec
-from thalweg.study.verdicts import Cell, own_cell
+from thalweg.study.verdicts import Cell, compares_ratios, own_values
 
 POWER = 0.8
 
@@ -42,6 +47,8 @@ class Foresight:
     seeds, seeds_equivalent
         Seeds of each group that would find a difference of the claim's margin, and that would find there is
         none; None where no spread is known or no margin was given.
+    fewest
+        Seeds of each with which anything could be decided.
     """
 
     claim: str
@@ -55,6 +62,7 @@ class Foresight:
     margin: float | None = None
     seeds: int | None = None
     seeds_equivalent: int | None = None
+    fewest: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
@@ -65,7 +73,10 @@ class Foresight:
         runs = f"{self.claim}: {self.num_a} runs against {self.num_b}"
         if self.smallest_p > 1 - self.level + 1e-12:
             least = min(1.0, self.smallest_p)
-            return f"{runs} can decide nothing: no corrected p-value can be below {least:.2g}."
+            return (
+                f"{runs} can decide nothing: no corrected p-value can be below {least:.2g}"
+                f"{'' if self.fewest is None else f'; that takes {self.fewest} seeds of each'}."
+            )
         size = (
             f"{runs} find a difference of {self.detectable:.2g} standard deviations with probability {POWER}"
         )
@@ -132,7 +143,7 @@ def foresight(spec: StudySpec, evidence: Evidence | None = None) -> list[Foresig
     found: list[Foresight | GridForesight] = []
     for claim in chosen:
         if isinstance(claim, ContrastClaim):
-            cell = own_cell(spec, evidence, claim) if evidence else None
+            cell = own_values(spec, evidence, claim) if evidence else None
             found.append(_foreseen(spec, claim, num_claims, cell))
         else:
             found.append(_over_grid(spec, claim, num_claims))
@@ -160,17 +171,21 @@ def _over_grid(spec: StudySpec, claim: CorrelationClaim | PredictionClaim, num_c
 
 def _foreseen(spec: StudySpec, claim: ContrastClaim, num_claims: int, cell: Cell | None) -> Foresight:
     num_a, num_b = (_num_runs(spec, claim, group) for group in claim.groups)
+    per_run, settings = _seeds_a_run(spec, claim), [_num_settings(spec, claim, g) for g in claim.groups]
+    runs = runs_to_decide(paired=claim.paired, num_claims=num_claims, level=spec.level)
+    fewest = per_run * -(-runs // max(1, min(settings)))
     if min(num_a, num_b) < 2:
-        return Foresight(claim.name, num_a, num_b, 1.0, math.inf, spec.level)
+        return Foresight(claim.name, num_a, num_b, 1.0, math.inf, spec.level, fewest=fewest)
     smallest = smallest_corrected_p(num_a, num_b, paired=claim.paired, correction="holm", num_rows=num_claims)
     detectable = detectable_difference(num_a, num_b, paired=claim.paired, level=spec.level, power=POWER)
-    known: dict[str, Any] = {}
+    is_ratio = compares_ratios(spec, claim, claim.measure)
+    known: dict[str, Any] = {"fewest": fewest}
     spread = _spread(claim, cell) if cell else math.nan
     if spread > 0:
-        known = {"spread": spread}
-        if claim.margin is not None:
+        known["spread"] = spread
+        if claim.margin is not None and (claim.scale == "log") == is_ratio:
             common: dict[str, Any] = {
-                "ratio": claim.scale == "log",
+                "ratio": is_ratio,
                 "paired": claim.paired,
                 "num_claims": num_claims,
                 "level": spec.level,
@@ -178,22 +193,25 @@ def _foreseen(spec: StudySpec, claim: ContrastClaim, num_claims: int, cell: Cell
             }
             known |= {
                 "margin": claim.margin,
-                "seeds": seeds_needed(claim.margin, spread, **common),
-                "seeds_equivalent": seeds_for_equivalence(claim.margin, spread, **common),
+                "seeds": per_run * seeds_needed(claim.margin, spread, **common),
+                "seeds_equivalent": per_run * seeds_for_equivalence(claim.margin, spread, **common),
             }
-    return Foresight(
-        claim.name, num_a, num_b, smallest, detectable, spec.level, is_ratio=claim.scale == "log", **known
-    )
+    return Foresight(claim.name, num_a, num_b, smallest, detectable, spec.level, is_ratio=is_ratio, **known)
 
 
 def _num_runs(spec: StudySpec, claim: ContrastClaim, group: Any) -> int:
+    return _num_settings(spec, claim, group) * (len(spec.seeds) // _seeds_a_run(spec, claim))
+
+
+def _num_settings(spec: StudySpec, claim: ContrastClaim, group: Any) -> int:
     wanted = {**claim.where, claim.by: group}
-    settings = [s for s in spec.settings if all(s.fields.get(k) == v for k, v in wanted.items())]
-    per_setting = len(spec.seeds)
+    return sum(all(s.fields.get(k) == v for k, v in wanted.items()) for s in spec.settings)
+
+
+def _seeds_a_run(spec: StudySpec, claim: ContrastClaim) -> int:
+    """Two where disjoint pairs of seeds are compared; of all pairs each seed has a value."""
     pair = spec.pairs.get(claim.measure)
-    if pair and pair.across == "seed":
-        per_setting //= 2
-    return len(settings) * per_setting
+    return 2 if pair and pair.across == "seed" and pair.pairing == "disjoint" else 1
 
 
 def _spread(claim: ContrastClaim, cell: Cell) -> float:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import nn
 
 from thalweg.analyses import ANALYSES
@@ -28,9 +28,10 @@ from thalweg.operators.folding import without_batch_norm
 from thalweg.study.costs import passes
 from thalweg.study.moments import Moment
 from thalweg.study.networks import PlannedRun, StudyNetworks, first_examples, unit_of
+from thalweg.study.pair_values import JOIN
 from thalweg.study.quantities import WHOLE
 from thalweg.study.runner import Task, resolved
-from thalweg.study.spec import PairSpec, StudySpec
+from thalweg.study.spec import PairSpec
 from thalweg.study.store import run_id
 from thalweg.study.table import ANY_MODE
 from thalweg.training.loss_reached import LossReached, StepsToLoss, steps_to_loss
@@ -40,26 +41,18 @@ from thalweg.training.trainer import seconds_spent, train
 CHECKPOINT_EVERY = 100
 
 
-@dataclass(frozen=True)
-class StudyPlan:
-    """A study on given data, in a given folder.
+class StudyPlan(StudyNetworks):
+    """A study on given data, in a given folder: its networks, and what is to be done with them.
 
-    Parameters
-    ----------
-    spec
-        The study file.
-    out
-        Folder of records and checkpoints.
-    data_root
-        Where a named data set's files are; None for the cache.
-    device
-        Where the networks live.
+    It is sent to another process as what it was made of, and planned there again.
     """
 
-    spec: StudySpec
-    out: Path
-    data_root: Path | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    # Where it was sent to: the sources of the one that was sent.
+    _sent_sources: Mapping[str, str] = MappingProxyType({})
+
+    def __reduce__(self) -> tuple[type[StudyPlan], tuple[Any, ...], dict[str, Any]]:
+        made_of = (self.spec, self.out, self.data_root, self.device)
+        return type(self), made_of, {"_sent_sources": dict(self.sources)}
 
     @cached_property
     def tasks(self) -> list[Task]:
@@ -83,15 +76,22 @@ class StudyPlan:
             tasks += self._pairs(name, pair)
         return tasks
 
-    @property
-    def runs(self) -> list[PlannedRun]:
-        """Every setting with every seed, seeds outermost."""
-        return self.networks.runs
+    def tasks_by_key(self) -> dict[str, Task]:
+        """Each task once, under its key: settings that come to the same run share its records.
 
-    @cached_property
-    def networks(self) -> StudyNetworks:
-        """Its networks."""
-        return StudyNetworks(self.spec, self.out, self.data_root, self.device)
+        Raises
+        ------
+        ThalwegError
+            If data or code are not what they were in the process that the plan was sent from, naming them.
+        """
+        changed = [name for name, source in self._sent_sources.items() if self.sources.get(name) != source]
+        if changed:
+            raise ThalwegError(
+                f"{', '.join(changed)}: not the same in another process as in the one that runs the study; "
+                "edited meanwhile, or something else each time. Draw data from a fixed seed, leave data and "
+                "code alone while a study runs, and call again."
+            )
+        return {task.key: task for task in self.tasks}
 
     def _modes(self, run: PlannedRun, asked: Sequence[BatchNormMode] | None) -> list[str]:
         modes = self.spec.objective.modes if asked is None else asked
@@ -100,23 +100,22 @@ class StudyPlan:
     # -- tasks ----------------------------------------------------------------------------------------
 
     def _training(self, run: PlannedRun) -> Task:
-        networks = self.networks
-        config, folder = networks.train_config(run.settings, run.seed), networks.folder(run)
-        moments = [m.name for m in networks.moments]
+        config, folder = self.train_config(run.settings, run.seed), self.folder(run)
+        moments = [m.name for m in self.moments]
         losses = self.spec.looked_for
-        keep_steps = networks.keep_steps(run)
+        keep_steps = self.keep_steps(run)
 
         def compute(progress: Progress) -> Measurement:
-            networks.forget_gaps(run)
-            data = networks.train_data(run.settings)
-            looked_at = first_examples(data, networks.num_examples(run, None))
-            look = LossReached(losses, looked_at, networks.loss, every=self.spec.look_every, folder=folder)
+            self.forget_gaps(run)
+            data = self.train_data(run.settings)
+            looked_at = first_examples(data, self.num_examples(run, None))
+            look = LossReached(losses, looked_at, self.loss, every=self.spec.look_every, folder=folder)
             history = train(
-                networks.build(run.settings, run.seed).to(networks.device),
+                self.build(run.settings, run.seed).to(self.device),
                 data,
-                networks.test_data,
+                self.test_data,
                 config,
-                loss=networks.loss,
+                loss=self.loss,
                 checkpoint_dir=folder,
                 checkpoint_every=CHECKPOINT_EVERY,
                 keep_steps=keep_steps,
@@ -127,8 +126,11 @@ class StudyPlan:
             kept = {"moments": moments, "losses": losses, "look_every": self.spec.look_every}
             return dataclasses.replace(history, provenance={**history.provenance, **kept})
 
-        num_train, num_test = networks.train_data(run.settings).num_examples, networks.test_data.num_examples
+        num_train, num_test = self.train_data(run.settings).num_examples, self.test_data.num_examples
         cost = config.epochs * 3 * num_train + (config.epochs + 1) * (num_train + num_test)
+        if losses:
+            num_steps = config.epochs * -(-num_train // config.batch_size)
+            cost += num_steps // self.spec.look_every * self.num_examples(run, None)
         arguments = {"folder": folder.name}
         return Task(
             run.run,
@@ -138,15 +140,15 @@ class StudyPlan:
             cost,
             compute,
             lambda: seconds_spent(folder),
-            stands=lambda record: networks.holds(run, record.content),
+            stands=lambda record: self.holds(run, record.content),
             unit=unit_of(run.settings),
             keep_arrays=self.spec.keep_arrays,
         )
 
     def _steps(self, run: PlannedRun, name: str, loss: float, training: Task) -> Task:
-        folder, every = self.networks.folder(run), self.spec.look_every
+        folder, every = self.folder(run), self.spec.look_every
         labels = {"name": name, "moment": WHOLE, "mode": ANY_MODE}
-        where = {"name": name, "num_examples": self.networks.num_examples(run, None)}
+        where = {"name": name, "num_examples": self.num_examples(run, None)}
         return Task(
             run.run,
             StepsToLoss.measure,
@@ -160,14 +162,14 @@ class StudyPlan:
         )
 
     def _gap(self, run: PlannedRun, moment: Moment, mode: str, training: Task) -> Task:
-        place = _Place(moment, mode, self.networks.num_examples(run, None))
+        place = _Place(moment, mode, self.num_examples(run, None))
 
         def compute(progress: Progress) -> Measurement:
-            network = self.networks.network(run, moment)
+            network = self.network(run, moment)
             train, test = (self._objective(run, place, test=test, network=network) for test in (False, True))
             return generalization_gap(train, test, progress=progress)
 
-        share = 1 + self.networks.test_data.num_examples / place.num_examples
+        share = 1 + self.test_data.num_examples / place.num_examples
         subject = self._subject(run, training)
         return self._task(subject, place, "gap", "generalization_gap", {}, share, compute)
 
@@ -175,7 +177,7 @@ class StudyPlan:
         spec = self.spec.measures[name]
         asked = spec.measure or name
         member: Member = bounded_at(self.spec.level, {asked: self.spec.member(name)})[asked]
-        num_examples = self.networks.num_examples(run, spec.num_examples)
+        num_examples = self.num_examples(run, spec.num_examples)
         seed = stream_seed(0, "study", run.run, name)
         function = member.measure.__name__
         arguments = resolved(member.measure, member.seeded(seed))
@@ -195,7 +197,7 @@ class StudyPlan:
 
     def _subject(self, run: PlannedRun, training: Task) -> _Subject:
         def has(moment: Moment) -> bool:
-            return self.networks.has(run, moment)
+            return self.has(run, moment)
 
         return _Subject(run.run, run.labels, (training.key,), unit_of(run.settings), has)
 
@@ -232,7 +234,7 @@ class StudyPlan:
             function,
             {**subject.labels, **names, "mode": place.mode},
             decisive,
-            place.num_examples * passes(function, place.mode) * share,
+            place.num_examples * passes(function, place.mode, arguments) * share,
             lambda progress: _placed(compute(progress), where),
             needs=subject.needs,
             outlives=lambda: subject.has(place.moment),
@@ -243,9 +245,7 @@ class StudyPlan:
     def _objective(
         self, run: PlannedRun, place: _Place, *, test: bool = False, network: nn.Module | None = None
     ) -> Objective:
-        return self.networks.objective(
-            run, place.moment, place.mode, place.num_examples, test=test, network=network
-        )
+        return self.objective(run, place.moment, place.mode, place.num_examples, test=test, network=network)
 
     def _pairs(self, name: str, spec: PairSpec) -> list[Task]:
         function = {**MEASURES, **ANALYSES}[spec.measure]
@@ -263,17 +263,17 @@ class StudyPlan:
         return self._modes(max(pair, key=lambda run: run.has_batch_norm), spec.modes)
 
     def _partners(self, spec: PairSpec) -> list[tuple[tuple[PlannedRun, PlannedRun], dict[str, Any]]]:
-        """Runs that differ in one field alone, two by two, each in one pair: pairs are independent."""
-        across = spec.across
+        """Runs that differ in one field alone, two by two: each in one pair, or in one with every other."""
         groups: dict[str, list[PlannedRun]] = {}
         for run in filter(lambda run: run.is_where(spec.where), self.runs):
-            rest = {k: v for k, v in run.labels.items() if k != across}
+            rest = {k: v for k, v in run.labels.items() if k != spec.across}
             groups.setdefault(json.dumps(rest), []).append(run)
         found = []
         for group in groups.values():
-            for a, b in zip(group[::2], group[1::2], strict=False):
-                joined = f"{a.labels[across]}-{b.labels[across]}"
-                found.append(((a, b), {**a.labels, across: joined}))
+            every = itertools.combinations(group, 2)
+            for a, b in every if spec.pairing == "all" else zip(group[::2], group[1::2], strict=False):
+                joined = f"{a.labels[spec.across]}{JOIN}{b.labels[spec.across]}"
+                found.append(((a, b), {**a.labels, spec.across: joined}))
         return found
 
     def _pair(
@@ -287,7 +287,7 @@ class StudyPlan:
         mode: str,
     ) -> Task:
         run = run_id({"runs": [part.run for part in pair]})
-        place = _Place(moment, mode, min(self.networks.num_examples(p, spec.num_examples) for p in pair))
+        place = _Place(moment, mode, min(self.num_examples(p, spec.num_examples) for p in pair))
         seed = stream_seed(0, "study", run, name)
         given = Member(function, spec.arguments).seeded(seed)
         arguments = resolved(function, given)
@@ -333,46 +333,3 @@ class _Subject:
     needs: tuple[str, ...]
     unit: str
     has: Callable[[Moment], bool] = lambda _: False
-
-
-@dataclass(frozen=True)
-class PlanSource:
-    """What another process needs to make the plan again."""
-
-    spec: Mapping[str, Any]
-    out: Path
-    data_root: Path | None
-    device: str
-    sources: Mapping[str, str]
-
-    @classmethod
-    def of(cls, plan: StudyPlan) -> PlanSource:
-        """Of a plan."""
-        return cls(
-            plan.spec.frozen(), plan.out, plan.data_root, str(plan.device), dict(plan.networks.sources)
-        )
-
-    def tasks_by_key(self) -> dict[str, Task]:
-        """The plan's tasks, each under its key.
-
-        Raises
-        ------
-        ThalwegError
-            If data or code are not what they were where the plan was first made, naming them.
-        """
-        spec = StudySpec.model_validate(self.spec)
-        plan = StudyPlan(spec, self.out, self.data_root, torch.device(self.device))
-        here = plan.networks.sources
-        changed = [name for name, identity in self.sources.items() if here.get(name) != identity]
-        if changed:
-            raise ThalwegError(
-                f"{', '.join(changed)}: not the same in another process as in the one that runs the study, "
-                "for it was edited meanwhile or comes out otherwise each time. Draw data from a fixed seed, "
-                "leave data and code alone while a study runs, and call again."
-            )
-        return {task.key: task for task in plan.tasks}
-
-
-def unique_tasks(tasks: Iterable[Task]) -> list[Task]:
-    """Each task once: settings that come to the same run share its records."""
-    return list({task.key: task for task in tasks}.values())

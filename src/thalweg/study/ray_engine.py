@@ -155,7 +155,7 @@ _known: dict[str, Mapping[str, Task]] = {}
 def _work(source: TaskSource, key: str, threads: int) -> Outcome:
     torch.set_num_threads(threads)
     name = repr(source)
-    if name not in _known:
+    if key not in _known.get(name, {}):  # also where code or data are others than before
         _known.clear()
         _known[name] = source.tasks_by_key()
     # Not every exception can be sent; kind and reason say what it was.

@@ -123,16 +123,19 @@ class MeasureSpec(Table):
 class PairSpec(Table):
     """A measure of two networks that differ in `across` and agree in every other field.
 
-    With ``across = "seed"``, the networks of one setting are set against each other, first with second, third
-    with fourth, so that pairs are independent; with any other field, those of one seed. `fold_batch_norm`
-    replaces each batch norm by the layer that computes the same in running mode, without which networks with
-    and without it have no line between them. `where` is that of `MeasureSpec`, of both networks.
+    With ``across = "seed"``, the networks of one setting are set against each other: first with second, third
+    with fourth, so that pairs are independent, or with ``pairing = "all"`` every two of them, which says far
+    more of so few networks (`thalweg.stats.all_pairs`). With any other field, those of one seed are.
+    `fold_batch_norm` replaces each batch norm by the layer that computes the same in running mode, without
+    which networks with and without it have no line between them. `where` is that of `MeasureSpec`, of both
+    networks.
     """
 
     measure: str = "linear_path"
     arguments: dict[str, Any] = Field(default_factory=dict)
     across: str = "seed"
     where: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    pairing: Literal["disjoint", "all"] = "disjoint"
     fold_batch_norm: bool = False
     modes: list[BatchNormMode] | None = None
     moments: list[str] = Field(default_factory=lambda: ["end"])
@@ -224,6 +227,8 @@ class StudySpec(Table):
             check_one_of(f"pairs.{name}.measure", pair.measure, PAIR_MEASURES)
             check_one_of(f"pairs.{name}.across", pair.across, ["seed", *fields])
             _check_where(f"pairs.{name}", pair.where, fields)
+            if pair.pairing == "all" and pair.across != "seed":
+                raise ValueError(f"pairs.{name}.pairing: only across seeds are all pairs alike")
             if pair.fold_batch_norm and pair.modes not in (None, ["running"]):
                 raise ValueError(f"pairs.{name}.modes: folded batch norm is that of running statistics alone")
             _check_known(f"pairs.{name}.moments", pair.moments, own)

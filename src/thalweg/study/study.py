@@ -15,12 +15,15 @@ import torch
 from thalweg.core.atomic import replacing
 from thalweg.core.imports import import_extra, in_words
 from thalweg.study.engine import Engine, InProcess
-from thalweg.study.plan import PlanSource, StudyPlan, unique_tasks
+from thalweg.study.evidence import Evidence
+from thalweg.study.plan import StudyPlan
 from thalweg.study.processes import Processes, refuse_without_guard
 from thalweg.study.runner import Task, Watcher, run_tasks
 from thalweg.study.spec import StudySpec
 from thalweg.study.store import Record, Store
 from thalweg.study.study_file import read_study
+from thalweg.study.table import rows
+from thalweg.study.verdicts import Verdict, verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +46,8 @@ class PlannedTask:
 class Study:
     """A study's folder: its file as last run, what was planned by it, and the records.
 
-    Records that other versions of the file made stay in the store and are left out here.
+    Records that other versions of the file made stay in the store and are left out here. What is read and
+    concluded is kept, for all who ask: open the folder again to see what has been added since.
 
     Parameters
     ----------
@@ -126,7 +130,7 @@ class Study:
             )
         return content
 
-    @property
+    @cached_property
     def spec(self) -> StudySpec:
         """The study file as it was last run, every default filled in."""
         return StudySpec.model_validate(self._content["spec"])
@@ -161,6 +165,21 @@ class Study:
         """Records that are no task's last: of other versions of the file, or tried again since."""
         return len(self._stored) - len(self.records)
 
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each number measured; see `thalweg.study.table.rows`."""
+        return rows(self)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """The same, to be asked for a number of every run."""
+        return Evidence(self.rows)
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """What the records say of each claim, in the order of the file."""
+        return verdicts(self.spec, self.evidence)
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each number measured; see `thalweg.study.table.rows`.
 
@@ -171,9 +190,7 @@ class Study:
         ImportError
             Without pandas, naming the extra that brings it.
         """
-        from thalweg.study.table import rows
-
-        frame = import_extra("pandas", "dataframe").DataFrame(rows(self))
+        frame = import_extra("pandas", "dataframe").DataFrame(self.rows)
         mixed = [name for name in frame if len({type(value) is str for value in frame[name]}) > 1]
         return frame.astype(dict.fromkeys(mixed, str))
 
@@ -281,11 +298,11 @@ def run_study(
         If a worker process cannot begin, since data or code came out otherwise there, say.
     """
     refuse_without_guard()
-    tasks = unique_tasks(plan.tasks)
+    tasks = list(plan.tasks_by_key().values())
     workers = workers or default_workers(plan)
     threads = chosen_threads(plan, workers)
     if engine is None:
-        engine = InProcess(threads) if workers == 1 else Processes(PlanSource.of(plan), workers, threads)
+        engine = InProcess(threads) if workers == 1 else Processes(plan, workers, threads)
     store = Store(plan.out, shard and f"{shard[0]}-of-{shard[1]}")
     with store.writing():
         _freeze(plan, tasks, threads)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from thalweg.analyses.generalization_gap import GeneralizationGap
 from thalweg.analyses.readings import Reading, number_reading
@@ -141,5 +141,5 @@ def _performance(result: GeneralizationGap, level: float) -> Mapping[str, Readin
 
 def _normal(value: float, error: float, level: float) -> Reading:
     # Of thousands of examples: Student's quantile is the normal one.
-    half = float(norm.ppf(0.5 + level / 2)) * error
+    half = float(ndtri(0.5 + level / 2)) * error
     return Reading(value, value - half, value + half, error)

@@ -14,6 +14,7 @@ from thalweg.study.claims import Claim as StudyClaim
 from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.evidence import Evidence, Value
 from thalweg.study.moments import START
+from thalweg.study.pair_values import by_network
 from thalweg.study.ranked_claims import predicted_cell, ranked_cell
 from thalweg.study.spec import StudySpec
 from thalweg.study.table import PERFORMANCE
@@ -53,7 +54,10 @@ class Verdict:
 
 def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
     """All claims of a study, in the order of its file."""
-    own = [own_cell(spec, evidence, claim) for claim in spec.claims]
+    questions = [_question(spec, claim) for claim in spec.claims]
+    alike = {q: [c for c, asks in zip(spec.claims, questions, strict=True) if asks == q] for q in questions}
+    tables = {question: _table(spec, evidence, claims) for question, claims in alike.items()}
+    own = [tables[q][_place(claim)] for q, claim in zip(questions, spec.claims, strict=True)]
     primary = [i for i, claim in enumerate(spec.claims) if claim.primary]
     alpha = 1 - spec.level
     corrected = {
@@ -61,7 +65,6 @@ def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
         for side in ("p_support", "p_refute")
     }
     found = []
-    tables: dict[str, tuple[Cell, ...]] = {}
     for i, (claim, cell) in enumerate(zip(spec.claims, own, strict=True)):
         p_support, p_refute, answer = cell.p_support, cell.p_refute, cell.answer
         if claim.primary:
@@ -70,19 +73,24 @@ def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
             p = {"supported": p_support, "refuted": p_refute, "undecided": 1.0}[answer]
             # In the last digit 1 - 0.95 is not 0.05.
             answer = answer if p <= alpha + 1e-12 else "undecided"
-        question = _question(spec, claim)
-        if question not in tables:
-            names, rules = _alike(spec, claim), _rules(spec)
-            places = [(name, mode, at) for name in names for mode in _modes(spec) for at in rules]
-            asked = _asked(spec, evidence, claim, places)
-            tables[question] = tuple(cell for cell in asked if cell.values_a or cell.missing)
-        found.append(Verdict(claim, answer, p_support, p_refute, cell, tables[question]))
+        asked = tuple(c for c in tables[questions[i]].values() if c.values_a or c.missing)
+        found.append(Verdict(claim, answer, p_support, p_refute, cell, asked))
     return found
 
 
-def own_cell(spec: StudySpec, evidence: Evidence, claim: StudyClaim) -> Cell:
-    """Where a claim stands, for itself alone."""
-    return _asked(spec, evidence, claim, [_place(claim)])[0]
+def compares_ratios(spec: StudySpec, claim: ContrastClaim, measure: str) -> bool:
+    """Whether geometric means are compared; of two networks, whose barrier may be nought, differences are."""
+    return claim.scale == "log" and measure not in spec.pairs
+
+
+def is_of_all_pairs(spec: StudySpec, measure: str) -> bool:
+    """Whether it is measured between every two networks of a setting: each of these then has a value."""
+    return measure in spec.pairs and spec.pairs[measure].pairing == "all"
+
+
+def own_values(spec: StudySpec, evidence: Evidence, claim: ContrastClaim) -> Cell:
+    """Where a contrast stands: the values it compares, before any test."""
+    return _grouped(spec, evidence, claim, _place(claim))
 
 
 # What a claim says of itself and where it stands: those that differ in it alone ask the same of all places.
@@ -98,6 +106,14 @@ def _question(spec: StudySpec, claim: StudyClaim) -> str:
 
 def _place(claim: StudyClaim) -> Place:
     return claim.measure, claim.mode, claim.matching
+
+
+def _table(spec: StudySpec, evidence: Evidence, claims: Sequence[StudyClaim]) -> dict[Place, Cell]:
+    """What claims alike ask, of everything it can be asked of; their own places among them."""
+    names, rules = _alike(spec, claims[0]), _rules(spec)
+    places = [(name, mode, at) for name in names for mode in _modes(spec) for at in rules]
+    places = list(dict.fromkeys([*places, *map(_place, claims)]))
+    return dict(zip(places, _asked(spec, evidence, claims[0], places), strict=True))
 
 
 def _alike(spec: StudySpec, claim: StudyClaim) -> list[str]:
@@ -143,7 +159,7 @@ def _contrasts(
     for place in places:
         cell = _grouped(spec, evidence, claim, place)
         cells.append(cell)
-        asked.append(None if cell.reason else _claim(claim, cell, place[0] in spec.pairs))
+        asked.append(None if cell.reason else _claim(claim, cell))
     judged = iter(judge([c for c in asked if c], level=spec.level, correction="none", seed=SEED))
     return [cell if c is None else _judged(cell, next(judged)) for cell, c in zip(cells, asked, strict=True)]
 
@@ -152,15 +168,22 @@ def _grouped(spec: StudySpec, evidence: Evidence, claim: ContrastClaim, place: P
     cell = empty_cell(spec, claim, place)
     chosen = [v for v in evidence.values(*place) if all(v.fields.get(k) == w for k, w in claim.where.items())]
     sides = [[v for v in chosen if v.fields.get(claim.by) == group] for group in claim.groups]
-    missing = [v for side in sides for v in side if not math.isfinite(v.value)]
-    log = claim.scale == "log" and place[0] not in spec.pairs
+    if is_of_all_pairs(spec, place[0]):
+        sides = [by_network(side) for side in sides]
+    missing = [
+        replace(v, reason=v.reason or "the value is infinite")
+        for side in sides
+        for v in side
+        if not math.isfinite(v.value)
+    ]
+    log = compares_ratios(spec, claim, place[0])
     odd = [
         replace(v, reason=f"{v.value:.4g} has no logarithm") for s in sides for v in s if log and v.value <= 0
     ]
     a, b = ([v for v in side if math.isfinite(v.value) and not (log and v.value <= 0)] for side in sides)
     if claim.paired:
         a, b = _paired(claim, a, b)
-    cell = replace(cell, values_a=tuple(a), values_b=tuple(b), missing=(*missing, *odd))
+    cell = replace(cell, values_a=tuple(a), values_b=tuple(b), missing=(*missing, *odd), is_ratio=log)
     if min(len(a), len(b)) < FEWEST_RUNS:
         names = " and ".join(f"{len(side)} of {g}" for side, g in zip((a, b), claim.groups, strict=True))
         return replace(cell, reason=f"too few runs have a value: {names}; at least two of each are needed")
@@ -178,15 +201,14 @@ def _paired(claim: ContrastClaim, a: list[Value], b: list[Value]) -> tuple[list[
     return [x for x, _ in both], [y for _, y in both]
 
 
-def _claim(claim: ContrastClaim, cell: Cell, is_pair: bool) -> Claim:
-    # A barrier may be nought: of measures of two networks differences are taken, which have no margin.
-    log = claim.scale == "log" and not is_pair
+def _claim(claim: ContrastClaim, cell: Cell) -> Claim:
     sides = {
         f"{attribute}_{side}": [getattr(v, field) for v in values]
         for side, values in (("a", cell.values_a), ("b", cell.values_b))
         for attribute, field in (("errors", "standard_error"), ("below", "below"), ("above", "above"))
     }
-    margin = claim.margin if (claim.scale == "log") == log else None
+    # A factor is no margin of a difference.
+    margin = claim.margin if (claim.scale == "log") == cell.is_ratio else None
     direction = cell.expects
     if direction == "equivalent" and margin is None:
         direction = "larger"
@@ -195,7 +217,7 @@ def _claim(claim: ContrastClaim, cell: Cell, is_pair: bool) -> Claim:
         [v.value for v in cell.values_b],
         direction,
         margin=margin,
-        ratio=log,
+        ratio=cell.is_ratio,
         paired=claim.paired,
         **sides,
     )
@@ -209,7 +231,6 @@ def _judged(cell: Cell, found: Judgement) -> Cell:
         effect=found.effect,
         low=found.low,
         high=found.high,
-        is_ratio=found.is_ratio,
         size=found.sample.effect_size,
         size_low=found.sample.effect_low,
         size_high=found.sample.effect_high,

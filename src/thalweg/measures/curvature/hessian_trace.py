@@ -24,7 +24,7 @@ from thalweg.objective.folds import random_folds
 from thalweg.objective.objective import Objective
 from thalweg.operators.objective_operator import ObjectiveOperator
 from thalweg.operators.registry import operator_named
-from thalweg.solvers.sampled_trace import sampled_trace
+from thalweg.solvers.sampled_trace import SampledTrace, sampled_trace
 from thalweg.solvers.sampling_design import SAMPLED
 from thalweg.stats.crossed_means import fold_standard_error
 
@@ -218,14 +218,14 @@ def hessian_trace(
             seed=seed,
             progress=progress,
         )
-        if found is not None:
+        if isinstance(found, SampledTrace):
             provenance["sampling"] = {
                 "taken": "samples",
                 "in_proportion_to": found.proxy,
                 "num_multiplied": found.num_multiplied,
             }
             return _result(found.estimate, decay, layers, groups, provenance, found.data)
-        provenance["sampling"] = {"taken": "all examples"}
+        provenance["sampling"] = {"taken": "all examples", "num_multiplied": found.num_multiplied}
     work = Work(progress)
     estimate = estimate_trace(
         _without_decay(operator, decay, random_folds(target, num_folds, seed) if population else [], work),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -194,6 +194,10 @@ def gradient_predictiveness(
         "num_batches": num_batches,
         "seed": seed,
     }
+    columns: dict[str, Any] = {
+        f.name: torch.tensor([getattr(row, f.name) for row in followed], dtype=torch.float64)
+        for f in fields(_Followed)
+    }
     result = GradientPredictiveness(
         value=math.nan,  # made of the rest
         provenance={
@@ -203,10 +207,7 @@ def gradient_predictiveness(
         },
         batch_size=size,
         learning_rates=torch.tensor(rates, dtype=torch.float64),
-        **{
-            f.name: torch.tensor([getattr(row, f.name) for row in followed], dtype=torch.float64)
-            for f in fields(_Followed)
-        },
+        **columns,
     )
     smoothness = _mean(result.smoothness, (result._gradient_rounding / result.distances).amax(1))
     spread = StandardError(float(smoothness.standard_error), count - 1) if count > 1 else None

@@ -1,0 +1,332 @@
+r"""The local learning coefficient: how many parameters a minimum really has, degenerate directions minded.
+
+The volume of parameters within :math:`\epsilon` of a minimum's loss goes as :math:`\epsilon^{\lambda}`, up to
+logarithms. Of a regular minimum :math:`\lambda = d/2`; of a degenerate one it is smaller.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from thalweg.core.arguments import check_count, check_positive
+from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
+from thalweg.core.progress import Progress, Work
+from thalweg.core.rng import stream_seed
+from thalweg.measures.dynamics.batch_draws import BatchDraws
+from thalweg.measures.dynamics.settled import DIVERGED, DRIFT_LEVEL, MIN_EFFECTIVE_SIZE, STATIONARY, Criteria
+from thalweg.measures.dynamics.sgld import STIFFEST, Chains, Posterior, Sampler
+from thalweg.objective.check_objective import check_objective
+from thalweg.objective.objective import Objective
+from thalweg.stats.autocorrelation import CorrelatedMean, correlated_mean, drift
+
+# A temperature is told from one where it surely differs by more than this.
+TEMPERATURE_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LocalLearningCoefficient(Measurement):
+    r"""Estimate :math:`\hat\lambda = n\beta\,(\mathrm E[L_n(w)] - L_n(w^*))`, a pure number.
+
+    ``error.probe`` is the chance of the chains, their correlation minded. What a finite localization leaves
+    out and what a step adds are no errors of chance: see `sharp_temperature` and the page on the stationary
+    law.
+
+    Parameters
+    ----------
+    outcome
+        ``"stationary"``; ``"not stationary"``: the loss drifts, or the chains disagree; ``"too short"``:
+        together they are worth less than `min_effective_size` independent samples; ``"diverged"``: the
+        value is NaN.
+    inverse_temperature, localization, step, batch_size, burn_in, num_steps
+        beta, gamma, h as it was used in the end, B, and steps of each chain.
+    num_burn_ins
+        How many burn-ins it took until the step was short enough.
+    stiffness
+        h times the largest curvature where the chains ended: 2 is unstable, above 0.5 the step is too long.
+    sharp_temperature, sharp_temperature_error
+        Mean temperature along the sharp directions, which is one: above by the step or the batches' noise.
+    temperature, temperature_error
+        The same of all directions: below one where flat ones have not warmed up.
+    effective_size, drift, chain_spread
+        Independent samples of all chains together; p-values of one mean loss throughout, and of one for all
+        chains.
+    loss
+        L_n(w*).
+    chain_values, chain_errors
+        ``(C,)`` float64: the estimate by each chain, and its standard error.
+    rises
+        ``(T, C)`` float64: rise of the loss at each step, of that step's batch.
+    """
+
+    measure: ClassVar[str] = "local_learning_coefficient"
+    quantity: ClassVar[str] = "learning coefficient"
+    per_part: ClassVar[tuple[str, ...]] = ("chain_values", "chain_errors")
+
+    outcome: str
+    inverse_temperature: float
+    localization: float
+    step: float
+    batch_size: int
+    burn_in: int
+    num_steps: int
+    num_burn_ins: int
+    stiffness: float
+    sharp_temperature: float
+    sharp_temperature_error: float
+    temperature: float
+    temperature_error: float
+    effective_size: float
+    drift: float
+    chain_spread: float
+    loss: float
+    chain_values: Tensor
+    chain_errors: Tensor
+    rises: Tensor
+
+    @property
+    def is_stationary(self) -> bool:
+        """Whether nothing speaks against the value's being one of a law, whatever the warnings."""
+        return self.outcome == STATIONARY
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against taking the value for a learning coefficient; none if nothing does."""
+        if self.outcome == DIVERGED:
+            return ("a chain went to infinity: give a smaller step or a larger localization",)
+        found = []
+        if self.interval(0.95)[1] < 0:
+            found.append("negative: the point is no minimum, train it further")
+        elif self.value < 0:
+            found.append("negative, within its error")
+        if self.outcome != STATIONARY:
+            found.append(f"{self.outcome}: give a longer burn_in, more num_steps or a larger localization")
+        if self.stiffness > STIFFEST:
+            found.append(f"step too long: {self.stiffness:.2g} of curvature, give a smaller step")
+        margin = 2 * self.sharp_temperature_error + TEMPERATURE_TOLERANCE
+        if self.sharp_temperature - 1 > margin:
+            found.append(
+                f"sharp directions at {self.sharp_temperature:.2f} of their temperature: "
+                "give a smaller step or larger batches"
+            )
+        if self.temperature < 1 - TEMPERATURE_TOLERANCE - 2 * self.temperature_error:
+            found.append(
+                f"all directions at {self.temperature:.2f} of their temperature: give a longer burn_in"
+            )
+        return tuple(found)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a picture must say besides."""
+        beta, gamma = f"β = {self.inverse_temperature:.3g}", f"γ = {self.localization:g}"
+        return [f"{beta}, {gamma}, step {self.step:.3g}, batches of {self.batch_size}", *self.warnings]
+
+    def _circumstances(self) -> list[str]:
+        return [self.outcome, *self.warnings[:1], *super()._circumstances()]
+
+
+def local_learning_coefficient(
+    objective: Objective,
+    *,
+    inverse_temperature: float | None = None,
+    localization: float = 100.0,
+    step: float = 0.1,
+    batch_size: int | None = None,
+    num_chains: int = 4,
+    burn_in: int = 200,
+    num_steps: int = 300,
+    num_directions: int = 16,
+    drift_level: float = DRIFT_LEVEL,
+    min_effective_size: float = MIN_EFFECTIVE_SIZE,
+    seed: int,
+    progress: Progress | None = None,
+) -> LocalLearningCoefficient:
+    r"""Estimate the local learning coefficient at the objective's point by Langevin dynamics on batches.
+
+    .. math:: \hat\lambda = n\beta\, \bigl(\mathrm E[L_n(w)] - L_n(w^*)\bigr), \qquad
+       w \sim \exp\bigl(-n\beta\, L_n(w) - \tfrac\gamma2 \lVert w - w^*\rVert^2\bigr)
+
+    The loss should be a negative log-likelihood, and the point a minimum. On a quadratic with curvatures
+    h_i it is :math:`\frac12 \sum_i h_i / (h_i + \gamma / n\beta)`, half the effective dimension at the
+    damping :math:`\gamma / n\beta`: d/2 for a small gamma, and less the more directions are flatter than
+    that. Compare only estimates with the same n, beta and gamma.
+
+    L_n is the objective's own function, L2 term and all: take ``objective.without_decay()`` for the
+    likelihood alone. Statistics are constant in ``"running"`` and ``"recalibrated"`` mode, the latter's
+    those of the point; under batch statistics the loss belongs to the partition, of which a step then takes
+    one whole batch: that function has a coefficient like any other, but its loss is no likelihood of single
+    examples.
+
+    The rise of the loss is that of each step's batch over the same batch at w*, which the batch's choice
+    hardly moves. How the step and the matrix are chosen is in `thalweg.measures.dynamics.sgld`.
+
+    Parameters
+    ----------
+    objective
+        Mean loss over n examples, at w*.
+    inverse_temperature
+        beta. Default: 1 / log n, Watanabe's.
+    localization
+        gamma, in 1 / parameter^2: as a Gaussian prior about w* of that precision.
+    step
+        h, in parts of the inverse curvature, at the most: it is made shorter where chains come to sharper
+        places.
+    batch_size
+        B, at most n; under batch statistics the objective's own. Default: the objective's own, at most n.
+    num_chains, burn_in, num_steps
+        C, and the steps of each that do not count, and do, at least 16 of these.
+    num_directions
+        Sharp directions that get a scale of their own; 0 is plain SGLD, for which `step` is in parts of the
+        inverse of the largest curvature.
+    drift_level, min_effective_size
+        When the chains count as stationary; see ``sgd_temperature``.
+    seed
+        Of the batches, the noise and the start vectors.
+    progress
+        Called with work done and an estimate of the whole, in examples.
+
+    Raises
+    ------
+    DerivativeError
+        If no second derivative of this network can be trusted.
+    NonFiniteLossError
+        If the loss is not finite at the point.
+    ValueError
+        If an argument is out of range, or there are fewer than three examples and no `inverse_temperature`.
+
+    References ---------- Lau et al. (2023), arXiv:2308.12108: the estimate. Watanabe (2013), JMLR 14,
+    867-897: 1 / log n. Welling and Teh (2011), ICML: the dynamics.
+    """
+    check_objective("objective", objective)
+    beta = _inverse_temperature(objective, inverse_temperature)
+    check_positive("localization", localization, "100 is customary; the smaller, the longer chains must be")
+    check_positive("step", step, "0.1 is customary")
+    if step >= 2:
+        raise ValueError(
+            f"`step` must be below 2, where the dynamics become unstable, got {step}; 0.1 is customary."
+        )
+    for name, count, least in (
+        ("num_chains", num_chains, 1),
+        ("burn_in", burn_in, 1),
+        ("num_steps", num_steps, 16),
+        ("num_directions", num_directions, 0),
+    ):
+        check_count(name, count, least)
+    criteria = Criteria(drift_level, min_effective_size)
+    stream_seed(seed)
+    loss = objective.value()
+    whole = BatchDraws.of(objective, batch_size, "replacement")
+    sampling = "replacement" if whole.in_batches else "without_replacement"
+    draws = BatchDraws.of(objective, batch_size, sampling)
+    posterior = Posterior(objective.frozen(), beta * objective.num_examples, float(localization), draws)
+    work = Work(progress, (burn_in + num_steps) * num_chains * draws.batch_size)
+    sampler = Sampler(posterior, num_chains, num_directions, seed=seed, work=work)
+    work.expect(work.done + sampler.cost(burn_in + num_steps))
+    chains = sampler.run(float(step), burn_in, num_steps)
+    work.finish()
+    return LocalLearningCoefficient(
+        **_estimates(chains, posterior.scale, criteria),
+        provenance={
+            "function": "local_learning_coefficient",
+            "arguments": {
+                "inverse_temperature": inverse_temperature,
+                "localization": localization,
+                "step": step,
+                "batch_size": batch_size,
+                "num_chains": num_chains,
+                "burn_in": burn_in,
+                "num_steps": num_steps,
+                "num_directions": num_directions,
+                "drift_level": drift_level,
+                "min_effective_size": min_effective_size,
+                "seed": seed,
+            },
+            "objective": objective.describe(),
+            "operator": sampler.hessian.check.to_dict(),
+        },
+        inverse_temperature=beta,
+        localization=float(localization),
+        step=chains.step,
+        batch_size=draws.batch_size,
+        burn_in=burn_in,
+        num_steps=num_steps,
+        num_burn_ins=chains.burn_ins,
+        stiffness=chains.stiffness,
+        loss=loss,
+        rises=chains.rises,
+    )
+
+
+def _inverse_temperature(objective: Objective, asked: float | None) -> float:
+    if asked is not None:
+        check_positive("inverse_temperature", asked, "1 / log n is customary")
+        return float(asked)
+    if objective.num_examples < 3:
+        raise ValueError(
+            f"`inverse_temperature` must be given for {objective.num_examples} examples, of whose number the "
+            "logarithm is below one; 1 / log n is for three and more."
+        )
+    return 1 / math.log(objective.num_examples)
+
+
+def _estimates(chains: Chains, scale: float, criteria: Criteria) -> dict[str, Any]:
+    """By field: what the chains say together."""
+    if chains.diverged:
+        nothing = torch.full((chains.rises.shape[1],), math.nan, dtype=torch.float64)
+        names = ("sharp_temperature", "temperature", "effective_size", "drift", "chain_spread")
+        errors = ("sharp_temperature_error", "temperature_error")
+        unknown = {
+            "value": math.nan,
+            "error": ErrorBudget(probe=StandardError(math.nan, 0)),
+            "outcome": DIVERGED,
+        }
+        return (
+            unknown
+            | dict.fromkeys((*names, *errors), math.nan)
+            | {"chain_values": nothing, "chain_errors": nothing.clone()}
+        )
+    each = correlated_mean(scale * chains.rises.numpy())
+    value, error, dof = _together(each)
+    size, spread = float(each.effective_size.sum()), _chain_spread(each, dof)
+    trend = float(drift(chains.rises.numpy().mean(1)).p_value)
+    sharp, sharp_error, _ = _together(correlated_mean(chains.sharp.numpy()))
+    every, every_error, _ = _together(correlated_mean(chains.all_directions.numpy()))
+    return {
+        "value": value,
+        "error": ErrorBudget(probe=StandardError(error, dof)),
+        "outcome": criteria.verdict([trend, spread], [size]),
+        "sharp_temperature": sharp,
+        "sharp_temperature_error": sharp_error,
+        "temperature": every,
+        "temperature_error": every_error,
+        "effective_size": size,
+        "drift": trend,
+        "chain_spread": spread,
+        "chain_values": torch.from_numpy(each.value),
+        "chain_errors": torch.from_numpy(each.standard_error),
+    }
+
+
+def _together(each: CorrelatedMean) -> tuple[float, float, float]:
+    """Mean over independent chains, its standard error and degrees of freedom (Welch and Satterthwaite)."""
+    squares = each.standard_error**2
+    total = float(squares.sum())
+    dof = total**2 / float((squares**2 / each.dof).sum()) if total > 0 else float(each.dof.sum())
+    return float(each.value.mean()), math.sqrt(total) / len(squares), dof
+
+
+def _chain_spread(each: CorrelatedMean, dof: float) -> float:
+    """p-value of one mean for all chains, from their spread beside their own errors."""
+    squares, C = each.standard_error**2, len(each.value)
+    if C < 2 or not squares.min() > 0:
+        return 1.0
+    weights = 1 / squares
+    center = float((weights * each.value).sum() / weights.sum())
+    spread = float((weights * np.square(each.value - center)).sum()) / (C - 1)
+    return float(stats.f.sf(spread, C - 1, dof))
