@@ -58,7 +58,7 @@ def test_a_cluster_that_cannot_be_reached(plan: StudyPlan, no_ray: None) -> None
 
 def test_a_task_that_fits_nowhere_is_refused(plan: StudyPlan, no_ray: None) -> None:
     with pytest.raises(
-        ThalwegError, match="no machine of the Ray cluster has room for a task of 500 processors"
+        ThalwegError, match=r"no machine of the Ray cluster has room for a task of 500 processors"
     ):
         RayEngine(plan, threads=500).__enter__()
 
@@ -80,7 +80,7 @@ def test_a_task_needs_room_on_one_machine(
     source: Any = None
     engine = RayEngine(source, threads=threads, gpus=gpus)
     if room is None:
-        with pytest.raises(ThalwegError, match="no machine .* its machines have 3 and 1; 3 and 0"):
+        with pytest.raises(ThalwegError, match=r"no machine .* its machines have 3 and 1; 3 and 0"):
             engine._room()
     else:
         assert engine._room() == room
