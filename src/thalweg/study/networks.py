@@ -231,8 +231,9 @@ class StudyNetworks:
         checkpoint = self.folder(run) / CHECKPOINT_FILE
         if not checkpoint.exists():
             return
+        done = Checkpoint.load(checkpoint).header["step"]
         try:
-            check_kept(checkpoint.parent, self.keep_steps(run), Checkpoint.load(checkpoint).header["step"])
+            check_kept(checkpoint.parent, self.keep_steps(run), done)
         except ValueError:
             checkpoint.unlink()
 

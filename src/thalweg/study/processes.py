@@ -93,17 +93,16 @@ class Processes:
                 self._idle.append(worker)
                 return key, done.result()
             code = worker.end()
-            if isinstance(problem, BrokenProcessPool) and code > 0:
-                raise ThalwegError(
-                    f"a worker process ended with exit code {code} before it could begin; what it said "
-                    f"stands above. {NEEDS_GUARD}"
-                ) from problem
-            if problem is not None and not isinstance(problem, BrokenProcessPool):
-                raise (
-                    problem
-                    if isinstance(problem, ThalwegError)
-                    else ThalwegError(f"a worker process could not begin: {in_words(problem)}.")
-                ) from problem
+            if isinstance(problem, ThalwegError):
+                raise problem
+            if isinstance(problem, BrokenProcessPool):
+                if code > 0:  # it ended by itself
+                    raise ThalwegError(
+                        f"a worker process ended with exit code {code} before it could begin; what it said "
+                        f"stands above. {NEEDS_GUARD}"
+                    ) from problem
+            elif problem is not None:
+                raise ThalwegError(f"a worker process could not begin: {in_words(problem)}.") from problem
             self._losses[key] += 1
             if self._losses[key] == MOST_LOSSES:
                 how = "as it does when memory runs out" if code == -signal.SIGKILL else f"exit code {code}"

@@ -96,7 +96,7 @@ class RayEngine:
         try:
             return key, self._ray.get(done)
         except self._ray.exceptions.RayTaskError as error:
-            # What the task itself lets through: no room left on the disk.
+            # What the task itself lets through: no room left on the disk, or data that are others there.
             raise error.as_instanceof_cause() from None
         except self._ray.exceptions.RayError as error:
             reason = f"lost with its worker {MOST_LOSSES} times: {in_words(error)}"

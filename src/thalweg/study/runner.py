@@ -181,7 +181,13 @@ def _finished(tasks: Sequence[Task], before: Sequence[Record]) -> dict[str, Reco
     for key, record in {record.task: record for record in before}.items():
         if record.failure and AGAIN in record.content["provenance"]:
             finished.pop(key, None)
-    needed = {key for task in tasks if task.key not in finished for key in task.needs}
+    failed = {key for key, record in finished.items() if record.failure}
+    needed = {
+        key
+        for task in tasks
+        if task.key not in finished and not failed.intersection(task.needs)
+        for key in task.needs
+    }
     for task in tasks:
         record = finished.get(task.key)
         if record and not record.failure and task.key in needed and not task.stands(record):
