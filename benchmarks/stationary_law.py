@@ -1,6 +1,6 @@
 """The stationary law on a loss with a flat and a sharp minimum of one height: numbers and pictures.
 
-Isotropic noise at two temperatures, and of two parameters; SGD's noise, larger where the well is sharp, and
+Isotropic noise of one parameter and of two; SGD's noise, larger where the well is sharp, and
 one of the same size everywhere. Sections can be run side by side, each in a process of its own.
 
     python benchmarks/stationary_law.py --out runs/benchmark-law --figures docs/images
@@ -25,7 +25,6 @@ from thalweg.report.plot import plot
 # Objective, minima and arguments; examples only matter to SGD.
 SECTIONS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "isotropic": (lambda: one_parameter(2), MINIMA_1, {"temperature": 0.1}),
-    "cold": (lambda: one_parameter(2), MINIMA_1, {"temperature": 0.06}),
     "two": (lambda: two_parameters(2), MINIMA_2, {"temperature": 0.1}),
     "sgd": (lambda: one_parameter(8, noise=3.0), MINIMA_1, {"temperature": 0.1, "noise": "sgd"}),
     "sgd-two": (lambda: two_parameters(8, noise=3.0), MINIMA_2, {"temperature": 0.1, "noise": "sgd"}),

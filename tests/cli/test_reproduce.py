@@ -66,9 +66,9 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SimpleNamespac
     return out, run(out)
 
 
-def check_report(out: Path, said: str) -> None:
+def check_report(out: Path, said: str, least: int) -> None:
     records = Store(out).records()
-    assert len(records) >= 40
+    assert len(records) >= least
     reported = [line for line in said.splitlines() if " elapsed " in line]
     assert len(reported) == len(records), "each task is reported as it ends"
     assert all(line.endswith(" left") for line in reported), "with the time left"
@@ -85,7 +85,7 @@ def test_it_runs_to_its_report_and_a_second_call_does_nothing_again(
     calm: tuple[Path, SimpleNamespace],
 ) -> None:
     out, done = calm
-    check_report(out, done.stderr)
+    check_report(out, done.stderr, 38)
     files = [out / "records.jsonl", out / "report" / "index.html"]
     before = [file.read_bytes() for file in files]
     run(out)
@@ -100,7 +100,7 @@ def test_smoke_runs_to_its_report_and_a_second_call_does_nothing_again(tmp_path:
     command = [sys.executable, "-m", "thalweg", "reproduce", "--preset", "smoke", "--out", str(out)]
     first = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert first.returncode == 0, first.stderr
-    check_report(out, first.stderr)
+    check_report(out, first.stderr, 40)
     files = [out / "records.jsonl", out / "report" / "index.html"]
     before = [file.read_bytes() for file in files]
     second = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -127,7 +127,7 @@ class Stop:
 def interrupt(out: Path, num_records: int) -> None:
     """Stop the study, in this process, once so many records are there."""
     data = [
-        tuple(t[:n] for t in fashion_mnist.load(split))
+        tuple(t[:n] for t in fashion_mnist.load(split))  # type: ignore[arg-type]
         for split, n in (("train", SETTINGS.data.num_train), ("test", SETTINGS.data.num_test))
     ]
     before = len(rows(out)) if (out / "records.jsonl").exists() else 0

@@ -78,7 +78,7 @@ def test_the_page_stands_alone_and_serves_readers_without_eyes(six):
     headers = [a for tag, a in outline.tags if tag == "th"]
     assert all(a.get("scope") in ("col", "row", "rowgroup") for a in headers)
     charts = [a for tag, a in outline.tags if tag == "svg" and a.get("role") == "img"]
-    assert len(charts) == 5 + 4 + 11, "a forest for each claim, of barriers apart, and strips of all there is"
+    assert len(charts) == 5 + 4 + 3 + 11, "forests by claim, barriers apart, a matrix a mode, strips"
     assert all(len(a["aria-label"]) > 40 for a in charts)
     levels = [int(tag[1]) for tag, _ in outline.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
@@ -139,7 +139,7 @@ def test_the_page_says_what_was_found_and_what_failed(six):
 def test_every_value_is_there_with_its_interval(six):
     page = six.path.read_text("utf-8")
     runs = page.split('<details class="run">')[1:]
-    assert len(runs) == 12 + 6, "runs and pairs"
+    assert len(runs) == 12 + 2 * 15, "runs and pairs"
     shown = re.findall(r'<td data-mode="[a-z]+">([^<]+) <small>', page)
     values = [row for row in rows(six.study) if math.isfinite(row["value"])]
     assert len(shown) == len(values)

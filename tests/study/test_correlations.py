@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from scipy import stats
@@ -51,7 +52,7 @@ def test_two_settings_are_compared_from_seed_to_seed(tmp_path):
     assert matrix.is_within
     for pair in (("gap", "top_eigenvalue"), ("trace", "sam_sharpness")):
         a, b = ({v.run: v for v in shown.values(name, matrix.mode, "end")} for name in pair)
-        scores = [
+        scores: list[Any] = [
             stats.kendalltau(*([c[run].value for run in a if a[run].fields["model"] == m] for c in (a, b)))[0]
             for m in spec.models
         ]

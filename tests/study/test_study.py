@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -506,7 +507,7 @@ def children(pid: int) -> list[int]:
 def test_workers_die_with_a_runner_that_is_killed(toy_folder: Path) -> None:
     write_study(toy_folder)
     process = start(toy_folder, toy_folder / "out", workers=2)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while not (toy_folder / "out" / "records.jsonl").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -536,3 +537,19 @@ def test_killed_at_random_moments_twenty_times_the_records_are_equal(toy_folder:
         process.wait()
     assert start(toy_folder, out).wait() == 0
     assert results(out) == results(toy_folder / "one")
+
+
+def test_pairs_are_disjoint_or_all_there_are(toy_folder: Path) -> None:
+    """And another process, which is sent the plan as what it was made of, plans the same."""
+
+    def pairs(made: StudyPlan) -> list[str]:
+        found = [t.labels for t in made.tasks if t.labels["name"] == "barrier"]
+        return [f["seed"] for f in found if (f["model"], f["mode"]) == ("bn", "running")]
+
+    more = '[presets.every.pairs.barrier]\npairing = "all"'
+    disjoint, every = (plan(toy_folder, preset=p, seeds="seeds = 5", more=more) for p in (None, "every"))
+    assert pairs(disjoint) == ["1-2", "3-4"]
+    assert pairs(every) == ["1-2", "1-3", "1-4", "1-5", "2-3", "2-4", "2-5", "3-4", "3-5", "4-5"]
+    assert set(disjoint.tasks_by_key()) < set(every.tasks_by_key()), "what was measured before stays"
+    sent = pickle.loads(pickle.dumps(every))
+    assert list(sent.tasks_by_key()) == list(every.tasks_by_key())

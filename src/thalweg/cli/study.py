@@ -15,6 +15,7 @@ from thalweg.cli.export import export
 from thalweg.cli.options import DataRoot, Device, Json, resolve_device
 from thalweg.cli.report import report, write_report
 from thalweg.core.text_table import in_columns
+from thalweg.report.study_words import verdict_rows
 from thalweg.study.changes import changes
 from thalweg.study.costs import Estimate, estimated
 from thalweg.study.evidence import Evidence
@@ -277,10 +278,8 @@ def _print_status(opened: Study) -> None:
     for (kind, reason), names in reasons.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         out_console.print(f"{kind}: {names[0]}{more}: {reason}")
-    for verdict in opened.verdicts:
-        claim = verdict.claim
-        words = claim.text or claim.name
-        out_console.print(f"{verdict.answer:>10}  {words}")
+    for row in verdict_rows(opened.verdicts, opened.spec.level):
+        out_console.print(f"{row.answer:>17}  {row.claim}: {row.why}")
     if opened.num_unused:
         unused = f"{opened.num_unused} records of other versions of the file stay in the store"
         errors.print(f"{unused}, unused here.")

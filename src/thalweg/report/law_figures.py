@@ -91,9 +91,9 @@ def draw_occupancies(axes: Axes, result: Any) -> None:
         [StandardError(e, result.num_chains - 1).half_width(0.95) for e in numbers(result.occupancy_errors)]
     )
     _beside(axes, result, numbers(result.occupancies), (half, half), result.predictions, result.predicted)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-0.04, 1.04)
     axes.set_ylabel("share of time")
-    axes.legend()
+    axes.legend(loc="lower left")
 
 
 def draw_escapes(axes: Axes, result: Any) -> None:
@@ -109,7 +109,7 @@ def draw_escapes(axes: Axes, result: Any) -> None:
     else:
         axes.set_ylim(bottom=0)
     axes.set_ylabel("time")
-    axes.legend()
+    axes.legend(loc="upper right")
 
 
 def _beside(
@@ -145,10 +145,10 @@ def draw_run(axes: Axes, result: Any) -> None:
         axes.plot(steps, blocks[:, i], color=colour, label=f"well {i + 1}")
         for name, style in (("gibbs", "--"), ("multiplicative", ":")):
             axes.axhline(float(result.prediction(name)[i]), color=colour, linewidth=0.9, linestyle=style)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-0.04, 1.04)
     axes.set_xlabel("step (dashed: Gibbs)")
     axes.set_ylabel("share of chains")
-    axes.legend()
+    axes.legend(loc="center right")
 
 
 def draw_basin_mass(axes: Axes, result: Any, colour: str) -> None:
@@ -165,7 +165,7 @@ def draw_basin_mass(axes: Axes, result: Any, colour: str) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("damping (loss / parameter²)")
     axes.set_ylabel("L + (T/2) log det(H + damping)")
-    axes.legend()
+    axes.legend(loc="lower right")
 
 
 def learning_figure(result: Any) -> Figure:
@@ -192,7 +192,7 @@ def draw_rises(axes: Axes, result: Any) -> None:
         low, high = result.interval(0.95)
         axes.axhspan(low, high, color=FAINT, linewidth=0)
         axes.axhline(result.value, color=INK, linewidth=1, label=f"mean {result.value:.4g}, 95 %")
-        axes.legend()
+        axes.legend(loc="upper right")
     axes.set_xlabel("step after the burn-in")
     axes.set_ylabel("nβ (loss − loss at the point)")
 

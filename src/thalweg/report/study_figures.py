@@ -68,8 +68,8 @@ def _forest(verdict: Verdict, cells: Sequence[Cell], part: str, modes: Sequence[
             rows.append(Row(at, marks, num_lines=len(used), measure=measure, at=at))
     is_ratio = cells[0].is_ratio
     label = f"{effect_name(claim, is_ratio)}, with {100 * level:.4g} % intervals"
-    has_margin = not isinstance(claim, ContrastClaim) or (claim.scale == "log") == is_ratio
-    band = _band(claim.margin, is_ratio) if has_margin else None
+    # Of measures in other units it is none.
+    band = _band(claim.margin, is_ratio) if all(c.margin is not None for c in cells) else None
     all_marks = [mark for row in rows for mark in row.marks]
     axis = (
         unit_axis(label, band)

@@ -52,7 +52,6 @@ def run_pictures(study: Study) -> list[Pictures]:
     """
     found: dict[str, dict[str, PlannedTask]] = {}
     num_results: dict[str, int] = {}
-    moments, modes = list(study.spec.moments), [*study.spec.objective.modes, "any"]
     for task in study.tasks:
         record = study.records.get(task.key)
         if task.measure not in SHOWN or task.measure not in pictured() or record is None or record.failure:
@@ -61,13 +60,7 @@ def run_pictures(study: Study) -> list[Pictures]:
         num_results[name] = num_results.get(name, 0) + 1
         setting = title_of({k: v for k, v in task.labels.items() if k != "seed"})
         best = found.setdefault(name, {}).setdefault(setting, task)
-
-        def rank(task: PlannedTask) -> tuple[int, int]:
-            moment, mode = task.labels.get("moment"), task.labels.get("mode")
-            at = moments.index(moment) if moment in moments else len(moments)
-            return -at, modes.index(mode) if mode in modes else len(modes)
-
-        if rank(task) < rank(best):
+        if _rank(study, task) < _rank(study, best):
             found[name][setting] = task
     return [
         Pictures(
@@ -77,6 +70,16 @@ def run_pictures(study: Study) -> list[Pictures]:
         )
         for name, tasks in found.items()
     ]
+
+
+def _rank(study: Study, task: PlannedTask) -> tuple[int, int]:
+    """Last moments first, then modes in their order; what is of a whole run comes before both."""
+    moments, modes = list(study.spec.moments), list(study.spec.objective.modes)
+    moment, mode = task.labels.get("moment"), task.labels.get("mode")
+    return (
+        -moments.index(moment) if moment in moments else -len(moments),
+        modes.index(mode) if mode in modes else len(modes),
+    )
 
 
 def _picture(study: Study, task: PlannedTask) -> Picture:

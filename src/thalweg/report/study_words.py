@@ -218,6 +218,8 @@ def _p(verdict: Verdict) -> tuple[str, str]:
     if not known or verdict.cell.reason:
         return "", ""
     p, side = min(known)
+    if len(known) > 1 and known[0][0] == known[1][0]:
+        side = "for and against it alike"
     return format_p(p), f"{side}, {'Holm' if verdict.claim.primary else 'uncorrected'}"
 
 

@@ -171,10 +171,10 @@ def held_out_prediction(
         fold, groups = ~out, cells.index[~out]
         target, found[0, out] = _quantiles(y[fold], y[out])
         pairs = [_quantiles(column[fold], column[out]) for column in x.T]
-        own = [np.stack([pair[side] for pair in pairs], axis=1) for side in (0, 1)]
-        both = [np.hstack([known[rows], part]) for rows, part in zip((fold, out), own, strict=True)]
-        of_fold, held_out = both if beside else own
-        found[1, out] = _predicted(of_fold, held_out, target, groups)
+        own, new = (np.stack([pair[side] for pair in pairs], axis=1) for side in (0, 1))
+        if beside:
+            own, new = np.hstack([known[fold], own]), np.hstack([known[out], new])
+        found[1, out] = _predicted(own, new, target, groups)
         found[2, out] = _predicted(known[fold], known[out], target, groups)
     squares = np.square(found - found[0])[1:]
     with_features, without = (np.bincount(cells.index, weights=row) for row in squares)

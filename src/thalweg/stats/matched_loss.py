@@ -6,21 +6,19 @@ Between the last checkpoint above the target :math:`L^*` and the next, which is 
           v = (1 - \lambda)\, v_0 + \lambda\, v_1
 
 for losses fall about exponentially between checkpoints, so that their logarithm goes about evenly with
-whatever else moves. With errors :math:`e` of the values and relative errors :math:`s` of the losses,
+whatever else moves. With errors :math:`e` of the values, independent of each other,
 
-.. math:: \mathrm{se}^2 = (1 - \lambda)^2 e_0^2 + \lambda^2 e_1^2 + (v_1 - v_0)^2
-          \Bigl( \frac{(1 - \lambda) s_0 + \lambda s_1}{\log L_0 - \log L_1} \Bigr)^2
+.. math:: \mathrm{se}^2 = (1 - \lambda)^2 e_0^2 + \lambda^2 e_1^2
 
-The losses of both checkpoints are taken on the same examples, so that their errors go together; for the
-last part they are taken to do so wholly, which is an upper bound whatever their correlation. Values are
-taken as independent of each other and of the losses. That v is no straight line between the two checkpoints
-is in no error: `before` and `after` bound what a monotone one can be.
+Losses count as exact: they are what they are on the examples they were evaluated on. How far these speak for
+others is one error of all runs together, which moves the target of all and no run by itself. That v is no
+straight line between the two checkpoints is in no error: `before` and `after` bound what a monotone one can
+be.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +37,8 @@ class MatchedValue:
     value, standard_error
         NaN where there is none.
     position
-        Where on the checkpoints it is: 3.25 is a quarter of the way from the fourth to the fifth.
+        Where on the checkpoints it is: 3.25 is a quarter of the way from the fourth to the fifth. Without a
+        value the checkpoint beside the target that has none, else NaN.
     before, after
         The values at the checkpoints on both sides, the same one twice where one is at the target.
     num_crossings
@@ -63,7 +62,6 @@ def at_matched_loss(
     values: ArrayLike,
     target: float,
     *,
-    loss_errors: ArrayLike | None = None,
     value_errors: ArrayLike | None = None,
     log: bool = False,
 ) -> MatchedValue:
@@ -78,7 +76,7 @@ def at_matched_loss(
         ``(T,)``; NaN where it was not measured.
     target
         The loss, positive.
-    loss_errors, value_errors
+    value_errors
         ``(T,)`` standard errors.
     log
         Interpolate the logarithm of the values, as ratios are compared.
@@ -100,13 +98,13 @@ def at_matched_loss(
     >>> round(found.value, 12), round(found.position, 12)
     (15.0, 0.5)
     """
-    check_positive("target", target, "a loss that the runs pass through, see common_losses")
+    check_positive("target", target, "a loss that the runs pass through")
     check_flag("log", log)
     x = _losses("losses", losses)
     v = np.asarray(values, dtype=np.float64)
     if v.shape != x.shape:
         raise ValueError(f"`values` must hold one for each of the {len(x)} losses, got shape {v.shape}.")
-    errors_x, errors_v = _errors("loss_errors", loss_errors, x), _errors("value_errors", value_errors, v)
+    errors = _errors("value_errors", value_errors, v)
     if log and (v <= 0).any():
         raise ValueError(
             f"`values` must be positive for their logarithms, got {float(np.nanmin(v))}; see log=False."
@@ -119,8 +117,8 @@ def at_matched_loss(
     after = int(np.argmax(is_below))
     if x[after] == target:
         if not math.isfinite(v[after]):
-            return _missing(f"it was not measured at checkpoint {after}", crossings)
-        return _between(v, errors_v, after, after, 1.0, 0.0, log, crossings)
+            return _missing(f"it was not measured at checkpoint {after}", crossings, after)
+        return _between(v, errors, after, after, 1.0, log, crossings)
     if after == 0:
         return _missing(
             f"the loss is {x[0]:.4g} at the first checkpoint already, below {target:.4g}", crossings
@@ -130,50 +128,9 @@ def at_matched_loss(
         if not math.isfinite(x[i]):
             return _missing(f"the loss is {x[i]} at checkpoint {i}, before the target is reached", crossings)
         if not math.isfinite(v[i]):
-            return _missing(f"it was not measured at checkpoint {i}, beside the target", crossings)
-    fall = math.log(x[before] / x[after])
-    share = math.log(x[before] / target) / fall
-    relative = errors_x[[before, after]] / x[[before, after]]
-    shift = float((1 - share) * relative[0] + share * relative[1]) / fall
-    return _between(v, errors_v, before, after, share, shift, log, crossings)
-
-
-def common_losses(curves: Iterable[ArrayLike]) -> tuple[float, float]:
-    """Between which losses every run can be matched: the lowest and the highest that all of them pass.
-
-    Parameters
-    ----------
-    curves
-        Of each run its losses ``(T,)`` at its checkpoints; runs may have different numbers.
-
-    Returns
-    -------
-    low, high
-        The largest of the runs' lowest losses, and the least of their first; low > high where there is no
-        loss that all of them pass.
-
-    Raises
-    ------
-    ValueError
-        If there is no run, or one without a finite loss.
-
-    Examples
-    --------
-    >>> common_losses([[2.3, 0.5, 0.1], [2.0, 0.6, 0.2]])
-    (0.2, 2.0)
-    """
-    low, high = 0.0, math.inf
-    for i, curve in enumerate(curves):
-        x = _losses(f"curves[{i}]", curve)
-        x = x[np.isfinite(x)]
-        if not len(x):
-            raise ValueError(
-                f"`curves[{i}]` must hold a finite loss, got none; leave out runs that diverged."
-            )
-        low, high = max(low, float(x.min())), min(high, float(x[0]))
-    if math.isinf(high):
-        raise ValueError("`curves` must hold at least one run, got none.")
-    return low, high
+            return _missing(f"it was not measured at checkpoint {i}, beside the target", crossings, i)
+    share = math.log(x[before] / target) / math.log(x[before] / x[after])
+    return _between(v, errors, before, after, share, log, crossings)
 
 
 def _between(
@@ -182,15 +139,14 @@ def _between(
     before: int,
     after: int,
     share: float,
-    shift: float,
     log: bool,
     crossings: int,
 ) -> MatchedValue:
-    """At a share of the way, which is uncertain by `shift`."""
+    """At a share of the way."""
     ends, e = v[[before, after]], errors[[before, after]]
     scaled, e = (np.log(ends), e / ends) if log else (ends, e)
     value = float((1 - share) * scaled[0] + share * scaled[1])
-    error = math.hypot((1 - share) * e[0], share * e[1], (scaled[1] - scaled[0]) * shift)
+    error = math.hypot((1 - share) * e[0], share * e[1])
     if log:
         value = math.exp(value)
         error *= value
@@ -198,8 +154,8 @@ def _between(
     return MatchedValue(value, error, position, float(ends[0]), float(ends[1]), crossings, "")
 
 
-def _missing(reason: str, crossings: int) -> MatchedValue:
-    return MatchedValue(math.nan, math.nan, math.nan, math.nan, math.nan, crossings, reason)
+def _missing(reason: str, crossings: int, position: float = math.nan) -> MatchedValue:
+    return MatchedValue(math.nan, math.nan, position, math.nan, math.nan, crossings, reason)
 
 
 def _why_never(x: NDArray[np.float64], target: float) -> str:

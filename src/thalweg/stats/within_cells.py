@@ -88,7 +88,7 @@ def seed_correlation(
     signs = [[_signs(v[runs]) for v in (m, g)] for runs in members]
     # Of each run, and its cell's: pairs that agree less those that do not, and those each of the two orders.
     rows = [np.stack([_sum(a * b), _sum(a * a), _sum(b * b)], 1) for a, b in signs]
-    total = np.sum([r.sum(0) for r in rows], axis=0)
+    total = np.concatenate(rows).sum(0)
     for name, pairs in (("measure", total[1]), ("gap", total[2])):
         if pairs == 0:
             raise ValueError(f"`{name}` must not be constant within every cell: it orders nothing.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from thalweg.stats.held_out_prediction import HeldOutPrediction
 from thalweg.stats.verdicts import Answer
-from thalweg.study.claims import Claim, PredictionClaim
+from thalweg.study.claims import Claim, ContrastClaim, PredictionClaim
 from thalweg.study.evidence import Value
 from thalweg.study.spec import StudySpec
 
@@ -43,6 +43,9 @@ class Cell:
         Hedges' g and its interval; NaN of a correlation.
     p_support, p_refute
         Uncorrected; NaN where there were none.
+    margin
+        That of the claim, where it can be asked of this measure: a factor is none of a difference, and what
+        is in the unit of one measure is none of another.
     values_a, values_b
         Of the runs that were compared; of a correlation, of the measure and of what it ranks; of a
         prediction, of the first feature and of the outcome.
@@ -72,6 +75,7 @@ class Cell:
     p_refute: float = math.nan
     smallest_p: float = math.nan
     measurement_share: float = math.nan
+    margin: float | None = None
     values_a: tuple[Value, ...] = ()
     values_b: tuple[Value, ...] = ()
     missing: tuple[Value, ...] = ()
@@ -92,14 +96,35 @@ class Cell:
 def empty_cell(spec: StudySpec, claim: Claim, place: Place) -> Cell:
     """The cell of a claim at a place before anything is compared: what is expected there."""
     measure, mode, matching = place
-    member, own = member_of(spec, measure), member_of(spec, claim.measure)
-    turned = member is not None and own is not None and member.larger_is_sharper != own.larger_is_sharper
+    member = member_of(spec, measure)
+    sense, own = is_larger_sharper(spec, measure), is_larger_sharper(spec, claim.measure)
     expects = claim.expect
-    if turned and not isinstance(claim, PredictionClaim):
+    if sense is not None and own is not None and sense != own and not isinstance(claim, PredictionClaim):
         expects = OPPOSITE[expects]
     # What a measure claims not to see it claims of its value alone.
     is_normalised = measure in spec.measures and bool(member and member.is_normalised)
-    return Cell(measure, mode, matching, expects, is_normalised)
+    return Cell(measure, mode, matching, expects, is_normalised, margin=_margin(spec, claim, measure))
+
+
+def compares_ratios(spec: StudySpec, claim: ContrastClaim, measure: str) -> bool:
+    """Whether geometric means are compared; of two networks, whose barrier may be nought, differences are."""
+    return claim.scale == "log" and measure not in spec.pairs
+
+
+def is_larger_sharper(spec: StudySpec, name: str) -> bool | None:
+    """Whether more of it goes with sharper minima, as of a barrier; None of what is no measure's."""
+    if name in spec.pairs:
+        return True
+    member = member_of(spec, name)
+    return None if member is None else bool(member.larger_is_sharper)
+
+
+def _margin(spec: StudySpec, claim: Claim, measure: str) -> float | None:
+    if not isinstance(claim, ContrastClaim):
+        return claim.margin
+    if claim.scale == "log":
+        return claim.margin if compares_ratios(spec, claim, measure) else None
+    return claim.margin if measure == claim.measure else None
 
 
 def member_of(spec: StudySpec, name: str) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from thalweg.stats.matched_loss import at_matched_loss
+from thalweg.study.moments import in_order
 from thalweg.study.quantities import WHOLE
 from thalweg.study.table import ANY_MODE, COLUMNS
 
@@ -25,7 +26,7 @@ class Value:
     fields
         Its setting and seed.
     value, standard_error, below, above
-        See `thalweg.study.table.rows`.
+        See `thalweg.study.table.rows`: the error is what differs from run to run alone.
     reason
         Why there is no value.
     """
@@ -46,8 +47,6 @@ class Evidence:
     ----------
     rows
         Of `thalweg.study.table.rows`.
-    moments
-        All moments, in the order of training as far as their names tell.
     """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -84,35 +83,39 @@ class Evidence:
     def _matched(
         self, run: str, rows: Mapping[str, Mapping[str, Any]], mode: str, target: float
     ) -> Value | None:
-        losses = self._index.get(("train_loss", mode), {}).get(run) or self._index.get(
-            ("train_loss", ANY_MODE), {}
-        ).get(run)
+        losses = self._losses(run, mode)
         if losses is None:
             return None  # of two networks, which have no one training loss
+        running = self._losses(run, "running") or losses
+        order = in_order(rows, {moment: row["value"] for moment, row in running.items()})
         common = [
-            (losses[moment], row)
-            for moment, row in rows.items()
+            (losses[moment], rows[moment])
+            for moment in order
             if moment in losses and math.isfinite(losses[moment]["value"])
         ]
         fields = _fields(next(iter(rows.values())))
-        why = next((loss["reason"] for loss in losses.values() if loss["reason"]), "")
-        missing = next((row["reason"] or "not measured" for _, row in common if math.isnan(row["value"])), "")
-        if len(common) < 2 or missing:
-            reason = missing or why or "fewer than two moments were measured"
-            return Value(run, fields, math.nan, reason=reason)
-        # In the order of training: the loss of one moment need not be below that of the one before.
+        if len(common) < 2:
+            why = next((loss["reason"] for loss in losses.values() if loss["reason"]), "")
+            return Value(run, fields, math.nan, reason=why or "fewer than two moments were measured")
         values = [row["value"] for _, row in common]
-        log = all(value > 0 for value in values)
         at = at_matched_loss(
             [loss["value"] for loss, _ in common],
             values,
             target,
             value_errors=[row["standard_error"] for _, row in common],
-            log=log,
+            log=all(value > 0 for value in values if not math.isnan(value)),
         )
-        # What solvers left of either neighbour, for a value between them.
-        below, above = (max(row[side] for _, row in common) for side in ("below", "above"))
-        return Value(run, fields, at.value, at.standard_error, below, above, at.reason)
+        if math.isnan(at.value):
+            beside = "" if math.isnan(at.position) else common[round(at.position)][1]["reason"]
+            return Value(run, fields, math.nan, reason=beside or at.reason)
+        # Of a value between two, at most what solvers left of either.
+        both = [common[place][1] for place in (math.floor(at.position), math.ceil(at.position))]
+        below, above = (max(row[side] for row in both) for side in ("below", "above"))
+        return Value(run, fields, at.value, at.standard_error, below, above)
+
+    def _losses(self, run: str, mode: str) -> Mapping[str, Mapping[str, Any]] | None:
+        of_mode, of_any = (self._index.get(("train_loss", m), {}) for m in (mode, ANY_MODE))
+        return of_mode.get(run) or of_any.get(run)
 
 
 def _value(row: Mapping[str, Any]) -> Value:

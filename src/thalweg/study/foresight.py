@@ -18,12 +18,13 @@ from thalweg.stats.power import (
     seeds_for_equivalence,
     seeds_needed,
 )
+from thalweg.study.claim_cells import Cell, compares_ratios
 from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.correlations import FEWEST_SETTINGS
 from thalweg.study.evidence import Evidence, Value
 from thalweg.study.ranked_claims import NUM_RESAMPLES
 from thalweg.study.spec import StudySpec
-from thalweg.study.verdicts import Cell, compares_ratios, own_values
+from thalweg.study.verdicts import own_values
 
 POWER = 0.8
 
@@ -220,9 +221,9 @@ def _spread(claim: ContrastClaim, cell: Cell) -> float:
     def numbers(values: tuple[Value, ...]) -> list[float]:
         return [math.log(v.value) if cell.is_ratio else v.value for v in values]
 
-    a, b = numbers(cell.values_a), numbers(cell.values_b)
-    if min(len(a), len(b)) < 2:
+    if cell.reason or min(cell.num_a, cell.num_b) < 2:
         return math.nan
+    a, b = numbers(cell.values_a), numbers(cell.values_b)
     if claim.paired:
         return math.sqrt(_variance([x - y for x, y in zip(a, b, strict=True)]))
     return math.sqrt((_variance(a) + _variance(b)) / 2)

@@ -56,12 +56,13 @@ def export_mlflow(study: Study, tracking_uri: str, figures: Mapping[str, bytes] 
 
     Notes
     -----
-    A metric is called ``NAME/MOMENT/MODE``, with ``/standard_error`` behind for that of its random parts;
-    losses and accuracies of training have the epoch as step. What has no value is left out. A number that is
-    measured in another way than before stands behind the old one in the metric's history, and is the one that
-    is shown; what the study no longer asks for is named in the tag ``thalweg.unused`` of the run, or is the
-    run. Parameters are the study's fields, the seed and all that the run is trained with. Artifacts lie in
-    ``mlartifacts`` beside an SQLite database, wherever the command was given; a server has its own place.
+    A metric is called ``NAME/MOMENT/MODE``, with ``/standard_error`` or ``/shared_error`` behind
+    (see `thalweg.study.table.rows`); losses and accuracies of training have the epoch as step. What has no
+    value is left out. A number that is measured in another way than before stands behind the old one in the
+    metric's history, and is the one that is shown; what the study no longer asks for is named in the tag
+    ``thalweg.unused`` of the run, or is the run. Parameters are the study's fields, the seed and all that the
+    run is trained with. Artifacts lie in ``mlartifacts`` beside an SQLite database, wherever the command was
+    given; a server has its own place.
     """
     mlflow: Any = import_extra("mlflow", "mlflow")
     client = mlflow.MlflowClient(tracking_uri=tracking_uri)
@@ -174,8 +175,9 @@ def _metrics(study: Study, metric: Any) -> dict[str, list[Any]]:
     for row in rows(study):
         key = "/".join([row["name"], row["moment"], row["mode"]])
         add(row["run"], key, row["value"])
-        if row["standard_error"]:
-            add(row["run"], f"{key}/standard_error", row["standard_error"])
+        for error in ("standard_error", "shared_error"):
+            if row[error]:
+                add(row["run"], f"{key}/{error}", row[error])
     for record in study.records.values():
         if record.measure == TrainingHistory.measure and not record.failure:
             history = record.measurement

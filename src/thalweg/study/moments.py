@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,6 +56,37 @@ class Moment:
                 f"got {self.name!r}."
             )
         return step
+
+
+def in_order(moments: Iterable[str], losses: Mapping[str, float]) -> list[str]:
+    """Moments of one run in the order of its training.
+
+    A moment ``loss X`` comes before the first of the others at which the loss was no larger than X.
+
+    Parameters
+    ----------
+    moments
+        Names, of epochs or of steps; of the two together names do not tell the order.
+    losses
+        Training losses at the moments, with running statistics, as ``loss X`` is looked for.
+
+    Examples
+    --------
+    >>> in_order(["end", "loss 0.5", "epoch 10", "epoch 2"], {"epoch 2": 0.9, "epoch 10": 0.4, "end": 0.3})
+    ['epoch 2', 'loss 0.5', 'epoch 10', 'end']
+    """
+    by_name = {name: parsed(name) for name in moments}
+
+    def place(name: str) -> tuple[bool, float]:
+        number = by_name[name].number
+        return number is None, number or 0.0
+
+    found = sorted((name for name in by_name if by_name[name].kind != "loss"), key=place)
+    for name in sorted(set(by_name) - set(found), key=lambda name: -place(name)[1]):
+        bound = place(name)[1]
+        below = (i for i, other in enumerate(found) if losses.get(other, math.inf) <= bound)
+        found.insert(next(below, len(found)), name)
+    return found
 
 
 def parsed(text: str) -> Moment:

@@ -168,6 +168,7 @@ def _number(value: float, reason: str, status: str) -> dict[str, Any]:
     return {
         "value": value,
         "standard_error": math.nan if is_missing else 0.0,
+        "shared_error": math.nan if is_missing else 0.0,
         "below": math.nan if is_missing else 0.0,
         "above": math.nan if is_missing else 0.0,
         "low": value,

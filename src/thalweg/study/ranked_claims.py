@@ -79,9 +79,16 @@ def _coefficient(
         held = list(zip(*covariates, strict=True))
         part = partial_correlation(measure, ranked, held, cells=cells, level=spec.level, seed=SEED)
         return part.value, part.low, part.high, part.p_value, math.nan
-    errors = [row[0].standard_error for row in rows]
+    errors, gap_errors = ([row[i].standard_error for row in rows] for i in (0, 1))
     found = rank_correlation(
-        measure, ranked, fields, errors=errors, level=spec.level, num_resamples=NUM_RESAMPLES, seed=SEED
+        measure,
+        ranked,
+        fields,
+        errors=errors,
+        gap_errors=gap_errors,
+        level=spec.level,
+        num_resamples=NUM_RESAMPLES,
+        seed=SEED,
     )
     tau = found.granulated if claim.statistic == "granulated" else found.overall
     return tau.value, tau.low, tau.high, tau.p_value, found.smallest_p

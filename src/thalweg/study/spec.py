@@ -265,6 +265,11 @@ class StudySpec(Table):
                 check_one_of(f"{place}.groups", group, fields[claim.by])
             if claim.groups[0] == claim.groups[1]:
                 raise ValueError(f"{place}.groups: the two are the same")
+            if claim.measure in self.pairs and claim.scale == "log" and claim.margin is not None:
+                raise ValueError(
+                    f"{place}.margin: {claim.measure} may be nought and is compared by differences, of which "
+                    'a factor is no margin; set scale = "linear" and a margin in its unit'
+                )
         elif isinstance(claim, PredictionClaim):
             check_one_of(f"{place}.outcome", claim.outcome, of_networks)
             for feature in claim.features:

@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from scipy.special import ndtri
-
 from thalweg.analyses.generalization_gap import GeneralizationGap
 from thalweg.analyses.readings import Reading, number_reading
-from thalweg.core.measurement import Measurement
+from thalweg.core.measurement import Measurement, StandardError
+from thalweg.measures.sharpness.average_sharpness import AverageSharpness
 from thalweg.study.quantities import quantity_rows
 from thalweg.study.store import Record
 
@@ -27,13 +26,17 @@ ANY_MODE = "any"
 # Keys of a row beside the study's own fields and the seed.
 COLUMNS = frozenset(
     {
-        *("run", "name", "measure", "moment", "mode", "value", "standard_error", "below", "above"),
-        *("low", "high", "is_lower_bound", "status", "reason", "seconds", "host"),
+        *("run", "name", "measure", "moment", "mode", "value", "standard_error", "shared_error", "below"),
+        *("above", "low", "high", "is_lower_bound", "status", "reason", "seconds", "host"),
     }
 )
 
 # Numbers of every network, at every moment, in every mode.
 PERFORMANCE = ("gap", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
+
+# Results whose data error is for the distribution that the examples are drawn from. All runs are measured on
+# the same ones: such an error moves all of them together, and is no noise of any run.
+OF_POPULATION = (GeneralizationGap, AverageSharpness)
 
 NAN = math.nan
 
@@ -46,7 +49,9 @@ def rows(study: Study) -> list[dict[str, Any]]:
     list of dict
         Keys: ``run``; the study's fields (``model``, ``lr``, ...) and ``seed``; ``name``, ``measure``,
         ``moment``, ``mode`` (``"any"`` without batch norm); ``value``, ``standard_error`` of its random
-        parts, ``below`` and ``above`` of what is not random, ``low`` and ``high`` at the study's level;
+        parts that differ from run to run, ``shared_error`` of the examples, which are the same for all runs
+        (nought where the value is meant of just these), ``below`` and ``above`` of what is not random,
+        ``low`` and ``high`` of all of it at the study's level;
         ``is_lower_bound``; ``status`` (done, diverged, refused, crashed, blocked, open) and ``reason``;
         ``seconds``, ``host``. Without a value that is NaN. Quantities of the study come last, those of whole
         runs at the moment ``"run"``.
@@ -91,19 +96,23 @@ def _rows(study: Study, task: PlannedTask, spec: StudySpec) -> Iterator[dict[str
     result = Measurement.from_dict(record.content)
     if isinstance(result, GeneralizationGap):
         for name, reading in _performance(result, level).items():
-            yield {**head, "name": name, **_numbers(reading), **tail}
+            yield {**head, "name": name, **_numbers(reading, reading.standard_error), **tail}
     else:
-        yield {**head, **_numbers(Reading.of(result, level)), **tail}
+        data = result.error.data if isinstance(result, OF_POPULATION) else None
+        yield {**head, **_numbers(Reading.of(result, level), data.value if data else 0.0), **tail}
         for name, number in numbers.items():
             # Its time is that of the measure.
             reading = number_reading(result, number, level)
             yield {**head, "name": name, **_numbers(reading), **tail, "seconds": NAN}
 
 
-def _numbers(reading: Reading) -> dict[str, Any]:
+def _numbers(reading: Reading, shared: float = 0.0) -> dict[str, Any]:
+    # In quadrature, and up to rounding nought where all of it is shared.
+    own = 0.0 if shared == reading.standard_error else reading.standard_error
     return {
         "value": reading.value,
-        "standard_error": reading.standard_error,
+        "standard_error": math.sqrt(max(own**2 - shared**2, 0.0)) if own else own,
+        "shared_error": shared,
         "below": reading.below,
         "above": reading.above,
         "low": reading.low,
@@ -129,17 +138,17 @@ def _failure(study: Study, task: PlannedTask) -> str:
 
 def _performance(result: GeneralizationGap, level: float) -> Mapping[str, Reading]:
     """What a network does on data, number by number."""
+    # The gap's degrees of freedom are the fewer of its two parts', and never too many for either.
+    of_gap = result.error.data or StandardError(0.0)
     numbers = {
-        "gap": (result.value, result.error.data.value if result.error.data else 0.0),
+        "gap": (result.value, of_gap.value),
         "train_loss": (result.train_loss, result.train_loss_error),
         "test_loss": (result.test_loss, result.test_loss_error),
         "train_accuracy": (result.train_accuracy, result.train_accuracy_error),
         "test_accuracy": (result.test_accuracy, result.test_accuracy_error),
     }
-    return {name: _normal(*pair, level) for name, pair in numbers.items()}
-
-
-def _normal(value: float, error: float, level: float) -> Reading:
-    # Of thousands of examples: Student's quantile is the normal one.
-    half = float(ndtri(0.5 + level / 2)) * error
-    return Reading(value, value - half, value + half, error)
+    found = {}
+    for name, (value, error) in numbers.items():
+        half = StandardError(error, of_gap.dof).half_width(level)
+        found[name] = Reading(value, value - half, value + half, error)
+    return found

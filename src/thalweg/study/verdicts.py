@@ -9,7 +9,7 @@ from typing import Any
 
 from thalweg.stats.multiplicity import holm
 from thalweg.stats.verdicts import Answer, Claim, Judgement, judge
-from thalweg.study.claim_cells import Cell, Place, empty_cell, member_of
+from thalweg.study.claim_cells import Cell, Place, compares_ratios, empty_cell, is_larger_sharper
 from thalweg.study.claims import Claim as StudyClaim
 from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.evidence import Evidence, Value
@@ -78,11 +78,6 @@ def verdicts(spec: StudySpec, evidence: Evidence) -> list[Verdict]:
     return found
 
 
-def compares_ratios(spec: StudySpec, claim: ContrastClaim, measure: str) -> bool:
-    """Whether geometric means are compared; of two networks, whose barrier may be nought, differences are."""
-    return claim.scale == "log" and measure not in spec.pairs
-
-
 def is_of_all_pairs(spec: StudySpec, measure: str) -> bool:
     """Whether it is measured between every two networks of a setting: each of these then has a value."""
     return measure in spec.pairs and spec.pairs[measure].pairing == "all"
@@ -99,9 +94,10 @@ _OWN_FIELDS = {"name", "text", "primary", "measure", "mode", "moment", "matched_
 
 def _question(spec: StudySpec, claim: StudyClaim) -> str:
     """What a claim asks of all places: cells are costly, and the claims of a study often share them."""
-    own = member_of(spec, claim.measure)
-    sense = None if own is None else own.larger_is_sharper
-    return repr((claim.model_dump(exclude=_OWN_FIELDS), _alike(spec, claim), sense))
+    sense = is_larger_sharper(spec, claim.measure)
+    # A margin in the unit of one measure is asked of it alone.
+    own = claim.measure if isinstance(claim, ContrastClaim) and claim.scale == "linear" else None
+    return repr((claim.model_dump(exclude=_OWN_FIELDS), _alike(spec, claim), sense, own))
 
 
 def _place(claim: StudyClaim) -> Place:
@@ -176,18 +172,32 @@ def _grouped(spec: StudySpec, evidence: Evidence, claim: ContrastClaim, place: P
         for v in side
         if not math.isfinite(v.value)
     ]
-    log = compares_ratios(spec, claim, place[0])
-    odd = [
-        replace(v, reason=f"{v.value:.4g} has no logarithm") for s in sides for v in s if log and v.value <= 0
-    ]
-    a, b = ([v for v in side if math.isfinite(v.value) and not (log and v.value <= 0)] for side in sides)
+    a, b = ([v for v in side if math.isfinite(v.value)] for side in sides)
     if claim.paired:
         a, b = _paired(claim, a, b)
-    cell = replace(cell, values_a=tuple(a), values_b=tuple(b), missing=(*missing, *odd), is_ratio=log)
+    log = compares_ratios(spec, claim, place[0])
+    cell = replace(cell, values_a=tuple(a), values_b=tuple(b), missing=tuple(missing), is_ratio=log)
     if min(len(a), len(b)) < FEWEST_RUNS:
         names = " and ".join(f"{len(side)} of {g}" for side, g in zip((a, b), claim.groups, strict=True))
         return replace(cell, reason=f"too few runs have a value: {names}; at least two of each are needed")
+    if cell.expects == "equivalent" and cell.margin is None:
+        return replace(cell, reason=_no_margin(spec, claim, place[0]))
+    if log:
+        # To leave these out would choose runs by their outcome.
+        odd = [v.value for v in (*a, *b) if v.value <= 0]
+        if odd:
+            return replace(
+                cell,
+                reason=f"{len(odd)} of {len(a) + len(b)} values are not above nought, the least "
+                f'{min(odd):.4g}, and have no ratio; a claim with scale = "linear" compares differences',
+            )
     return cell
+
+
+def _no_margin(spec: StudySpec, claim: ContrastClaim, measure: str) -> str:
+    if measure in spec.pairs and claim.scale == "log":
+        return f"{measure} may be nought and is compared by differences, of which a factor is no margin"
+    return f"the margin is in the unit of {claim.measure}, and says nothing of {measure}"
 
 
 def _paired(claim: ContrastClaim, a: list[Value], b: list[Value]) -> tuple[list[Value], list[Value]]:
@@ -207,16 +217,11 @@ def _claim(claim: ContrastClaim, cell: Cell) -> Claim:
         for side, values in (("a", cell.values_a), ("b", cell.values_b))
         for attribute, field in (("errors", "standard_error"), ("below", "below"), ("above", "above"))
     }
-    # A factor is no margin of a difference.
-    margin = claim.margin if (claim.scale == "log") == cell.is_ratio else None
-    direction = cell.expects
-    if direction == "equivalent" and margin is None:
-        direction = "larger"
     return Claim(
         [v.value for v in cell.values_a],
         [v.value for v in cell.values_b],
-        direction,
-        margin=margin,
+        cell.expects,
+        margin=cell.margin,
         ratio=cell.is_ratio,
         paired=claim.paired,
         **sides,

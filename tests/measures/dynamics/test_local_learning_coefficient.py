@@ -14,6 +14,7 @@ from tests.measures.conftest import Theta, convnet, images
 from torch import Tensor
 
 import thalweg as tw
+from thalweg.measures.dynamics import sgld
 from thalweg.measures.dynamics.local_learning_coefficient import _estimates
 from thalweg.measures.dynamics.settled import Criteria
 from thalweg.measures.dynamics.sgld import Chains
@@ -51,7 +52,7 @@ def test_a_regular_model_has_half_its_dimension() -> None:
     truth = float((SCALE * h / (SCALE * h + 1)).sum()) / 2  # 2.5, less what the localization leaves out
     assert 2.4 < truth < 2.5
     assert found.error.probe is not None
-    assert found.error.probe.value < 0.05
+    assert found.error.probe.value < 0.08
     assert abs(found.value - truth) < 4 * found.error.probe.value
     assert found.outcome == "stationary"
     assert not found.warnings
@@ -182,7 +183,8 @@ def test_warnings() -> None:
     assert any("smaller step or larger batches" in warning for warning in hot.warnings)
 
 
-def test_a_function_without_a_floor_is_an_outcome() -> None:
+def test_a_function_without_a_floor_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sgld, "MOST_ROUNDS", 2)
     found = coefficient(toy(lambda t: -(t[0] ** 4), 1), num_steps=16)
     assert found.outcome == "diverged"
     assert math.isnan(found.value)

@@ -77,7 +77,7 @@ def test_provenance_and_progress(quick: tw.StationaryLaw) -> None:
         *("minima", "temperature", "noise", "lr", "batch_size", "num_chains", "burn_in", "num_steps"),
         *("num_points", "drift_level", "min_effective_size", "seed"),
     }
-    assert taken["minima"] == [[-0.9], [1.1]] or taken["minima"] == [list(m) for m in MINIMA_1]
+    assert taken["minima"] == [[-0.9], [1.1]]
     json.dumps(quick.provenance, allow_nan=False)
 
 
@@ -97,6 +97,8 @@ def test_a_run_that_diverges_is_an_outcome() -> None:
     found = tw.stationary_law(wild, seed=0, noise="sgd", **QUICK | {"num_steps": 400, "temperature": 1.5})
     assert found.outcome == "diverged"
     assert math.isnan(found.value)
+    assert bool(found.p_values.isnan().all())
+    assert bool(found.predicted.isfinite().all())
     assert "diverged" in repr(found)
     assert json.loads(json.dumps(found.to_dict({}), allow_nan=False))["value"] is None
 
@@ -153,18 +155,6 @@ def test_isotropic_noise_has_gibbs_law(build: Any, minima: Any) -> None:
     assert bool((ratio - 1).abs().max() < 0.12)
     assert bool(((low < 1.08) & (high > 0.92)).all())
     assert int(found.num_escapes.min()) > 500
-
-
-@pytest.mark.slow
-def test_the_formula_holds_in_the_cold_and_kramers_with_it() -> None:
-    found = tw.stationary_law(
-        one_parameter(2), minima=MINIMA_1, temperature=0.055, num_chains=1500, lr=0.06, seed=1
-    )
-    assert found.outcome == "stationary"
-    ratio, _, _ = found.departure("basin_mass", 0.999)
-    assert bool((ratio - 1).abs().max() < 0.06)
-    ratio, _, _ = found.departure("kramers", 0.999)
-    assert bool((ratio - 1).abs().max() < 0.25)
 
 
 @pytest.mark.slow

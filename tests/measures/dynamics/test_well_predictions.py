@@ -37,7 +37,7 @@ T = 0.1
 
 
 def L(x: float) -> float:
-    return float(height(torch.tensor(x, dtype=torch.float64)))
+    return float(height(x))
 
 
 def line(temperature: float = T, num_points: int | None = None) -> Wells:
@@ -213,14 +213,14 @@ def telegraph(
 
 
 def test_visits_are_counted_by_hand() -> None:
-    visits = WellVisits(two_places(), 1, 8, torch.tensor([0]))
+    visits = WellVisits(two_places(), 2, 8, torch.tensor([0, 0]))
     for x in (0, 1, 2, 1, 3, 2, 1, 0):  # over the middle and back is no escape
-        visits.add(torch.tensor([[float(x)]]))
-    assert visits.occupancies().tolist() == [[5 / 8, 3 / 8]]
+        visits.add(torch.tensor([[float(x)], [0.0]]))
+    assert visits.occupancies().tolist() == [[5 / 8, 3 / 8], [1, 0]]
     times, _, counts = visits.escape_times(0.5)
     assert counts.tolist() == [1, 1]
-    assert times.tolist() == [5 * 0.5, 3 * 0.5]
-    assert visits.last.tolist() == [0]
+    assert times.tolist() == [(5 + 8) * 0.5, 3 * 0.5]
+    assert visits.last.tolist() == [0, 0]
     assert visits.blocks[:, 0, 0].tolist() == [1, 1, 0, 1, 0, 0, 1, 1]
 
 

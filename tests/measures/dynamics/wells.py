@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tests.measures.conftest import Theta
 from torch import Tensor
@@ -17,18 +19,18 @@ CURVATURES = (2 * (1 + S) * (1 - C + D), 2 * (1 - S) * (1 + C + D))
 K = 0.459
 
 
-def height(x: Tensor) -> Tensor:
-    """L of one parameter."""
+def height(x: Any) -> Any:
+    """L of one parameter, a tensor or a number."""
 
-    def antiderivative(t: Tensor | float) -> Tensor | float:
+    def antiderivative(t: Any) -> Any:
         # (x^2 - 1)(-s + (1 - c s) x + (c - d s) x^2 + d x^3), term by term.
         a = (-S, 1 - C * S, C - D * S, D)
-        total: Tensor | float = 0.0
+        total: Any = 0.0
         for n, coefficient in enumerate(a):
             total = total + coefficient * (t ** (n + 3) / (n + 3) - t ** (n + 1) / (n + 1))
         return total
 
-    return antiderivative(x) - antiderivative(1.0)  # type: ignore[return-value, operator]
+    return antiderivative(x) - antiderivative(1.0)
 
 
 def amplitudes(num_examples: int, seed: int = 0) -> Tensor:

@@ -16,7 +16,7 @@ from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator, stream_seed
 from thalweg.measures.dynamics import well_predictions as laws
 from thalweg.measures.dynamics.batch_draws import checked_batch_size
-from thalweg.measures.dynamics.chain_gradients import TOY, ChainGradients
+from thalweg.measures.dynamics.chain_gradients import ChainGradients
 from thalweg.measures.dynamics.langevin import Langevin
 from thalweg.measures.dynamics.settled import DIVERGED, DRIFT_LEVEL, MIN_EFFECTIVE_SIZE, Criteria
 from thalweg.measures.dynamics.stationary_law_result import StationaryLaw
@@ -163,16 +163,15 @@ def stationary_law(
     visits.append(WellVisits(wells, num_chains, lengths[1], visits[0].last))
     theta = chains.run(theta, lengths[1], visits[1], work)
     work.finish()
+    is_finite = bool(theta.isfinite().all())
     local = temperature if noise == "isotropic" else step * noises / (2 * (size or 1))
     return StationaryLaw(
-        **_seen(
-            visits[1], step, criteria, bool(theta.isfinite().all()), int(np.argmin(_determinants(wells)))
-        ),
-        **_said(visits[1], wells, gradients, float(temperature), noise, step, size),
+        **_seen(visits[1], step, criteria, is_finite, int(np.argmin(_determinants(wells)))),
+        **_said(visits[1], wells, gradients, float(temperature), noise, step, size, is_finite),
         provenance={
             "function": "stationary_law",
             "arguments": {
-                "minima": torch.as_tensor(minima).tolist(),
+                "minima": starts.tolist(),
                 "temperature": temperature,
                 "noise": noise,
                 "lr": lr,
@@ -232,7 +231,7 @@ class _Chains:
 
 def _checked_minima(objective: Objective, minima: Tensor | Sequence[Sequence[float]]) -> Tensor:
     P = objective.space.dim
-    if P > 2 or P > TOY:
+    if P > 2:
         raise ValueError(
             f"`objective` must have one or two parameters, over which a law can be summed up, got P = {P:,}; "
             "for a network take basin_mass and local_learning_coefficient, or restrict() it to two."
@@ -331,6 +330,7 @@ def _said(
     noise: str,
     step: float,
     batch_size: int | None,
+    is_finite: bool,
 ) -> dict[str, Any]:
     """What the laws say, and the tests, by field."""
     predicted = np.stack(
@@ -346,6 +346,8 @@ def _said(
     times = np.stack([laws.kramers(wells, temperature), laws.first_passage(wells, temperature)])
     occupancies = visits.occupancies()
     measured, errors, _ = visits.escape_times(step)
+    if not is_finite:  # nothing that was seen is of a law
+        occupancies, measured = np.full_like(occupancies, np.nan), np.full_like(measured, np.nan)
     dof = len(occupancies) - 1
     return {
         "predictions": OCCUPANCY_LAWS,

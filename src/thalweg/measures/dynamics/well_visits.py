@@ -126,7 +126,7 @@ def stationarity(visits: WellVisits, criteria: Criteria) -> Stationarity:
 def occupancy_p_value(occupancies: Array, predicted: Array) -> float:
     """Hotelling's test of the means of chains ``(C, M)`` against shares ``(M,)``; NaN if these are none."""
     C, M = occupancies.shape
-    if not np.isfinite(predicted).all():
+    if not np.isfinite(predicted).all() or not np.isfinite(occupancies).all():
         return float("nan")
     gap = (occupancies.mean(0) - predicted)[:-1]  # the shares sum to one
     covariance = np.atleast_2d(np.cov(occupancies[:, :-1].T)) / C
