@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from tests.study.toy import write_study
@@ -31,7 +32,9 @@ def thalweg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return run
 
 
-def test_plan_run_status_report_export(thalweg: Thalweg, toy_folder: Path) -> None:
+def test_plan_run_status_report_export(
+    thalweg: Thalweg, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, _ = thalweg("study", "plan", "toy.toml", "--workers", 1)
     assert code == 0
     # What so many seeds can show comes first.
@@ -61,6 +64,40 @@ def test_plan_run_status_report_export(thalweg: Thalweg, toy_folder: Path) -> No
     assert page.read_text() == text, "from the records alone"
     assert thalweg("export", "csv", "there", "--to", "numbers.csv")[0] == 0
     assert Path("numbers.csv").read_text().startswith("run,model,seed,name,")
+
+    kept: dict[str, bytes] = {}
+    exporting = "thalweg.study.mlflow_export.export_mlflow"
+    monkeypatch.setattr(exporting, lambda study, to, figures: kept.update(figures) or to)
+    assert thalweg("export", "mlflow", "there")[0] == 0
+    assert kept.pop("report.html").decode() == text
+    assert {*kept} >= {
+        f"figures/toy-{name}.svg" for name in ("training", "values-gap", "values-sam_sharpness")
+    }
+    for name, figure in kept.items():
+        drawn = ElementTree.fromstring(figure)
+        assert drawn.tag == "{http://www.w3.org/2000/svg}svg", name
+        assert len(list(drawn.iter())) > 10, f"{name} is drawn"
+
+
+def test_a_changed_file_is_told_before_and_after(
+    thalweg: Thalweg, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little = {"seeds": "seeds = 1", "moments": 'moments = ["end"]', "modes": 'modes = ["running"]'}
+    write_study(toy_folder, **little)
+    assert "changed" not in thalweg("study", "run", "toy.toml", "--workers", 1, "--out", "there")[2]
+    write_study(toy_folder, **little, margin="margin = 2.0")
+
+    def edited_meanwhile(*_: object, **__: object) -> None:
+        write_study(toy_folder, **little, margin="margin = 3.0")
+
+    monkeypatch.setattr("thalweg.cli.study.run_study", edited_meanwhile)
+    _, _, err = thalweg("study", "run", "toy.toml", "--workers", 1, "--out", "there")
+    lines = err.splitlines()
+    changed = lines.index(
+        "the study file has changed since this folder was last run: claims.flatter.margin 1.5 -> 2.0"
+    )
+    assert lines[changed + 1] == "0 tasks are new, 0 no longer asked for"
+    assert any(line.startswith("the study file was changed meanwhile: ") for line in lines[changed:])
 
 
 def test_bad_input_is_told_in_a_line(thalweg: Thalweg, toy_folder: Path) -> None:

@@ -58,9 +58,32 @@ def test_a_cluster_that_cannot_be_reached(plan: StudyPlan, no_ray: None) -> None
 
 def test_a_task_that_fits_nowhere_is_refused(plan: StudyPlan, no_ray: None) -> None:
     with pytest.raises(
-        ThalwegError, match="no machine of the Ray cluster has room for a task of 500 processors"
+        ThalwegError, match=r"no machine of the Ray cluster has room for a task of 500 processors"
     ):
         RayEngine(plan, threads=500).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("threads", "gpus", "room"),
+    [(1, 0.0, 6), (2, 0.0, 2), (3, 0.0, 2), (4, 0.0, None), (1, 1.0, 1), (1, 0.1, 3), (1, 2.0, None)],
+)
+def test_a_task_needs_room_on_one_machine(
+    monkeypatch: pytest.MonkeyPatch, threads: int, gpus: float, room: int | None
+) -> None:
+    """Two of three processors, one with an accelerator; a third is lost."""
+    machines = [
+        {"Alive": True, "Resources": {"CPU": 3.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 3.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: machines)
+    source: Any = None
+    engine = RayEngine(source, threads=threads, gpus=gpus)
+    if room is None:
+        with pytest.raises(ThalwegError, match=r"no machine .* its machines have 3 and 1; 3 and 0"):
+            engine._room()
+    else:
+        assert engine._room() == room
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,12 @@ import torch
 from tests.study.toy import write_study
 
 from thalweg.core.atomic import replacing
+from thalweg.core.errors import ThalwegError
 from thalweg.core.lock import sole_writer
+from thalweg.study.changes import changes
 from thalweg.study.plan import StudyPlan
-from thalweg.study.store import Store
+from thalweg.study.spec import DataSpec
+from thalweg.study.store import Store, same_result
 from thalweg.study.study import STUDY_FILE, Study, run_study
 from thalweg.study.study_file import read_study
 from thalweg.study.table import rows
@@ -165,6 +169,23 @@ def test_a_changed_setting_makes_other_runs_and_old_records_stay(toy_folder: Pat
     assert not {r.run for r in study.records.values()} & {row["run"] for row in results(whole).values()}
 
 
+def test_another_function_that_a_network_calls_makes_other_runs(
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = toy_folder / "toy_networks.py"
+    text = module.read_text().replace("torch.tanh(", "act(") + "\n\ndef act(x):\n    return torch.tanh(x)\n"
+
+    def runs() -> list[str]:
+        monkeypatch.delitem(sys.modules, "toy_networks", raising=False)
+        return [run.run for run in plan(toy_folder).runs]
+
+    module.write_text(text)
+    before = runs()
+    assert runs() == before
+    module.write_text(text.replace("return torch.tanh", "return torch.relu"))
+    assert not {*runs()} & {*before}
+
+
 def test_another_moment_trains_again_but_measures_only_what_is_new(toy_folder: Path, whole: Path) -> None:
     out = toy_folder / "out"
     out.mkdir()
@@ -181,6 +202,85 @@ def test_another_moment_trains_again_but_measures_only_what_is_new(toy_folder: P
     assert all(
         r["value"] <= 0.6 for r in reached if r["status"] == "done" and r["mode"] in ("running", "any")
     )
+
+
+def test_networks_without_batch_norm_are_the_same_folded_or_not(toy_folder: Path, whole: Path) -> None:
+    out = shutil.copytree(whole, toy_folder / "out")
+    folded = '[pairs.barrier]\nfold_batch_norm = true\nmodes = ["running"]'
+    run_study(plan(toy_folder, **{"[pairs.barrier]": folded}), workers=1)
+    assert Study.open(out).status()["done"] == len(Study.open(out).tasks)
+    values = {
+        row["value"]
+        for row in results(out).values()
+        if (row["labels"]["name"], row["labels"]["model"]) == ("barrier", "plain")
+    }
+    assert len(values) == 1, "two records of one number"
+
+
+def test_looking_elsewhere_may_find_the_same_and_is_another_record(toy_folder: Path) -> None:
+    """The same step, or the same curve of training, may come of every one of these files."""
+    quantity = '[quantities.NAME]\nkind = "steps_to_loss"\nloss = 9.0\n[measures.sam_sharpness]'
+    changes: list[dict[str, str]] = [
+        {"moments": 'moments = ["end"]'},
+        {"moments": 'moments = ["end"]\nlook_every = 4'},
+        {"moments": 'moments = ["loss 9.0", "end"]\nlook_every = 4'},
+        {"moments": 'moments = ["loss 9.0", "end"]\nlook_every = 2'},
+        {"[measures.sam_sharpness]": quantity.replace("NAME", "fast")},
+        {"[measures.sam_sharpness]": quantity.replace("NAME", "quick")},
+        {
+            "modes": 'modes = ["running"]\nnum_examples = 32',
+            "[measures.sam_sharpness]": quantity.replace("NAME", "quick"),
+        },
+    ]
+    for change in changes:
+        made = plan(toy_folder, **{**LITTLE, "modes": 'modes = ["running"]', **change})
+        run_study(made, workers=1)
+        assert Study.open(made.out).status()["done"] == len(made.tasks), change
+
+
+ANOTHER = {"[measures.sam_sharpness]": "[measures.sam_sharpness]\n[measures.fisher_rao_norm]"}
+
+
+def test_networks_that_are_gone_are_trained_again_and_come_out_the_same(toy_folder: Path) -> None:
+    """All of one run, what another kept on its way; a third measured of nothing more would stay as it is."""
+    little = {"seeds": "seeds = 1", "modes": 'modes = ["running"]', "moments": 'moments = ["epoch 1", "end"]'}
+    run_study(plan(toy_folder, **little), workers=1)
+    out = toy_folder / "out"
+    before = Store(out).records()
+    first, second = sorted((out / "checkpoints").iterdir())
+    shutil.rmtree(first)
+    (second / "step4.safetensors").unlink()
+    run_study(plan(toy_folder, **little), workers=1)
+    assert len(Store(out).records()) == len(before), "nothing needs them"
+    made = plan(toy_folder, **little | ANOTHER)
+    run_study(made, workers=1)
+    assert Study.open(out).status()["done"] == len(made.tasks)
+    added = Store(out).records()[len(before) :]
+    trained = {record.task: record for record in added if record.measure == "train"}
+    assert len(trained) == 2
+    for record in before:
+        if record.task in trained:
+            assert same_result(record.content, trained[record.task].content)
+    assert len(added) == 2 + 4
+
+
+def test_a_network_that_comes_out_otherwise_is_not_mixed_with_the_one_before(toy_folder: Path) -> None:
+    little = {**LITTLE, "modes": 'modes = ["running"]'}
+    made = plan(toy_folder, **little)
+    run_study(made, workers=1)
+    shutil.rmtree(made.folder(made.runs[0]))
+    store = Store(made.out)
+    lines = [json.loads(line) for line in store.file.read_text().splitlines()]
+    (line,) = (x for x in lines if x["measure"] == "train" and x["run"] == made.runs[0].run)
+    line["value"] = 0.125  # as another machine had it
+    store.file.write_text("".join(json.dumps(x) + "\n" for x in lines))
+    for attempt in (2, 3):
+        run_study(plan(toy_folder, **little | ANOTHER), workers=1)
+        (failure,) = [r.failure for r in Study.open(made.out).records.values() if r.failure]
+        assert (failure.kind, failure.attempt) == ("crashed", attempt)
+        assert "came out otherwise (0." in failure.reason
+        assert "before 0.125)" in failure.reason
+        assert Study.open(made.out).status()["blocked"] == 1, "of the other network nothing is measured"
 
 
 def test_a_run_that_diverges_is_recorded_and_the_study_goes_on(toy_folder: Path) -> None:
@@ -228,6 +328,37 @@ def test_a_worker_that_dies_costs_its_own_task_alone(toy_folder: Path) -> None:
         is_dying = "plain" in str(task.labels["model"])
         expected = ("crashed" if task.measure == "train" else "blocked") if is_dying else "done"
         assert study.state(task) == expected, task.labels
+
+
+def test_data_that_are_others_in_a_worker_are_named(toy_folder: Path) -> None:
+    with (toy_folder / "toy_networks.py").open("a") as module:
+        module.write(
+            "\n\ndef drawn():\n    import os\n"
+            "    x = torch.frombuffer(bytearray(os.urandom(576)), dtype=torch.uint8).reshape(96, 6) / 255\n"
+            "    return (x[:64], (x[:64, 0] > 0.5).long()), (x[64:], (x[64:, 0] > 0.5).long())\n"
+        )
+    made = plan(toy_folder, **LITTLE)
+    made = StudyPlan(made.spec.model_copy(update={"data": DataSpec(name="toy_networks:drawn")}), made.out)
+    changed = "the training data of toy_networks:drawn, the test data of toy_networks:drawn: not the same in"
+    with pytest.raises(ThalwegError, match=changed):
+        run_study(made, workers=2)
+    assert Store(made.out).records() == []
+
+
+def test_a_script_without_the_guard_is_told_of_it(toy_folder: Path) -> None:
+    write_study(toy_folder, **LITTLE)
+    script = toy_folder / "script.py"
+    script.write_text('import thalweg as tw\ntw.Study.run("toy.toml", "out", workers=2)\n')
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(toy_folder), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=toy_folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "a worker process ended with exit code 1 before it could begin" in last
+    assert 'needs the guard `if __name__ == "__main__":`' in last
+    assert "ThalwegError: a worker process must not run the study itself" in done.stderr
+    assert Store(toy_folder / "out").records() == [], "no task is at fault"
 
 
 def test_a_full_disk_ends_the_study_and_loses_nothing(
@@ -283,6 +414,50 @@ def test_a_store_of_a_later_version_is_refused(toy_folder: Path) -> None:
         Study.open(made.out)
     with pytest.raises(ValueError, match=r"has no study\.json"):
         Study.open(toy_folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"schema": 99, "new": "precious"}', "has schema 99, this version reads up to 1; upgrade thalweg"),
+        ('{"sche', r"study\.json is damaged \(JSONDecodeError: .*\)\. Put back what it was, or remove it"),
+        ("{}", r"is damaged \(KeyError: 'schema'\)"),
+        ("[]", r"is damaged \(TypeError"),
+        ('{"schema": 1, "spec": {}, "tasks": []}', r"is damaged \(KeyError: 'threads'\)"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_is_not_written_over(
+    toy_folder: Path, content: str, message: str
+) -> None:
+    made = plan(toy_folder)
+    made.out.mkdir()
+    (made.out / STUDY_FILE).write_text(content)
+    for attempt in (lambda: run_study(made, workers=1), lambda: Study.open(made.out), lambda: changes(made)):
+        with pytest.raises(ValueError, match=message):
+            attempt()
+    assert (made.out / STUDY_FILE).read_text() == content
+    assert not Store(made.out).file.exists()
+
+
+def test_what_has_changed_since_the_last_run_is_said(toy_folder: Path, whole: Path) -> None:
+    out = toy_folder / "out"
+    assert changes(plan(toy_folder)) == []
+    out.mkdir()
+    (out / STUDY_FILE).write_bytes((whole / STUDY_FILE).read_bytes())
+    same = plan(toy_folder)
+    assert changes(same) == []
+    num = len(same.tasks)
+    first, second = changes(plan(toy_folder, lr="lr = 0.05", margin="margin = 2.0"))
+    assert first.endswith("last run: training.lr 0.1 -> 0.05; claims.flatter.margin 1.5 -> 2.0")
+    assert (
+        second == f"{num} tasks are new, {num} no longer asked for, whose records stay in the store, unused"
+    )
+    _, more = changes(plan(toy_folder, preset="three"))
+    assert more.endswith(" tasks are new, 0 no longer asked for")
+    module = toy_folder / "toy_networks.py"
+    module.write_text(module.read_text() + "# another line\n")
+    code, _ = changes(plan(toy_folder))
+    assert code.startswith("the study file is as this folder was last run with, but code, data or versions")
 
 
 def test_the_threads_are_those_of_the_first_run(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,14 +16,16 @@ from thalweg.cli.options import DataRoot, Device, Json, resolve_device
 from thalweg.cli.report import report, write_report
 from thalweg.core.text_table import in_columns
 from thalweg.report.study_words import verdict_rows
+from thalweg.study.changes import changes
 from thalweg.study.costs import Estimate, estimated
 from thalweg.study.evidence import Evidence
 from thalweg.study.foresight import foresight
 from thalweg.study.plan import StudyPlan
 from thalweg.study.ray_engine import RayEngine
 from thalweg.study.runner import Task
+from thalweg.study.spec import StudySpec
 from thalweg.study.store import Store
-from thalweg.study.study import Study, chosen_threads, cores, default_workers, run_study
+from thalweg.study.study import STUDY_FILE, Study, chosen_threads, cores, default_workers, run_study
 from thalweg.study.study_file import read_study, shipped_studies
 
 app = typer.Typer(
@@ -113,6 +115,8 @@ def plan(
             [("run", *table[0])] + [(run.run, *row) for run, row in zip(made.runs, table[1:], strict=True)]
         )
     )
+    for line in changes(made):
+        out_console.print(line, markup=False)
     out_console.print(f"\n{len(tasks)} tasks, {len(open_tasks)} to do:\n" + _work(open_tasks, estimate))
     wall = estimate.seconds / num_workers
     basis = "from a short timing" if not estimate.num_recorded else "from records and a short timing"
@@ -178,11 +182,19 @@ def run(
     part = _shard(shard)
     for line in foresight(made.spec, _evidence(made.out)):
         errors.print(str(line), markup=False, soft_wrap=True)
+    for line in changes(made):
+        errors.print(line, markup=False, soft_wrap=True)
     watcher = StudyWatcher()
     with watcher.showing():
         run_study(made, workers=workers, shard=part, engine=chosen, watcher=watcher)
     opened = Study.open(made.out)
     _print_status(opened)
+    if _is_other(study, preset, made.spec):
+        errors.print(
+            "the study file was changed meanwhile: this was the study as it stood before. Run it again.",
+            markup=False,
+            soft_wrap=True,
+        )
     if part is None:
         write_report(opened, made.out / "report.html")
     if opened.status()["crashed"]:
@@ -214,10 +226,21 @@ def _plan(study: str, preset: str | None, out: Path | None, data_root: Path | No
 
 
 def _evidence(folder: Path) -> Evidence | None:
-    try:
-        return Study.open(folder).evidence
-    except ValueError:
+    if not (folder / STUDY_FILE).exists():
         return None
+    opened = Study.open(folder)
+    try:
+        return opened.evidence
+    except ValueError:
+        return None  # last run from a file that this version would not take
+
+
+def _is_other(study: str, preset: str | None, spec: StudySpec) -> bool:
+    """Whether the study file no longer says what it did."""
+    try:
+        return read_study(study, preset) != spec
+    except ValueError:
+        return True
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ def code_identity(thing: Any) -> str:
     A module is identified by its printed structure, the source of every class in it and the plain values
     among its attributes, a function by its source, its defaults and the plain values it closes over; both by
     the plain values of the globals they name. Two things with one identity may still differ in what neither
-    shows, such as an object or another function they call.
+    shows, such as an object or another function they call; see `thalweg.core.sources` for these.
     """
     return hashlib.sha256("\n".join(_texts(thing)).encode()).hexdigest()[:16]
 

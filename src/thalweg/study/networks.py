@@ -16,6 +16,7 @@ from torch import nn
 
 from thalweg.core.identity import code_identity
 from thalweg.core.imports import import_callable
+from thalweg.core.sources import source_identity
 from thalweg.data.label_noise import with_label_noise
 from thalweg.data.registry import load_train_test
 from thalweg.models.initial_scale import scale_initial_weights
@@ -27,13 +28,13 @@ from thalweg.objective.objective import Objective
 from thalweg.study.grid import Settings
 from thalweg.study.moments import START, Moment
 from thalweg.study.spec import StudySpec
-from thalweg.study.store import run_id, versions
+from thalweg.study.store import run_id, same_result, versions
 from thalweg.study.table import ANY_MODE
-from thalweg.training.branch import kept_checkpoint
-from thalweg.training.checkpoint import load_weights
+from thalweg.training.branch import check_kept, kept_checkpoint
+from thalweg.training.checkpoint import Checkpoint, load_weights
 from thalweg.training.config import TrainConfig
 from thalweg.training.loss_reached import reached_file
-from thalweg.training.trainer import WEIGHTS_FILE
+from thalweg.training.trainer import CHECKPOINT_FILE, HISTORY_FILE, WEIGHTS_FILE
 
 # Of which labels are wrong: the same ones in every run.
 NOISE_SEED = 0
@@ -143,7 +144,7 @@ class StudyNetworks:
         configuration = {
             "model": architecture[0],
             "training": dataclasses.asdict(self.train_config(settings, seed)),
-            "loss": self.spec.loss if self.spec.loss in NAMED else [self.spec.loss, code_identity(self.loss)],
+            "loss": self._loss_identity,
             "train_data": self.train_data(settings).hash,
             "test_data": self.test_data.hash,
             "device": self.device.type,
@@ -153,6 +154,27 @@ class StudyNetworks:
             **({} if settings.init_scale == 1 else {"init_scale": settings.init_scale}),
         }
         return PlannedRun(settings, seed, run_id(configuration), architecture[1])
+
+    @cached_property
+    def _loss_identity(self) -> Any:
+        name = self.spec.loss
+        return name if name in NAMED else [name, code_identity(self.loss), source_identity(self.loss)]
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """What runs hang on and no study file holds, by name, each by its hash."""
+        settings, data = self.spec.settings, self.spec.data.name
+        found = {
+            f"the training data of {data}": [self.train_data(s).hash for s in settings],
+            f"the test data of {data}": self.test_data.hash,
+            f"the code of the loss {self.spec.loss}": self._loss_identity,
+            "the versions of thalweg and torch": [versions()[name] for name in ("thalweg", "torch")],
+            "the default dtype": str(torch.get_default_dtype()),
+        }
+        for name, model in self.spec.models.items():
+            of_model = [self._architecture(s)[0] for s in settings if s.model == name]
+            found[f"the code of {model.build} (model {name})"] = of_model
+        return {name: run_id({"of": identity}) for name, identity in found.items()}
 
     @cached_property
     def _architectures(self) -> dict[str, tuple[dict[str, Any], bool]]:
@@ -170,6 +192,8 @@ class StudyNetworks:
             identity = {"build": build, "arguments": dict(settings.arguments)}
             if build not in model_names():
                 identity["code"] = code_identity(network)
+                # The functions that it calls, which its own code does not show.
+                identity["source"] = source_identity(network, import_callable(build, "build"))
             self._architectures[key] = identity, bool(batch_norm_layers(network))
         return self._architectures[key]
 
@@ -195,6 +219,27 @@ class StudyNetworks:
         """Whether the network of that moment is there, also where training diverged later on."""
         return moment.name == START or self._weights(run, moment).exists()
 
+    def holds(self, run: PlannedRun, history: Mapping[str, Any]) -> bool:
+        """Whether the folder has the networks of the training whose result this is."""
+        try:
+            there = json.loads((self.folder(run) / HISTORY_FILE).read_text())
+        except (OSError, ValueError):
+            return False
+        # Whether a loss was ever reached is for the training to say.
+        kept = (self.has(run, moment) for moment in self.moments if moment.kind != "loss")
+        return all(kept) and same_result(there, history)
+
+    def forget_gaps(self, run: PlannedRun) -> None:
+        """Remove the checkpoint if one of those from before is gone: from the start, all come again."""
+        checkpoint = self.folder(run) / CHECKPOINT_FILE
+        if not checkpoint.exists():
+            return
+        done = Checkpoint.load(checkpoint).header["step"]
+        try:
+            check_kept(checkpoint.parent, self.keep_steps(run), done)
+        except ValueError:
+            checkpoint.unlink()
+
     def _weights(self, run: PlannedRun, moment: Moment) -> Path:
         folder = self.folder(run)
         if moment.kind == "loss":
@@ -208,8 +253,11 @@ class StudyNetworks:
 
     def network(self, run: PlannedRun, moment: Moment) -> nn.Module:
         weights = self._weights(run, moment)
-        if moment.kind == "loss" and not weights.exists():
-            raise ValueError(f"the training loss never came down to {moment.number:g}.")
+        if not self.has(run, moment):
+            if moment.kind == "loss" and (self.folder(run) / HISTORY_FILE).exists():
+                raise ValueError(f"the training loss never came down to {moment.number:g}.")
+            # No fault of the network's: the next call trains it anew.
+            raise FileNotFoundError(f"the network of {moment.name} is gone: there is no {weights}")
         network = self.build(run.settings, run.seed)
         if moment.name != START:  # which needs no checkpoint
             load_weights(weights, network)

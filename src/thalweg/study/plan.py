@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from thalweg.analyses import ANALYSES
 from thalweg.analyses.generalization_gap import generalization_gap
 from thalweg.analyses.measure_choice import bounded_at
 from thalweg.analyses.sharpness_family import Member
+from thalweg.core.errors import ThalwegError
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress
 from thalweg.core.rng import stream_seed
@@ -45,8 +47,12 @@ class StudyPlan(StudyNetworks):
     It is sent to another process as what it was made of, and planned there again.
     """
 
-    def __reduce__(self) -> tuple[type[StudyPlan], tuple[Any, ...]]:
-        return type(self), (self.spec, self.out, self.data_root, self.device)
+    # Where it was sent to: the sources of the one that was sent.
+    _sent_sources: Mapping[str, str] = MappingProxyType({})
+
+    def __reduce__(self) -> tuple[type[StudyPlan], tuple[Any, ...], dict[str, Any]]:
+        made_of = (self.spec, self.out, self.data_root, self.device)
+        return type(self), made_of, {"_sent_sources": dict(self.sources)}
 
     @cached_property
     def tasks(self) -> list[Task]:
@@ -71,7 +77,20 @@ class StudyPlan(StudyNetworks):
         return tasks
 
     def tasks_by_key(self) -> dict[str, Task]:
-        """Each task once, under its key: settings that come to the same run share its records."""
+        """Each task once, under its key: settings that come to the same run share its records.
+
+        Raises
+        ------
+        ThalwegError
+            If data or code are not what they were in the process that the plan was sent from, naming them.
+        """
+        changed = [name for name, source in self._sent_sources.items() if self.sources.get(name) != source]
+        if changed:
+            raise ThalwegError(
+                f"{', '.join(changed)}: not the same in another process as in the one that runs the study; "
+                "edited meanwhile, or something else each time. Draw data from a fixed seed, leave data and "
+                "code alone while a study runs, and call again."
+            )
         return {task.key: task for task in self.tasks}
 
     def _modes(self, run: PlannedRun, asked: Sequence[BatchNormMode] | None) -> list[str]:
@@ -87,6 +106,7 @@ class StudyPlan(StudyNetworks):
         keep_steps = self.keep_steps(run)
 
         def compute(progress: Progress) -> Measurement:
+            self.forget_gaps(run)
             data = self.train_data(run.settings)
             looked_at = first_examples(data, self.num_examples(run, None))
             look = LossReached(losses, looked_at, self.loss, every=self.spec.look_every, folder=folder)
@@ -102,8 +122,8 @@ class StudyPlan(StudyNetworks):
                 callbacks=[look] if losses else (),
                 progress=progress,
             )
-            # Trained again for other moments, the same run is another record.
-            kept = {"moments": moments, "look_every": self.spec.look_every if losses else None}
+            # Trained again to keep other networks, the same run is another record.
+            kept = {"moments": moments, "losses": losses, "look_every": self.spec.look_every}
             return dataclasses.replace(history, provenance={**history.provenance, **kept})
 
         num_train, num_test = self.train_data(run.settings).num_examples, self.test_data.num_examples
@@ -120,6 +140,7 @@ class StudyPlan(StudyNetworks):
             cost,
             compute,
             lambda: seconds_spent(folder),
+            stands=lambda record: self.holds(run, record.content),
             unit=unit_of(run.settings),
             keep_arrays=self.spec.keep_arrays,
         )
@@ -127,20 +148,16 @@ class StudyPlan(StudyNetworks):
     def _steps(self, run: PlannedRun, name: str, loss: float, training: Task) -> Task:
         folder, every = self.folder(run), self.spec.look_every
         labels = {"name": name, "moment": WHOLE, "mode": ANY_MODE}
+        where = {"name": name, "num_examples": self.num_examples(run, None)}
         return Task(
             run.run,
             StepsToLoss.measure,
             {**run.labels, **labels},
-            {
-                "name": name,
-                "loss": loss,
-                "look_every": every,
-                "num_examples": self.num_examples(run, None),
-            },
+            {"loss": loss, "look_every": every, **where},
             1.0,
-            lambda _: steps_to_loss(folder, loss, look_every=every),
+            lambda _: _placed(steps_to_loss(folder, loss, look_every=every), where),
             needs=(training.key,),
-            outlives=lambda: True,
+            outlives=folder.exists,
             unit=unit_of(run.settings),
         )
 
@@ -193,9 +210,16 @@ class StudyPlan(StudyNetworks):
         arguments: Mapping[str, Any],
         share: float,
         compute: Callable[[Progress], Measurement],
+        **circumstances: Any,
     ) -> Task:
-        """A measurement; `share` is its work by that of its function on the examples of the place."""
-        where = {"name": name, "moment": place.moment.name}
+        """A measurement; `share` is its work by that of its function on the examples of the place.
+
+        `circumstances` decide the result beside the function's own arguments.
+        """
+        names = {"name": name, "moment": place.moment.name}
+        where = {**names, **circumstances}
+        if place.moment.kind == "loss":
+            where["look_every"] = self.spec.look_every
         decisive = {
             **arguments,
             **where,
@@ -205,21 +229,13 @@ class StudyPlan(StudyNetworks):
                 "batch_size": self.spec.objective.batch_size,
             },
         }
-        if place.moment.kind == "loss":
-            decisive["look_every"] = self.spec.look_every
-
-        def placed(progress: Progress) -> Measurement:
-            # Two moments may be one point, the step at which a loss is reached the last one, say.
-            result = compute(progress)
-            return dataclasses.replace(result, provenance={**result.provenance, "study": where})
-
         return Task(
             subject.run,
             function,
-            {**subject.labels, **where, "mode": place.mode},
+            {**subject.labels, **names, "mode": place.mode},
             decisive,
             place.num_examples * passes(function, place.mode, arguments) * share,
-            placed,
+            lambda progress: _placed(compute(progress), where),
             needs=subject.needs,
             outlives=lambda: subject.has(place.moment),
             unit=subject.unit,
@@ -274,7 +290,7 @@ class StudyPlan(StudyNetworks):
         place = _Place(moment, mode, min(self.num_examples(p, spec.num_examples) for p in pair))
         seed = stream_seed(0, "study", run, name)
         given = Member(function, spec.arguments).seeded(seed)
-        arguments = {**resolved(function, given), "folded": spec.fold_batch_norm}
+        arguments = resolved(function, given)
 
         def compute(progress: Progress) -> Measurement:
             a, b = (self._end(part, place, spec.fold_batch_norm) for part in pair)
@@ -282,11 +298,21 @@ class StudyPlan(StudyNetworks):
 
         needs = tuple(self._training(part).key for part in pair)
         subject = _Subject(run, labels, needs, unit_of(pair[0].settings))
-        return self._task(subject, place, name, spec.measure, arguments, 1.0, compute)
+        folded = spec.fold_batch_norm
+        return self._task(subject, place, name, spec.measure, arguments, 1.0, compute, folded=folded)
 
     def _end(self, run: PlannedRun, place: _Place, fold: bool) -> Objective:
         objective = self._objective(run, place)
         return self._objective(run, place, network=without_batch_norm(objective)) if fold else objective
+
+
+def _placed(result: Measurement, where: Mapping[str, Any]) -> Measurement:
+    """With what the study decided, so that no two tasks share a record.
+
+    Two moments may be one point, the step at which a loss is reached the last one, say, and networks without
+    batch norm are the same folded or not.
+    """
+    return dataclasses.replace(result, provenance={**result.provenance, "study": dict(where)})
 
 
 @dataclass(frozen=True)

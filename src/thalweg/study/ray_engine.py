@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ from thalweg.study.engine import Outcome, perform
 from thalweg.study.processes import MOST_LOSSES, TaskSource
 from thalweg.study.runner import Task
 from thalweg.study.store import host, versions
+
+# Of shares of an accelerator: three thirds are one.
+ROUNDING = 1e-6
 
 
 class RayEngine:
@@ -62,17 +66,8 @@ class RayEngine:
         if not self._ray.is_initialized():
             self._connect()
             self._started = True
-        room = self._ray.cluster_resources()
-        fits = int(room.get("CPU", 0) // self._threads)
-        if self._gpus:
-            fits = min(fits, int(room.get("GPU", 0) // self._gpus))
-        if fits < 1:
-            raise ThalwegError(
-                f"no machine of the Ray cluster has room for a task of {self._threads} processors and "
-                f"{self._gpus:g} accelerators; in all it has {room.get('CPU', 0):g} and "
-                f"{room.get('GPU', 0):g}."
-            )
-        self.num_slots = self._workers or fits
+        room = self._room()
+        self.num_slots = self._workers or room
         self._remote = self._ray.remote(_work).options(
             num_cpus=self._threads, num_gpus=self._gpus, max_retries=MOST_LOSSES - 1
         )
@@ -101,11 +96,38 @@ class RayEngine:
         try:
             return key, self._ray.get(done)
         except self._ray.exceptions.RayTaskError as error:
-            # What the task itself lets through: no room left on the disk.
+            # What the task itself lets through: no room left on the disk, or data that are others there.
             raise error.as_instanceof_cause() from None
         except self._ray.exceptions.RayError as error:
             reason = f"lost with its worker {MOST_LOSSES} times: {in_words(error)}"
             return key, Outcome(None, 0.0, host(), versions(), self._threads, "crashed", reason)
+
+    def _room(self) -> int:
+        """Tasks that the cluster has room for at once, each on one machine.
+
+        Raises
+        ------
+        ThalwegError
+            If no machine has room for one, for which Ray would wait for ever.
+        """
+        machines = [
+            (node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+            for node in self._ray.nodes()
+            if node["Alive"]
+        ]
+        room = 0
+        for processors, accelerators in machines:
+            fits = processors / self._threads
+            if self._gpus:
+                fits = min(fits, accelerators / self._gpus)
+            room += math.floor(fits + ROUNDING)
+        if room < 1:
+            each = "; ".join(f"{cpus:g} and {gpus:g}" for cpus, gpus in sorted(set(machines), reverse=True))
+            raise ThalwegError(
+                f"no machine of the Ray cluster has room for a task of {self._threads} processors and "
+                f"{self._gpus:g} accelerators; its machines have {each or 'none'}."
+            )
+        return room
 
     def _connect(self) -> None:
         # Modules that this process finds, such as a user's own in the current folder, are found there too.
@@ -133,7 +155,7 @@ _known: dict[str, Mapping[str, Task]] = {}
 def _work(source: TaskSource, key: str, threads: int) -> Outcome:
     torch.set_num_threads(threads)
     name = repr(source)
-    if name not in _known:
+    if key not in _known.get(name, {}):  # also where code or data are others than before
         _known.clear()
         _known[name] = source.tasks_by_key()
     # Not every exception can be sent; kind and reason say what it was.

@@ -13,7 +13,10 @@ from typing import Any, Protocol
 from thalweg.core.measurement import Measurement
 from thalweg.core.progress import Progress
 from thalweg.study.engine import Engine, InProcess, Outcome
-from thalweg.study.store import Failure, Record, Store, run_id
+from thalweg.study.store import Failure, Record, Store, run_id, same_result
+
+# In the provenance of what was done again although it had been: the how manieth time.
+AGAIN = "again"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Task:
     outlives
         Asked where one of those diverged: whether there is enough of it for this task all the same, a network
         from before, say.
+    stands
+        Asked of its record where a task to be done needs this one: whether what it left, a network say, is
+        still there. If not it is done again, and must come out the same.
     unit
         What one of `cost` is of, a forward pass of one model say: tasks of one unit go at one pace.
     keep_arrays
@@ -56,6 +62,7 @@ class Task:
     seconds_before: Callable[[], float] = lambda: 0.0
     needs: tuple[str, ...] = ()
     outlives: Callable[[], bool] = lambda: False
+    stands: Callable[[Record], bool] = lambda record: True
     unit: str = ""
     keep_arrays: bool = True
 
@@ -131,8 +138,9 @@ def run_tasks(
     engine = engine or InProcess()
     with store.writing():
         before = store.records()
-        finished = {record.task: record for record in before if record.is_final}
-        attempts = Counter(record.task for record in before if not record.is_final)
+        finished = _finished(tasks, before)
+        earlier = {record.task: record for record in before if not record.failure}
+        attempts = Counter(record.task for record in before)
         queue = _Queue([task for task in tasks if task.key not in finished], finished)
         total, done, number = sum(task.cost for task in queue.tasks), 0.0, 0
         under_way: dict[str, Task] = {}
@@ -158,7 +166,8 @@ def run_tasks(
                 if outcome.error and not keep_going:
                     raise outcome.error
                 attempts[key] += 1
-                record = finished[key] = store.append(_record(task, outcome, attempts[key], store))
+                made = _record(task, outcome, attempts[key], store, earlier.get(key))
+                record = finished[key] = store.append(made)
                 queue.settle(record)
                 done += task.cost
                 if watcher:
@@ -166,7 +175,28 @@ def run_tasks(
     return [finished[task.key] for task in tasks if task.key in finished]
 
 
-def _record(task: Task, outcome: Outcome, attempt: int, store: Store) -> Record:
+def _finished(tasks: Sequence[Task], before: Sequence[Record]) -> dict[str, Record]:
+    """By key, what need not be done: it was, and what it left is there for those that need it."""
+    finished = {record.task: record for record in before if record.is_final}
+    for key, record in {record.task: record for record in before}.items():
+        if record.failure and AGAIN in record.content["provenance"]:
+            finished.pop(key, None)
+    failed = {key for key, record in finished.items() if record.failure}
+    needed = {
+        key
+        for task in tasks
+        if task.key not in finished and not failed.intersection(task.needs)
+        for key in task.needs
+    }
+    for task in tasks:
+        record = finished.get(task.key)
+        if record and not record.failure and task.key in needed and not task.stands(record):
+            del finished[task.key]
+    return finished
+
+
+def _record(task: Task, outcome: Outcome, attempt: int, store: Store, earlier: Record | None) -> Record:
+    """Of an outcome; one that should be what it was `earlier` and is not makes a failure."""
     common: dict[str, Any] = {
         "run": task.run,
         "task": task.key,
@@ -177,10 +207,19 @@ def _record(task: Task, outcome: Outcome, attempt: int, store: Store) -> Record:
         "num_threads": outcome.num_threads,
         "arrays": store.arrays,
     }
+    again = {} if earlier is None else {AGAIN: attempt}
     if outcome.measurement is None:
-        return Record.of_failure(task.measure, Failure(outcome.kind, outcome.reason, attempt), **common)
-    arrays = store.arrays if task.keep_arrays else None
-    return Record(content=outcome.measurement.to_dict(arrays), **common)
+        failure = Failure(outcome.kind, outcome.reason, attempt)
+        return Record.of_failure(task.measure, failure, again, **common)
+    content = outcome.measurement.to_dict(store.arrays if task.keep_arrays else None)
+    if earlier and not same_result(content, earlier.content):
+        reason = (
+            f"done again, since what it had left was gone, it came out otherwise ({content['value']}, before "
+            f"{earlier.content['value']}), as on another machine; what is measured of it would not go with "
+            "what was. Put back what was there, or choose another folder."
+        )
+        return Record.of_failure(task.measure, Failure("crashed", reason, attempt), again, **common)
+    return Record(content={**content, "provenance": {**content["provenance"], **again}}, **common)
 
 
 class _Queue:

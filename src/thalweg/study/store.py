@@ -85,9 +85,11 @@ class Record:
     arrays: Path | None = None
 
     @classmethod
-    def of_failure(cls, measure: str, failure: Failure, **rest: Any) -> Record:
-        """That a task gave no result, and why."""
-        provenance = {"function": measure, "task": rest["task"], "attempt": failure.attempt}
+    def of_failure(
+        cls, measure: str, failure: Failure, more: Mapping[str, Any] | None = None, **rest: Any
+    ) -> Record:
+        """That a task gave no result, and why; `more` is of its provenance."""
+        provenance = {"function": measure, "task": rest["task"], "attempt": failure.attempt, **(more or {})}
         content = {"measure": measure, "value": None, "error": ErrorBudget().to_dict()}
         return cls(content={**content, "provenance": provenance}, failure=failure, **rest)
 
@@ -230,6 +232,12 @@ class Store:
 
     def _files(self) -> list[Path]:
         return sorted(self.path.glob("records*.jsonl"))
+
+
+def same_result(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two results, as `Measurement.to_dict` gives them, are equal, wherever they come from."""
+    own = [{k: v for k, v in content.items() if k != "provenance"} for content in (a, b)]
+    return own[0] == own[1]
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

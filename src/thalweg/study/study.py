@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from thalweg.core.atomic import replacing
-from thalweg.core.imports import import_extra
+from thalweg.core.imports import import_extra, in_words
 from thalweg.study.engine import Engine, InProcess
 from thalweg.study.evidence import Evidence
 from thalweg.study.plan import StudyPlan
-from thalweg.study.processes import Processes
+from thalweg.study.processes import Processes, refuse_without_guard
 from thalweg.study.runner import Task, Watcher, run_tasks
 from thalweg.study.spec import StudySpec
 from thalweg.study.store import Record, Store
@@ -66,7 +66,7 @@ class Study:
         Raises
         ------
         ValueError
-            If there is no study, or one of a later version.
+            If there is no study, or a damaged one, or one of a later version.
         """
         study = cls(path)
         study._content  # noqa: B018 - read now, so that a wrong folder is told now
@@ -112,10 +112,21 @@ class Study:
                 f"`path` must be the folder of a study, but {self.path} has no {STUDY_FILE}; `thalweg "
                 "study run` makes one."
             )
-        content = json.loads(file.read_text())
-        if content["schema"] > SCHEMA:
+        try:
+            content = json.loads(file.read_text())
+            schema = int(content["schema"])
+            lacking = [key for key in ("spec", "threads", "tasks") if key not in content]
+            if schema <= SCHEMA and lacking:
+                raise KeyError(lacking[0])
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{file} has schema {content['schema']}, this version reads up to {SCHEMA}; upgrade thalweg."
+                f"{file} is damaged ({in_words(error)}). Put back what it was, or remove it: the next run "
+                "writes it anew from the study file and chooses the threads of each worker anew; records lie "
+                "in files of their own."
+            ) from error
+        if schema > SCHEMA:
+            raise ValueError(
+                f"{file} has schema {schema}, this version reads up to {SCHEMA}; upgrade thalweg."
             )
         return content
 
@@ -123,6 +134,11 @@ class Study:
     def spec(self) -> StudySpec:
         """The study file as it was last run, every default filled in."""
         return StudySpec.model_validate(self._content["spec"])
+
+    @property
+    def frozen(self) -> Mapping[str, Any]:
+        """The same as it is written down, also where this version would not take it."""
+        return self._content["spec"]
 
     @property
     def threads(self) -> int:
@@ -234,11 +250,15 @@ def chosen_threads(plan: StudyPlan, num_workers: int) -> int:
     """Threads of each of so many workers: what the folder's first run chose, else the processors' share.
 
     Sums are grouped by threads, so that a study that goes on keeps to them.
+
+    Raises
+    ------
+    ValueError
+        If the folder's study is damaged, or of a later version: it would be written over.
     """
-    try:
+    if (plan.out / STUDY_FILE).exists():
         return Study.open(plan.out).threads
-    except ValueError:
-        return max(1, cores() // num_workers)
+    return max(1, cores() // num_workers)
 
 
 def run_study(
@@ -269,7 +289,15 @@ def run_study(
     -------
     list of Record
         Of everything the plan asks for that has a record.
+
+    Raises
+    ------
+    ValueError
+        If somebody else is at work in the folder, or what is there is of a later version or damaged.
+    ThalwegError
+        If a worker process cannot begin, since data or code came out otherwise there, say.
     """
+    refuse_without_guard()
     tasks = list(plan.tasks_by_key().values())
     workers = workers or default_workers(plan)
     threads = chosen_threads(plan, workers)
