@@ -126,21 +126,27 @@ def test_what_is_said_of_equal_loss_follows_from_the_records(records):
             path = [at[model][seed] for at in loss]
             after = next(i for i, x in enumerate(path) if x <= 0.26)
             share = math.log(path[after - 1] / 0.26) / math.log(path[after - 1] / path[after])
-            for name, key, log in (("gap", "test_accuracy", False), ("top_eigenvalue", "value", True)):
-                ends = [
-                    values(records, name, "running", moments[i], key)[model][seed] for i in (after - 1, after)
-                ]
-                ends = [math.log(x) if log else x for x in ends]
-                found.setdefault((key, model), []).append(ends[0] + share * (ends[1] - ends[0]))
+            at = moments[after - 1], moments[after]
+
+            def between(name: str, key: str, at=at, model=model, seed=seed) -> list[float]:
+                return [float(values(records, name, "running", moment, key)[model][seed]) for moment in at]
+
+            accuracies = between("gap", "test_accuracy")
+            found.setdefault(("accuracy", model), []).append(float(np.interp(share, [0, 1], accuracies)))
+            curvatures = between("top_eigenvalue", "value")
+            curvature = float(np.interp(share, [0, 1], np.log(curvatures)))
+            found.setdefault(("curvature", model), []).append(curvature)
+            above = np.subtract(between("top_eigenvalue", "upper_bound"), curvatures).max()
+            found.setdefault(("above", model), []).append(math.log1p(above / math.exp(curvature)))
     text = re.sub(r"\s+", " ", PAGE.read_text())
-    accuracy = {m: np.array(found["test_accuracy", m]) for m in ("bn", "plain")}
+    accuracy = {m: np.array(found["accuracy", m]) for m in ("bn", "plain")}
     said = re.search(r"have ([\d.]+) \*less\* test accuracy \(([\d.]+) to ([\d.]+)", text)
     assert said is not None
     effect, low, high = welch(accuracy)
     assert [float(x) for x in said.groups()] == pytest.approx([-effect, -high, -low], abs=3e-4)
     said = re.search(r"equal training loss, 0.26 \|[^|]*\| ([\d.]+) times \(([\d.]+) to ([\d.]+)\)", text)
     assert said is not None
-    curvature = {m: np.array(found["value", m]) for m in ("bn", "plain")}
-    assert [float(x) for x in said.groups()] == pytest.approx(
-        [math.exp(x) for x in welch(curvature)], rel=0.04
-    )
+    effect, low, high = welch({m: np.array(found["curvature", m]) for m in ("bn", "plain")})
+    low, high = low - np.mean(found["above", "plain"]), high + np.mean(found["above", "bn"])
+    expected = [math.exp(x) for x in (effect, low, high)]
+    assert [float(x) for x in said.groups()] == pytest.approx(expected, rel=0.01)
