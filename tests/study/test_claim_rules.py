@@ -265,7 +265,7 @@ def test_two_measures_are_compared_each_in_its_own_sense() -> None:
 
 
 def test_errors_that_all_runs_share_are_no_noise_of_any_run(tmp_path: Path) -> None:
-    """The same test set: its error moves all gaps together; intervals keep its degrees of freedom."""
+    """The same test set: its sampling error moves all gaps together; intervals keep its dof."""
     spec = batch_norm_study(3)
     table = rows(Study.open(made_up_store(tmp_path, spec)))
     gaps = [row for row in table if row["name"] == "gap" and row["status"] == "done"]
