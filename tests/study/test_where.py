@@ -83,7 +83,8 @@ def test_a_claim_at_the_start_is_answered_there() -> None:
         "expect": "larger",
         "margin": 1.2,
     }
-    measures = {"top_eigenvalue": {}, "largest_stable_learning_rate": {}}
+    names = ("top_eigenvalue", "largest_stable_learning_rate")
+    measures = {name: {"moments": ["start"]} for name in names}
     made = spec([{**claim, "measure": "largest_stable_learning_rate"}], measures=measures)
     planted = spec([], moments=["start"], measures=measures)
     rows = evidence(planted, lambda place: 2.0 if place["model"] == "bn" else 1.0)
