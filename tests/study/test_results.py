@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import re
@@ -150,3 +151,23 @@ def test_what_is_said_of_equal_loss_follows_from_the_records(records):
     low, high = low - np.mean(found["above", "plain"]), high + np.mean(found["above", "bn"])
     expected = [math.exp(x) for x in (effect, low, high)]
     assert [float(x) for x in said.groups()] == pytest.approx(expected, rel=0.01)
+
+
+def test_early_curvature_ranks_steps_as_its_page_says():
+    folder = ROOT / "examples" / "results" / "early-curvature-laptop"
+    steps: dict[str, float] = {}
+    curved: dict[str, float] = {}
+    with gzip.open(folder / "records.jsonl.gz", "rt") as lines:
+        for record in map(json.loads, lines):
+            labels = record["labels"]
+            if labels["name"] == "steps_to_loss":
+                steps[record["run"]] = min(float(record["value"]), 1e9)  # infinite: never
+            elif (labels["name"], labels.get("moment")) == ("curvature", "step 10"):
+                curved[record["run"]] = record["density"]["lambda_max"]
+    assert len(steps) == len(curved) == 144
+    tau = stats.kendalltau([curved[run] for run in steps], list(steps.values())).statistic
+    page = (ROOT / "docs" / "early_curvature.md").read_text()
+    said = re.search(r"goes with more steps \| τ −([\d.]+)", page)
+    assert said is not None
+    assert float(said[1]) == pytest.approx(-tau, abs=6e-4)
+    assert sum(value == 1e9 for value in steps.values()) == 29
