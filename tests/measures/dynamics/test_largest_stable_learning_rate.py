@@ -12,7 +12,7 @@ from tests import networks
 from tests.measures.conftest import Theta, quadratic
 from tests.operators.oracle import mean_loss, prepared, trainable
 from tests.oracles import planted_matrix
-from torch import Tensor
+from torch import Tensor, nn
 
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.rng import generator
@@ -110,17 +110,24 @@ def test_value_and_error_are_those_of_the_brackets() -> None:
 
 @pytest.mark.slow
 def test_its_standard_error_is_the_spread_over_orders() -> None:
-    o = Objective(networks.mlp(), networks.vectors())
+    """Least squares, whose examples differ in curvature, so that the order decides what grows."""
+    rng = torch.Generator().manual_seed(5)
+    x = torch.randn(12, 3, generator=rng, dtype=torch.float64)
+    model = nn.Linear(3, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.3, -0.5, 1.1]]))
+    o = Objective(model, (x, torch.zeros(12, 1, dtype=torch.float64)), loss="mse")
     values, errors = [], []
-    for seed in range(200):
+    for seed in range(60):
         found = largest_stable_learning_rate(
-            o, batch_size=4, num_steps=12, lowest=0.4, rtol=0.02, num_orders=4, seed=seed
+            o, batch_size=3, num_steps=12, lowest=0.1, rtol=0.02, num_orders=4, seed=seed
         )
         assert found.error.probe is not None
         values.append(math.log(found.value))
         errors.append(found.error.probe.value / found.value)
     spread = float(torch.tensor(values).std())
-    assert math.sqrt(sum(e**2 for e in errors) / len(errors)) == pytest.approx(spread, rel=0.15)
+    assert spread > 0.02
+    assert math.sqrt(sum(e**2 for e in errors) / len(errors)) == pytest.approx(spread, rel=0.3)
 
 
 # -- outcomes -------------------------------------------------------------------------------------------
