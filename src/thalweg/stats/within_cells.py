@@ -27,9 +27,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from thalweg.core.arguments import check_count, check_fraction
+from thalweg.stats.cell_exchange import over_root
 from thalweg.stats.cells import Cells, run_values
 from thalweg.stats.permutation import ROUNDING
-from thalweg.stats.rank_correlation import Correlation
+from thalweg.stats.rank_correlation import Correlation, signs_of
 
 Array = NDArray[np.float64]
 
@@ -85,7 +86,7 @@ def seed_correlation(
             f"`labels` must name the cell of each run, at least one of {FEWEST_OF_CELL} runs, got cells of "
             f"{cells.sizes.tolist()} runs."
         )
-    signs = [[_signs(v[runs]) for v in (m, g)] for runs in members]
+    signs = [[signs_of(v[runs]).astype(np.int8) for v in (m, g)] for runs in members]
     # Of each run, and its cell's: pairs that agree less those that do not, and those each of the two orders.
     rows = [np.stack([_sum(a * b), _sum(a * a), _sum(b * b)], 1) for a, b in signs]
     total = np.concatenate(rows).sum(0)
@@ -105,18 +106,13 @@ def seed_correlation(
     return Correlation(value, error, max(value - half, -1.0), min(value + half, 1.0), p_value, float(dof))
 
 
-def _signs(values: Array) -> NDArray[np.int8]:
-    return np.sign(values[:, None] - values).astype(np.int8)
-
-
 def _sum(pairs: NDArray[np.int8]) -> Array:
     return pairs.sum(1, dtype=np.float64)
 
 
 def _tau(sums: Array) -> Array:
-    """Of sums ``(..., 3)``; nought where nothing is ordered, as leaving a run out may leave it."""
-    pairs = sums[..., 1] * sums[..., 2]
-    return np.where(pairs > 0, sums[..., 0] / np.sqrt(np.where(pairs > 0, pairs, 1.0)), 0.0)
+    """Of sums ``(..., 3)``."""
+    return over_root(sums[..., 0], sums[..., 1] * sums[..., 2])
 
 
 def _by_exchange(
