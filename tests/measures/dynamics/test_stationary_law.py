@@ -37,6 +37,16 @@ def test_a_run_that_has_not_settled_says_so(quick: tw.StationaryLaw) -> None:
     assert quick.lr == pytest.approx(0.1 / CURVATURES[1], rel=1e-4)
 
 
+def test_chains_that_never_leave_are_not_taken_for_a_law() -> None:
+    """Ten temperatures deep: in the wells they began in, with neither trend nor escape."""
+    cold = {"temperature": 0.035, "num_chains": 100, "burn_in": 100, "num_steps": 120}
+    found = tw.stationary_law(one_parameter(2), seed=0, **QUICK | cold)
+    assert float(found.effective_sizes.min()) > 90
+    assert float(found.drifts.min()) > 0.01
+    assert found.outcome == "not stationary"
+    assert float(found.memories.max()) < 1e-6
+
+
 def test_what_it_holds(quick: tw.StationaryLaw) -> None:
     torch.testing.assert_close(quick.determinants, torch.tensor(CURVATURES).double(), rtol=1e-5, atol=0)
     assert quick.widest == 0
@@ -111,6 +121,7 @@ def test_what_is_refused() -> None:
         ({"minima": [[0.0]]}, "`minima` must hold at least two points of 1 finite coordinates"),
         ({"minima": "left"}, "`minima` must be points"),
         ({"num_chains": 4}, "`num_chains` must be a whole number of at least 16"),
+        ({"num_chains": 16, "minima": [[float(i)] for i in range(9)]}, "`num_chains` must be .* least 18"),
         ({"batch_size": 2}, "`batch_size` must be None with noise='isotropic'"),
         ({"noise": "sgd", "lr": 0.1}, "`lr` must be None with noise='sgd'"),
         ({"noise": "sgd", "batch_size": 9}, "`batch_size` must be at most the 8 examples"),
