@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from thalweg.core.errors import NonFiniteLossError
+from thalweg.objective.evaluation import l2_term
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 from thalweg.objective.value_and_gradient import value_and_gradient
@@ -35,6 +36,8 @@ class ChainGradients:
     def __init__(self, objective: Objective, together: bool | None = None) -> None:
         self.objective = objective
         self.together = objective.space.dim <= TOY if together is None else together
+        # Of parameters that `Objective.restrict` made constant.
+        self._held = l2_term(objective, torch.zeros_like(objective.params))
 
     def __call__(
         self, theta: Tensor, batches: Sequence[Tensor] | Tensor | None = None
@@ -106,4 +109,4 @@ class ChainGradients:
         return torch.tensor(losses, dtype=torch.float64), torch.stack(slopes)
 
     def _penalty(self, theta: Tensor) -> Tensor:
-        return self.objective.weight_decay / 2 * theta.cpu().double().square().sum(1)
+        return self._held + self.objective.weight_decay / 2 * theta.cpu().double().square().sum(1)
