@@ -195,6 +195,17 @@ def test_a_place_that_the_chains_leave_behind() -> None:
     assert not any("another place" in w for w in coefficient(flat, localization=1e4).warnings)
 
 
+def test_chains_are_held_by_default_where_there_are_many_parameters() -> None:
+    few = {"num_chains": 1, "burn_in": 1, "num_steps": 16, "num_directions": 0, "seed": 0}
+    f, P = (lambda t: 1e-3 * t.square().sum()), 900
+    near, far = (toy(f, P).at(torch.full((P,), a, dtype=torch.float64)) for a in (0.05, 1.0))
+    # 900 parameters and a length of 1.5, or 30; nought has none.
+    for o, gamma in ((near, 400.0), (far, 100.0), (toy(f, P), 100.0)):
+        found = tw.local_learning_coefficient(o, **few)  # type: ignore[arg-type]
+        assert found.localization == pytest.approx(gamma)
+        assert found.provenance["arguments"]["localization"] is None
+
+
 def test_plain_dynamics_begin_at_the_largest_curvature() -> None:
     """One random vector would see the mean of 40, a fortieth of it."""
     h = torch.zeros(40, dtype=torch.float64)

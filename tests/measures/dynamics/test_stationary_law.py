@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.devices import DEVICES
 from tests.measures.conftest import Theta, convnet, images
 from tests.measures.dynamics.wells import CURVATURES, MINIMA_1, MINIMA_2, one_parameter, two_parameters
 from torch import Tensor
@@ -74,6 +75,21 @@ def test_the_same_seed_gives_the_same_and_another_does_not(quick: tw.StationaryL
     uneven = one_parameter(micro_batch=3)
     again = tw.stationary_law(uneven, seed=0, **QUICK)
     torch.testing.assert_close(again.occupancies, quick.occupancies, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("noise", ["isotropic", "sgd"])
+def test_single_precision_on_every_device(device: str, noise: Any) -> None:
+    precise, single = (
+        tw.stationary_law(one_parameter(noise=3.0, dtype=dtype, device=place), seed=0, noise=noise, **QUICK)
+        for dtype, place in ((torch.float64, "cpu"), (torch.float32, device))
+    )
+    known = precise.predicted.isfinite()
+    torch.testing.assert_close(single.predicted[known], precise.predicted[known], rtol=5e-3, atol=5e-3)
+    torch.testing.assert_close(single.predicted_times, precise.predicted_times, rtol=2e-2, atol=0)
+    # The same chance on every device: chains part ways only where one is on a border.
+    torch.testing.assert_close(single.occupancies, precise.occupancies, rtol=0, atol=5e-3)
+    assert single.outcome == precise.outcome
 
 
 def test_provenance_and_progress(quick: tw.StationaryLaw) -> None:

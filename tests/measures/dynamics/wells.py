@@ -42,7 +42,12 @@ def amplitudes(num_examples: int, seed: int = 0) -> Tensor:
 
 
 def one_parameter(
-    num_examples: int = 8, noise: float = 1.0, growth: float = K, **kwargs: object
+    num_examples: int = 8,
+    noise: float = 1.0,
+    growth: float = K,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    **kwargs: object,
 ) -> Objective:
     """Examples add a_i noise exp(K x) / K: gradients of standard deviation noise exp(K x)."""
 
@@ -50,7 +55,7 @@ def one_parameter(
         x = model.theta[0]
         return height(x) + noise * batch[0] * torch.exp(growth * x) / growth
 
-    start = torch.zeros(1, dtype=torch.float64)
+    start = torch.zeros(1, dtype=dtype, device=device)
     return Objective(Theta(start), (amplitudes(num_examples),), loss=loss, **kwargs)  # type: ignore[arg-type]
 
 

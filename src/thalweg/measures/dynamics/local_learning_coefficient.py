@@ -26,6 +26,9 @@ from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.stats.autocorrelation import CorrelatedMean, correlated_mean, drift
 
+# The least precision that chains are held by, unless another is given.
+LOCALIZATION = 100.0
+
 # A temperature is told from one where it surely differs by more than this.
 TEMPERATURE_TOLERANCE = 0.1
 
@@ -153,7 +156,8 @@ class LocalLearningCoefficient(Measurement):
     def _circumstances(self) -> list[str]:
         first, *more = self.warnings or ("",)
         rest = f" (and {len(more)} more warning{'s' * (len(more) > 1)})" if more else ""
-        return [self.outcome, *([first + rest] if first else []), *super()._circumstances()]
+        outcome = [] if first.startswith(self.outcome) else [self.outcome]
+        return [*outcome, *([first + rest] if first else []), *super()._circumstances()]
 
 
 def is_cold(temperature: float, error: float) -> bool:
@@ -165,7 +169,7 @@ def local_learning_coefficient(
     objective: Objective,
     *,
     inverse_temperature: float | None = None,
-    localization: float = 100.0,
+    localization: float | None = None,
     step: float = 0.1,
     batch_size: int | None = None,
     num_chains: int = 4,
@@ -208,8 +212,8 @@ def local_learning_coefficient(
         beta. Default: 1 / log n, Watanabe's.
     localization
         gamma, in 1 / parameter^2: as a Gaussian prior about w* of that precision. Along directions that
-        nothing else holds chains wander by the root of P / gamma, which should be less than |w*|: a network
-        of many parameters wants P / |w*|^2 at the least.
+        nothing else holds chains wander by the root of P / gamma together. Default: 100, or P / |w*|^2 where
+        that is more, with which they do not go farther than w* is from nought. To compare networks give one.
     step
         h, in parts of the inverse curvature, at the most: it is made shorter where chains come to sharper
         places.
@@ -243,7 +247,7 @@ def local_learning_coefficient(
     """
     check_objective("objective", objective)
     beta = _inverse_temperature(objective, inverse_temperature)
-    check_positive("localization", localization, "100 is customary; the smaller, the longer chains must be")
+    gamma = _localization(objective, localization)
     check_positive("step", step, "0.1 is customary")
     if step >= 2:
         raise ValueError(
@@ -262,7 +266,7 @@ def local_learning_coefficient(
     whole = BatchDraws.of(objective, batch_size, "replacement")
     sampling = "replacement" if whole.in_batches else "without_replacement"
     draws = BatchDraws.of(objective, batch_size, sampling)
-    posterior = Posterior(objective.frozen(), beta * objective.num_examples, float(localization), draws)
+    posterior = Posterior(objective.frozen(), beta * objective.num_examples, gamma, draws)
     work = Work(progress, (burn_in + num_steps) * num_chains * draws.batch_size)
     sampler = Sampler(posterior, num_chains, num_directions, seed=seed, work=work)
     work.expect(work.done + sampler.cost(burn_in + num_steps))
@@ -289,7 +293,7 @@ def local_learning_coefficient(
             "operator": sampler.hessian.check.to_dict(),
         },
         inverse_temperature=beta,
-        localization=float(localization),
+        localization=gamma,
         step=chains.step,
         batch_size=draws.batch_size,
         burn_in=burn_in,
@@ -298,7 +302,7 @@ def local_learning_coefficient(
         stiffness=chains.stiffness,
         relaxation=chains.relaxation,
         distance=math.sqrt(float(chains.squares.mean())),
-        radius=float(objective.params.cpu().double().norm()),
+        radius=_radius(objective),
         loss=loss,
         rises=chains.rises,
     )
@@ -314,6 +318,18 @@ def _inverse_temperature(objective: Objective, asked: float | None) -> float:
             "logarithm is below one; 1 / log n is for three and more."
         )
     return 1 / math.log(objective.num_examples)
+
+
+def _localization(objective: Objective, asked: float | None) -> float:
+    if asked is not None:
+        check_positive("localization", asked, "100 is customary; the smaller, the longer chains must be")
+        return float(asked)
+    radius = _radius(objective)
+    return max(LOCALIZATION, objective.space.dim / radius**2) if radius > 0 else LOCALIZATION
+
+
+def _radius(objective: Objective) -> float:
+    return float(objective.params.cpu().double().norm())
 
 
 def _estimates(chains: Chains, scale: float, criteria: Criteria) -> dict[str, Any]:
