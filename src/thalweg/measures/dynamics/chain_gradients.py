@@ -67,11 +67,8 @@ class ChainGradients:
 
     def example_gradients(self, theta: Tensor) -> Tensor:
         """``(C, N, P)``: gradients of single examples, L2 term and all, of few parameters and examples."""
-        objective, slopes = self.objective, []
-        for i in range(objective.num_examples):
-            index = torch.full((len(theta), 1), i)
-            slopes.append(self._in_one(theta, index)[1])
-        return torch.stack(slopes, 1)
+        singles = (self.objective.select(torch.tensor([i])) for i in range(self.objective.num_examples))
+        return torch.stack([ChainGradients(single, True)(theta)[1] for single in singles], 1)
 
     def _in_one(self, theta: Tensor, batches: Sequence[Tensor] | Tensor | None) -> tuple[Tensor, Tensor]:
         objective = self.objective

@@ -150,7 +150,7 @@ def stationary_law(
     work = Work(progress, burn_in + num_steps if burn_in is not None and num_steps is not None else 0)
     wells = find_wells(frozen, starts, temperature, num_points)
     gradients = ChainGradients(frozen)
-    noises = _noise_variances(gradients, wells)
+    noises = _noise_variances(gradients, wells) if noise == "sgd" else np.zeros(len(starts))
     size = 1 if noise == "sgd" and batch_size is None else batch_size
     step = _step(wells, float(temperature), noise, lr, noises, checked_batch_size(frozen, False, size))
     rates = core_rates(wells, float(temperature))
