@@ -114,6 +114,7 @@ def test_rate_and_temperatures_of_sgd() -> None:
     ratio = float(found.well_temperatures[1] / found.well_temperatures[0])
     assert ratio == pytest.approx(math.exp(4 * 0.459), rel=1e-4)
     assert found.batch_size == 2
+    assert "SGD's noise" in repr(found)
     assert bool(found.prediction("multiplicative").isfinite().all())
 
 

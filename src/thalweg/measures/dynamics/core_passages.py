@@ -35,9 +35,9 @@ def core_rates(wells: Wells, temperature: float) -> Array:
     weights = np.exp(-(wells.losses - wells.losses.min()) / temperature).ravel()
     within = (cores[:, None] == np.arange(len(wells.minima))).astype(float)  # (G, M)
     free = np.flatnonzero(cores < 0)
-    leaving = sparse.diags(np.asarray(jumps.sum(1)).ravel())
+    stay = sparse.csr_matrix(sparse.diags(np.asarray(jumps.sum(1)).ravel()) - jumps)
     first = within.copy()
-    first[free] = splu((leaving - jumps)[free][:, free].tocsc()).solve((jumps @ within)[free])
+    first[free] = splu(stay[free][:, free].tocsc()).solve((jumps @ within)[free])
     flows = (within * weights[:, None]).T @ (jumps @ first)
     np.fill_diagonal(flows, 0.0)
     return flows / (weights @ first)[:, None]

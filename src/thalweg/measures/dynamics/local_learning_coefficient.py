@@ -32,6 +32,9 @@ LOCALIZATION = 100.0
 # A temperature is told from one where it surely differs by more than this.
 TEMPERATURE_TOLERANCE = 0.1
 
+# How far chains may be from w*, in parts of |w*|: by default warm ones are at about one.
+FARTHEST = 1.1
+
 # A burn-in of so many relaxations leaves 2 % of a flat direction's temperature to come.
 WARM = 2
 
@@ -132,7 +135,7 @@ class LocalLearningCoefficient(Measurement):
             )
         if self.outcome not in (STATIONARY, COLD):
             found.append(f"{self.outcome}: give a longer burn_in, more num_steps or a larger localization")
-        if self.distance > self.radius > 0:
+        if self.distance > FARTHEST * self.radius > 0:
             found.append(
                 f"chains {self.distance:.3g} from the point, which is {self.radius:.3g} from nought: another "
                 "place is sampled, give a larger localization"

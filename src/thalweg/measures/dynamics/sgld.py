@@ -194,8 +194,9 @@ class Sampler:
         return torch.full((4, num_steps, self.num_chains), torch.nan, dtype=torch.float64)
 
     def _chains(self, seen: Tensor, step: float, stiffness: float, attempt: int, diverged: bool) -> Chains:
+        rises, sharp, every, squares = seen
         relaxation = 1 / (step * self.root.rest**2 * self.posterior.localization)
-        return Chains(*seen, step, stiffness, relaxation, attempt, diverged)
+        return Chains(rises, sharp, every, squares, step, stiffness, relaxation, attempt, diverged)
 
     def _dynamics(self, step: float, attempt: int) -> Langevin:
         return Langevin(step, 1.0, generator(self.seed, "sgld", "noise", attempt), self.root)

@@ -162,6 +162,7 @@ class StationaryLaw(Measurement):
         low, high = (min(max(end, 0.0), 1.0) for end in self.interval(0.95))
         parts = [
             f"{self.quantity} {self.value:.4g}, {at_least(low, 4)} to {at_most(high, 4)} (95 %)",
+            *(["SGD's noise"] if self.noise == "sgd" else []),
             self.outcome,
         ]
         says = [

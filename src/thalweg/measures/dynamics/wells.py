@@ -288,5 +288,6 @@ def _saddle(
 ) -> Critical | None:
     """The one of this pass, and no other that Newton's steps may have strayed to."""
     found = _critical(objective, point, extent)
-    is_saddle = found is not None and found.num_negative == 1
-    return found if is_saddle and abs(found.height - height) < SAME_PASS * temperature else None
+    if found is None or found.num_negative != 1:
+        return None
+    return found if abs(found.height - height) < SAME_PASS * temperature else None
