@@ -10,10 +10,20 @@ import pytest
 import torch
 from tests.devices import DEVICES
 from tests.measures.conftest import Theta, convnet, images
-from tests.measures.dynamics.wells import CURVATURES, MINIMA_1, MINIMA_2, one_parameter, two_parameters
+from tests.measures.dynamics.wells import (
+    CURVATURES,
+    MINIMA_1,
+    MINIMA_2,
+    MINIMA_3,
+    one_parameter,
+    three_wells,
+    two_parameters,
+)
 from torch import Tensor
 
 import thalweg as tw
+from thalweg.measures.dynamics.core_passages import core_rates, relaxation
+from thalweg.measures.dynamics.wells import find_wells
 from thalweg.objective.objective import Objective
 
 QUICK: dict[str, Any] = {
@@ -46,6 +56,15 @@ def test_chains_that_never_leave_are_not_taken_for_a_law() -> None:
     assert float(found.drifts.min()) > 0.01
     assert found.outcome == "not stationary"
     assert float(found.memories.max()) < 1e-6
+
+
+def test_lengths_follow_the_slowest_exchange() -> None:
+    """The well in between empties at once; the outer two take long to hear of each other."""
+    o, t, lr = three_wells(), 0.1, 0.05
+    found = tw.stationary_law(o, minima=MINIMA_3, temperature=t, lr=lr, num_chains=32, num_points=301, seed=0)
+    rates = core_rates(find_wells(o, torch.tensor(MINIMA_3), t, 301), t)
+    assert found.burn_in == found.num_steps == math.ceil(5 * relaxation(rates) / lr)
+    assert found.burn_in > 2 * 5 / (rates.sum() * lr)
 
 
 def test_what_it_holds(quick: tw.StationaryLaw) -> None:

@@ -14,9 +14,11 @@ from tests.measures.dynamics.wells import (
     CURVATURES,
     MINIMA_1,
     MINIMA_2,
+    MINIMA_3,
     S,
     height,
     one_parameter,
+    three_wells,
     two_parameters,
 )
 from torch import Tensor
@@ -113,22 +115,10 @@ def test_times_against_the_double_integral_and_kramers() -> None:
     assert np.abs(ratio - 1).max() < 0.12
 
 
-def three_wells(depth: float = 0.02) -> Objective:
-    """Two deep ones, far from each other, and a shallow one in between."""
-
-    def loss(model: Theta, batch: tuple[Tensor]) -> Tensor:
-        x = model.theta[0]
-        return (x**2 * (x**2 - 1) ** 2) * 2 - depth * x**2 + depth * x**4 / 2 + 0 * batch[0]
-
-    return Objective(
-        Theta(torch.zeros(1, dtype=torch.float64)), (torch.ones(3, dtype=torch.float64),), loss=loss
-    )
-
-
 def test_rates_among_three_wells_and_the_slowest_of_them() -> None:
     """Against the eigenvalues of the whole grid's generator, and a chain of two passages."""
     t = 0.06
-    wells = find_wells(three_wells(), torch.tensor([[-1.0], [0.0], [1.0]]), t, 301)
+    wells = find_wells(three_wells(), torch.tensor(MINIMA_3), t, 301)
     rates = core_rates(wells, t)
     assert rates[0, 2] == rates[2, 0] == 0  # there is no way past the one in between
     assert rates == pytest.approx(rates[::-1, ::-1], rel=1e-6)
