@@ -76,12 +76,14 @@ class Evidence:
             return [_value(row) for row in whole]
         if matching.startswith(MATCHED):
             target = float(matching.removeprefix(MATCHED))
-            values = [self._matched(run, rows, mode, target) for run, rows in found.items()]
+            # Of all runs the logarithm or of none: what is compared must not hang on a run's own sign.
+            log = not any(row["value"] <= 0 for rows in found.values() for row in rows.values())
+            values = [self._matched(run, rows, mode, target, log) for run, rows in found.items()]
             return [value for value in values if value]
         return [_value(rows[matching]) for rows in found.values() if matching in rows]
 
     def _matched(
-        self, run: str, rows: Mapping[str, Mapping[str, Any]], mode: str, target: float
+        self, run: str, rows: Mapping[str, Mapping[str, Any]], mode: str, target: float, log: bool
     ) -> Value | None:
         losses = self._losses(run, mode)
         if losses is None:
@@ -97,13 +99,12 @@ class Evidence:
         if len(common) < 2:
             why = next((loss["reason"] for loss in losses.values() if loss["reason"]), "")
             return Value(run, fields, math.nan, reason=why or "fewer than two moments were measured")
-        values = [row["value"] for _, row in common]
         at = at_matched_loss(
             [loss["value"] for loss, _ in common],
-            values,
+            [row["value"] for _, row in common],
             target,
             value_errors=[row["standard_error"] for _, row in common],
-            log=all(value > 0 for value in values if not math.isnan(value)),
+            log=log,
         )
         if math.isnan(at.value):
             beside = "" if math.isnan(at.position) else common[round(at.position)][1]["reason"]
