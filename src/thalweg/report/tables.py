@@ -53,7 +53,7 @@ def format_number(value: float, half_width: float = 0.0, rounding: str = ROUND_H
     ('88.43', '0.08424', '−3')
     """
     if not math.isfinite(value):
-        return "∞" if value == math.inf else "not finite"
+        return "not finite" if math.isnan(value) else "∞" if value > 0 else f"{MINUS}∞"
     if half_width > 0 and math.isfinite(half_width):
         decimals = 1 - math.floor(math.log10(half_width))
     else:
