@@ -16,6 +16,7 @@ from thalweg.report.study_words import (
     missing_words,
     runs_text,
     state_of,
+    warning_words,
 )
 from thalweg.report.tables import format_number
 from thalweg.stats.power import runs_to_decide
@@ -211,12 +212,13 @@ def _shown(cell: Cell, verdict: Verdict) -> ShownCell:
         p_refute=_p(cell.p_refute),
         size="" if cell.size != cell.size else format_number(cell.size, 0.1),
         runs=runs_text(cell, claim),
-        note="; ".join(
-            text
-            for text in (cell.reason, missing_words(cell.missing), gone_words(cell), *_beside(cell))
-            if text
-        ),
+        note="; ".join(filter(None, _notes(cell))),
     )
+
+
+def _notes(cell: Cell) -> list[str]:
+    lacking = [missing_words(cell.missing), gone_words(cell), warning_words(cell)]
+    return [cell.reason, *lacking, *_beside(cell)]
 
 
 def _beside(cell: Cell) -> Iterator[str]:

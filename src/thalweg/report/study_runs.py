@@ -22,12 +22,13 @@ STATES_IN_WORDS = {
 
 @dataclass(frozen=True)
 class RunCell:
-    """A value with its interval and seconds, or why there is none; all text."""
+    """A value with its interval, seconds and warning, or why there is none; all text."""
 
     value: str = ""
     interval: str = ""
     seconds: str = ""
     reason: str = ""
+    warning: str = ""
 
 
 @dataclass
@@ -138,4 +139,4 @@ def _cell(row: Mapping[str, Any]) -> RunCell:
     own = row["measure"] != "generalization_gap" or row["name"] == "gap"
     seconds = f"{row['seconds']:.3g} s" if own and not math.isnan(row["seconds"]) else ""
     interval = "" if low == high or math.isnan(half) else format_interval(low, high)
-    return RunCell(f"{at_least}{value}", interval, seconds)
+    return RunCell(f"{at_least}{value}", interval, seconds, warning=row["warning"])

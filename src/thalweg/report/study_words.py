@@ -50,7 +50,8 @@ class VerdictRow:
     runs
         How many of each group.
     left_out
-        How many runs have no value and why, and of which settings none has; empty if none.
+        How many runs have no value and why, of which settings none has, and how many values carry a warning;
+        empty if none.
     """
 
     name: str
@@ -170,6 +171,23 @@ def missing_words(missing: Sequence[Value], most: int | None = None) -> str:
     return f"{runs} no value: {'; '.join(parts)}"
 
 
+def warning_words(cell: Cell) -> str:
+    """How many of the values carry a warning of their own.
+
+    >>> doubtful = Value("0e", {"model": "bn", "seed": 1}, 1.0, warning="too short: give more steps")
+    >>> warning_words(Cell("trace", "running", "end", "positive", False, values_a=(doubtful,)))
+    '1 of 1 values with a warning, which stands with the run'
+    """
+    # Of a correlation both have the same runs, and one of the two the warnings.
+    sides = [[bool(v.warning) for v in values] for values in (cell.values_a, cell.values_b)]
+    warned = [side for side in sides if any(side)]
+    if not warned:
+        return ""
+    return (
+        f"{sum(map(sum, warned))} of {sum(map(len, warned))} values with a warning, which stands with the run"
+    )
+
+
 def gone_words(cell: Cell, most: int | None = None) -> str:
     """Settings of which no run has a value, for what is left is of the others; of these no more than `most`.
 
@@ -246,12 +264,12 @@ def _row(verdict: Verdict, level: float, num_primary: int, least: float) -> Verd
         if has_size and not math.isnan(cell.size_low)
         else "",
         runs=runs_text(cell, claim),
-        left_out="; ".join(
-            text
-            for text in (missing_words(cell.missing, MOST_REASONS), gone_words(cell, MOST_REASONS))
-            if text
-        ),
+        left_out="; ".join(filter(None, _caveats(cell))),
     )
+
+
+def _caveats(cell: Cell) -> list[str]:
+    return [missing_words(cell.missing, MOST_REASONS), gone_words(cell, MOST_REASONS), warning_words(cell)]
 
 
 def _p(verdict: Verdict) -> tuple[str, str]:

@@ -29,6 +29,8 @@ class Value:
         See `thalweg.study.table.rows`: the error is what differs from run to run alone.
     reason
         Why there is no value.
+    warning
+        What speaks against it, though there is one.
     """
 
     run: str
@@ -38,6 +40,7 @@ class Value:
     below: float = 0.0
     above: float = 0.0
     reason: str = ""
+    warning: str = ""
 
 
 class Evidence:
@@ -112,7 +115,8 @@ class Evidence:
         # Of a value between two, at most what solvers left of either.
         both = [common[place][1] for place in (math.floor(at.position), math.ceil(at.position))]
         below, above = (max(row[side] for row in both) for side in ("below", "above"))
-        return Value(run, fields, at.value, at.standard_error, below, above)
+        warning = next((row["warning"] for row in both if row.get("warning")), "")
+        return Value(run, fields, at.value, at.standard_error, below, above, warning=warning)
 
     def _losses(self, run: str, mode: str) -> Mapping[str, Mapping[str, Any]] | None:
         of_mode, of_any = (self._index.get(("train_loss", m), {}) for m in (mode, ANY_MODE))
@@ -123,9 +127,8 @@ def _value(row: Mapping[str, Any]) -> Value:
     reason = row["reason"]
     if math.isnan(row["value"]) and not reason:
         reason = "not measured yet" if row["status"] == "open" else "the value is not a number"
-    return Value(
-        row["run"], _fields(row), row["value"], row["standard_error"], row["below"], row["above"], reason
-    )
+    errors = row["standard_error"], row["below"], row["above"]
+    return Value(row["run"], _fields(row), row["value"], *errors, reason, row.get("warning", ""))
 
 
 def _fields(row: Mapping[str, Any]) -> dict[str, Any]:

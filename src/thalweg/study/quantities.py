@@ -189,6 +189,7 @@ def _number(value: float, reason: str, status: str) -> dict[str, Any]:
         "is_lower_bound": False,
         "status": status if is_missing else "done",
         "reason": reason if is_missing else "",
+        "warning": "",
         "seconds": math.nan,
         "host": "",
     }
