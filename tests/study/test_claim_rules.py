@@ -143,6 +143,17 @@ def test_a_loss_that_rose_again_was_reached_before_the_end() -> None:
     assert found.value == pytest.approx(10 * 3**share)
 
 
+def test_at_a_loss_nothing_is_lost_before_it_was_looked_for() -> None:
+    open_yet = {"value": math.nan, "status": "open"}
+    moments = {"epoch 2": open_yet, "end": open_yet}
+    shown = curve(list(moments), **moments)
+    for rows in shown._index[("train_loss", "running")].values():
+        for row in rows.values():
+            row |= open_yet  # type: ignore[operator]
+    (found,) = shown.values("lam", "running", "loss = 0.7")
+    assert (math.isnan(found.value), found.reason) == (True, "not measured yet")
+
+
 def test_all_runs_are_interpolated_alike() -> None:
     """One run's value is not above nought: then no run's logarithm is interpolated."""
     losses, error = {"epoch 1": 1.0, "end": 0.25}, {"standard_error": 0.0, "below": 0.0, "above": 0.0}

@@ -100,8 +100,10 @@ class Evidence:
         ]
         fields = _fields(next(iter(rows.values())))
         if len(common) < 2:
+            is_open = any(loss["status"] == "open" for loss in losses.values())
             why = next((loss["reason"] for loss in losses.values() if loss["reason"]), "")
-            return Value(run, fields, math.nan, reason=why or "fewer than two moments were measured")
+            few = "not measured yet" if is_open else why or "fewer than two moments were measured"
+            return Value(run, fields, math.nan, reason=few)
         at = at_matched_loss(
             [loss["value"] for loss, _ in common],
             [row["value"] for _, row in common],
