@@ -1,5 +1,6 @@
 """The single reduction over the data."""
 
+import weakref
 from collections import OrderedDict, namedtuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from thalweg.objective.micro_batch import (
     resolve_micro_batch,
 )
 from thalweg.objective.objective import Objective
+from thalweg.objective.reduction import Rows
 
 
 def make(n=21, micro_batch=5, **kwargs):
@@ -92,6 +94,36 @@ def test_dtypes_are_kept():
 def test_structures_that_change_from_batch_to_batch_are_no_sum():
     with pytest.raises(ValueError, match="`fn` must return the same structure"):
         make().reduce(lambda m: (m.loss_sum(),) if m.start == 0 else (m.loss_sum(), m.loss_sum()))
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 5, 21])
+def test_rows_come_in_the_order_of_the_data(micro_batch):
+    x, y = vectors(21)
+    objective = make(micro_batch=micro_batch)
+    rows = objective.reduce(lambda m: (Rows(m.batch[0]), Rows(m.batch[1]), m.batch[0].sum(0)))
+    assert torch.equal(rows[0], x)
+    assert torch.equal(rows[1], y)
+    assert rows[1].dtype == y.dtype
+    assert torch.allclose(rows[2], x.sum(0), rtol=1e-13)
+
+
+def test_rows_of_a_micro_batch_are_not_held_until_the_end():
+    # Between large tensors that come and go, small ones that stay keep their memory from being used again.
+    alive = []
+
+    def rows(micro):
+        alive.append(weakref.ref(made := micro.batch[0] * 2))
+        held = sum(ref() is not None for ref in alive)
+        assert held <= 2, f"{held} micro-batches' rows are alive"
+        return Rows(made)
+
+    assert len(make(n=40, micro_batch=2).reduce(rows)) == 40
+    assert len(alive) == 20
+
+
+def test_rows_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"rows of one shape for every micro-batch, got \(1,\) after \(3,\)"):
+        make().reduce(lambda m: Rows(torch.ones(m.size, 3 if m.start == 0 else 1)))
 
 
 @pytest.mark.parametrize("value", [1.0, None, "x", (torch.zeros(()), 3)])

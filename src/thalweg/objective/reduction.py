@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -40,17 +39,45 @@ def summed(parts: Iterable[Any]) -> Any:
         leaves, form = pytree.tree_flatten(part)
         _check(leaves, total is None or form == structure)
         if total is None:
-            total, structure = [[leaf] if isinstance(leaf, Rows) else leaf.clone() for leaf in leaves], form
+            total = [_Joined(leaf.tensor) if isinstance(leaf, Rows) else leaf.clone() for leaf in leaves]
+            structure = form
         else:
             for accumulated, leaf in zip(total, leaves, strict=True):
                 if isinstance(leaf, Rows):
-                    accumulated.append(leaf)
+                    accumulated.append(leaf.tensor)
                 else:
                     accumulated += leaf
     assert total is not None, "examples are never empty"
     assert structure is not None
-    joined = [Rows(torch.cat([r.tensor for r in x])) if isinstance(x, list) else x for x in total]
-    return pytree.tree_unflatten(joined, structure)
+    whole = [Rows(x.whole()) if isinstance(x, _Joined) else x for x in total]
+    return pytree.tree_unflatten(whole, structure)
+
+
+class _Joined:
+    """Rows one after the other in one tensor that doubles when it is full.
+
+    Kept apart, each part would lie behind the large tensors of its own micro-batch, whose place the next
+    ones then do not fit: 220 MB more for 60,000 examples of the paper's network.
+    """
+
+    def __init__(self, first: Tensor) -> None:
+        self.rows, self.length = first.clone(), len(first)
+
+    def append(self, part: Tensor) -> None:
+        if part.shape[1:] != self.rows.shape[1:]:
+            raise ValueError(
+                "`fn` must return rows of one shape for every micro-batch, got "
+                f"{tuple(part.shape[1:])} after {tuple(self.rows.shape[1:])}."
+            )
+        start, self.length = self.length, self.length + len(part)
+        if self.length > len(self.rows):
+            roomier = self.rows.new_empty(2 * self.length, *self.rows.shape[1:])
+            roomier[:start] = self.rows[:start]
+            self.rows = roomier
+        self.rows[start : self.length] = part
+
+    def whole(self) -> Tensor:
+        return self.rows[: self.length].clone()
 
 
 def without_marks(result: Any) -> Any:
