@@ -267,7 +267,7 @@ def test_bad_input(a, b, more, words):
 
 
 def test_pairs_that_agree_have_an_effect_of_nought():
-    """Runs that differ in what comes later are one network until then; rounding took a root of less than 0."""
+    """Runs that differ in what comes later are one network until then; rounding left less than nought."""
     rng = np.random.default_rng(21)
     for _ in range(100):
         x = rng.normal(size=12)

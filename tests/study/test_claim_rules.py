@@ -147,8 +147,8 @@ def test_at_a_loss_nothing_is_lost_before_it_was_looked_for() -> None:
     open_yet = {"value": math.nan, "status": "open"}
     moments = {"epoch 2": open_yet, "end": open_yet}
     shown = curve(list(moments), **moments)
-    for rows in shown._index[("train_loss", "running")].values():
-        for row in rows.values():
+    for moment_rows in shown._index[("train_loss", "running")].values():
+        for row in moment_rows.values():
             row |= open_yet  # type: ignore[operator]
     (found,) = shown.values("lam", "running", "loss = 0.7")
     assert (math.isnan(found.value), found.reason) == (True, "not measured yet")
