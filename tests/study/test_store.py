@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import multiprocessing
 from pathlib import Path
@@ -134,6 +135,23 @@ def test_a_whole_line_that_is_no_record_is_an_error(tmp_path: Path, line: str, m
     store.file.write_text(line)
     with pytest.raises(ValueError, match=message):
         store.records()
+
+
+def test_records_that_were_packed_are_read_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.writing():
+        store.append(record(store))
+    plain = tmp_path / "records.jsonl"
+    (tmp_path / "records.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    assert len(Store(tmp_path).records()) == 1  # unpacked, and the packed one kept
+    plain.unlink()
+    packed = Store(tmp_path)
+    assert [r.task for r in packed.records()] == ["t"]
+    with packed.writing():
+        with pytest.raises(ValueError, match="must differ from every other"):
+            packed.append(record(packed))
+        packed.append(record(packed, value=3.0, task="u"))
+    assert [r.task for r in Store(tmp_path).records()] == ["t", "u"], "nothing is lost by going on"
 
 
 def test_a_missing_store_is_empty_and_reading_makes_nothing(tmp_path: Path) -> None:

@@ -158,8 +158,8 @@ class Record:
 class Store:
     """The folder of one study: ``records.jsonl`` and ``arrays/``.
 
-    Files that were compressed to be passed on, ``records.jsonl.gz``, are read like others, unless the plain
-    one lies beside them. Opening never changes a file. A last line cut short by a kill is ignored when read
+    Files that were compressed to be passed on, ``records.jsonl.gz``, are read like others, before them; what
+    was unpacked beside them counts once. Opening never changes a file. A last line cut short by a kill is ignored when read
     and cut off before the next append, so nothing is lost and nothing doubled.
 
     Parameters
@@ -185,7 +185,10 @@ class Store:
         ValueError
             For a line that is whole and not a record, or of a later schema.
         """
-        return [Record.from_row(row, self.arrays) for file in self._files() for row in _rows(file)]
+        packed = self._records_of("records*.jsonl.gz")
+        known = {record.identity for record in packed}
+        plain = self._records_of("records*.jsonl")
+        return [*packed, *(r for r in plain if r.identity not in known)] if known else plain
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -232,10 +235,9 @@ class Store:
         self._identities.add(record.identity)
         return record
 
-    def _files(self) -> list[Path]:
-        plain = sorted(self.path.glob("records*.jsonl"))
-        packed = sorted(self.path.glob("records*.jsonl.gz"))
-        return [*(file for file in packed if file.with_suffix("") not in plain), *plain]
+    def _records_of(self, pattern: str) -> list[Record]:
+        files = sorted(self.path.glob(pattern))
+        return [Record.from_row(row, self.arrays) for file in files for row in _rows(file)]
 
 
 def same_result(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
