@@ -178,6 +178,8 @@ class Looks:
 
     def _reads_optimizer(self, objective: Objective, numbers: Numbers) -> bool:
         """Note the threshold; whether there is one, and a preconditioned matrix to be solved for itself."""
+        if numbers["lr"] == 0:  # the first steps of a warm-up: no threshold, and nothing wrong
+            return False
         read = self._look(PRECONDITIONED, lambda: stability_threshold(objective, self._optimizer), numbers)
         numbers["threshold"], plain = read or (None, False)
         self._is_plain = plain and EIGENVALUE in self.measures

@@ -18,6 +18,7 @@ from thalweg.report.figures import (
     new_figure,
     numbers,
     plain_ticks,
+    scale_loss_axis,
     unit_of_loss,
 )
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 # One for each order of the data; further ones begin anew.
 ORDERS = (BLUE, GREEN, PURPLE, VERMILLION)
+
+# Rates over fewer than these are marked at 2 and 5 as well.
+FEW_DECADES = 2
 
 
 def predictiveness_figure(result: Any) -> Figure:
@@ -93,9 +97,12 @@ def draw_stable_rate(axes: Axes, result: Any, colour: str) -> None:
     axes.axvline(result.value, color=INK, linewidth=0.9, linestyle=":", label=f"{result.value:.3g}")
     axes.axhline(result.level, color=GREY, linewidth=0.9, linestyle="--", label="to be reached")
     axes.set_xscale("log")
-    plain_ticks(axes.xaxis)
+    decades = np.ptp(np.log10(numbers(result.trial_rates)))
+    plain_ticks(axes.xaxis, (1.0, 2.0, 5.0) if decades < FEW_DECADES else (1.0,))
     axes.set_xlim(numbers(result.trial_rates).min() / 1.2, 1.4 * numbers(result.trial_rates).max())
-    axes.set_ylim(0, 1.06 * top)
+    scale_loss_axis(axes, losses[ended], result.start_loss, result.level)
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(0, 1.06 * top)
     axes.set_xlabel("learning rate")
     axes.set_ylabel(f"loss at the end{unit_of_loss(result)}")
     axes.legend()

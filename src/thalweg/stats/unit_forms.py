@@ -101,7 +101,8 @@ class UnitForms:
         whole, b, a = (np.asarray(x, dtype=np.float64) for x in (value, crosses, products))
         between, N = self._between(a), self.sizes.sum()
         moved = self._like(self.sizes / (N - self.sizes), a)  # g moves by this times -e_u
-        squares = whole - 2 * moved * b + np.square(moved) * a
+        with np.errstate(over="ignore", invalid="ignore"):  # of a run that has diverged
+            squares = whole - 2 * moved * b + np.square(moved) * a
         excess = 1 / N - 1 / self.num_examples
         excesses = self._like(1 / (N - self.sizes), a) - 1 / self.num_examples
         return LeftOut(
@@ -123,9 +124,10 @@ class UnitForms:
         """S_M, whole and with each unit left out."""
         a = np.asarray(products, dtype=np.float64)
         U, N = len(self.sizes), self.sizes.sum()
-        squares = self._like(self.sizes, a) * a
-        total = squares.sum(0)
-        without = (total - squares * self._like(N / (N - self.sizes), a)) / (U - 2 if U > 2 else math.nan)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = self._like(self.sizes, a) * a
+            total = squares.sum(0)
+            without = (total - squares * self._like(N / (N - self.sizes), a)) / (U - 2 if U > 2 else math.nan)
         return LeftOut(np.asarray(total / (U - 1)), without, self.share)
 
     @staticmethod

@@ -153,7 +153,9 @@ class GradientNoise(Measurement):
 
     def _circumstances(self) -> list[str]:
         shape = ["not Gaussian"] if self.warning else []
-        return [f"noise scale {self.noise_scale:.4g}", *shape, *super()._circumstances()]
+        low, high = self.noise_scale_interval()
+        ends = "" if self.error.data is None else f" ({low:.3g} to {high:.3g})"
+        return [f"noise scale {self.noise_scale:.4g}{ends}", *shape, *super()._circumstances()]
 
 
 def gradient_noise(
@@ -269,6 +271,13 @@ def gradient_noise(
     check_tolerances(whole.dtype, rtol, CERTIFY_RTOL, 0.99)
     names = _curvatures(whole, against, k)
     sample = stream_seed(seed, "examples")
+    if num_examples is not None:
+        check_count("num_examples", num_examples)
+        if num_examples > whole.num_examples:
+            raise ValueError(
+                f"`num_examples` must be at most the {whole.num_examples} examples of the objective, got "
+                f"{num_examples}."
+            )
     target = whole if num_examples is None else whole.subset(num_examples, sample)
     work = Work(progress)
     units = UnitGradients(target, max_memory_bytes, work.add)
