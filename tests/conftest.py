@@ -167,11 +167,12 @@ def _seed_global_generators() -> None:
     random.seed(1234)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True, scope="module")
 def proofs_are_shared() -> Iterator[None]:
     """What derivatives are right is proved once a module for each network and matrix, not by every call.
 
-    That the proof sees what is wrong, and that every operator is proved, is what `tests/operators` tests.
+    That the proof sees what is wrong, and that every operator is proved, is what `tests/operators` tests,
+    which does without, as do the tests of every measure's contract.
     """
     with shared_proofs({}):
         yield

@@ -112,6 +112,11 @@ NAMES = [name for name in MEASURES if name in CALLS]
 PRECISE = [device for device in DEVICES if device != "mps"]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def proofs_are_shared() -> None:
+    """They are not, but where a test asks for `proved`."""
+
+
 # What `proved` shares.
 PROOFS: dict[Any, Any] = {}
 

@@ -27,6 +27,11 @@ def _own_rules_for_small_layers() -> Iterator[None]:
     objective_operator.LITTLE = little
 
 
+@pytest.fixture(autouse=True, scope="module")
+def proofs_are_shared() -> None:
+    """They are not: these are the tests of the proof, but for those that ask for `proved`."""
+
+
 @pytest.fixture(scope="module")
 def _proofs() -> Proofs:
     """What `proved` shares in one module."""
