@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: reproduce test test-slow lint format benchmark-curvature benchmark-sampling benchmark-surfaces benchmark-study clean
+.PHONY: reproduce test test-slow lint format benchmark-curvature benchmark-sampling benchmark-surfaces benchmark-study benchmark-dynamics clean
 
 # The whole study of the paper, twenty minutes on two cores; a killed run goes on where it was.
 reproduce: $(STAMP)
@@ -51,6 +51,10 @@ benchmark-surfaces: benchmarks/.venv/.installed
 # The study runner: its overhead, its workers, stores of up to 100,000 records; on an idle machine, ten minutes.
 benchmark-study: benchmarks/.venv/.installed
 	benchmarks/.venv/bin/python benchmarks/study.py
+
+# Gradient noise and the monitor beside gradients, training and PyHessian: hours; `--help` says how to run a part.
+benchmark-dynamics: benchmarks/.venv/.installed
+	benchmarks/.venv/bin/python benchmarks/dynamics.py
 
 benchmarks/.venv/.installed: pyproject.toml constraints.txt benchmarks/requirements.txt
 	test -x benchmarks/.venv/bin/python || $(PYTHON) -m venv benchmarks/.venv

@@ -44,8 +44,9 @@ class Dynamics(Bench):
             f"\nTraining of ten epochs on {self.options.examples:,} examples, a monitor at max_overhead=0.1"
         )
         print(
-            f"plain {plain['seconds']:.0f} s, watched {row['seconds']:.0f} s; it says {row['overhead']:.3f} "
-            f"by the clock, {row['passes_overhead']:.3f} in passes, on {row['num_examples']} examples"
+            f"plain {plain['seconds']:.0f} s of the processor, watched {row['seconds']:.0f} s; it says "
+            f"{row['overhead']:.3f} by the clock, {row['passes_overhead']:.3f} in passes, on "
+            f"{row['num_examples']} examples"
         )
         for name, steps in row["taken"].items():
             first = f", first at step {steps[0]:.0f}" if steps else ""
