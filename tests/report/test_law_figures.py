@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.measures.conftest import convnet, images
 from tests.measures.dynamics.wells import MINIMA_1, MINIMA_2, one_parameter, two_parameters
 
@@ -26,6 +28,17 @@ def test_wells_and_laws(build: Any, minima: Any) -> None:
     assert "noise that changes" not in shown
     assert [text.get_text() for text in wells.texts] == ["1", "2"]
     np.testing.assert_allclose(run.get_lines()[0].get_ydata(), law.block_occupancies[:, 0])
+
+
+def test_times_have_their_intervals_whatever_the_laws_say() -> None:
+    """Where a pass has no saddle Kramers' law says nothing."""
+    law = tw.stationary_law(one_parameter(), minima=MINIMA_1, num_points=101, **QUICK | {"num_steps": 800})
+    silent = dataclasses.replace(law, predicted_times=torch.full_like(law.predicted_times, torch.nan))
+    axes = tw.plot(silent).axes[2]
+    (bars,) = axes.containers[0].lines[2]
+    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+    np.testing.assert_allclose(ends, np.stack([end.numpy() for end in law.escape_intervals()], 1))
+    assert (ends[:, 0] < law.escape_times.numpy()).all()
 
 
 def test_a_run_without_an_end_is_drawn() -> None:

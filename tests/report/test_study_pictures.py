@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import thalweg as tw
 from thalweg.report import study_pictures
 from thalweg.report.study_page import write_study_page
 from thalweg.report.study_pictures import run_pictures
+from thalweg.study.store import Record
 from thalweg.study.study import Study
 
 TEMPERATURE: dict[str, Any] = {"lr": 0.3, "batch_size": 8, "num_directions": 3, "burn_in": 50}
-MADE = "average_sharpness", "trace", "top_eigenvalue", "basin_width"
+MADE = "average_sharpness", "trace", "top_eigenvalue", "basin_width", "sam_sharpness"
 
 
 def results() -> dict[str, tw.Measurement]:
@@ -37,6 +39,7 @@ def results() -> dict[str, tw.Measurement]:
             burn_in=20,
             seed=0,
         ),
+        "short": tw.local_learning_coefficient(data, num_chains=2, burn_in=2, num_steps=20, seed=0),
     }
 
 
@@ -67,7 +70,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_one_picture_a_setting_of_its_first_run_at_the_last_moment(study: Study) -> None:
     shown = {pictures.name: pictures for pictures in run_pictures(study)}
-    assert set(shown) == {"noise", "bare", "heat", "scaling"}
+    assert set(shown) == {"noise", "bare", "heat", "scaling", "short"}
     for name in ("noise", "heat", "scaling"):
         assert len(shown[name].pictures) == 2, "one a network"
         for picture in shown[name].pictures:
@@ -87,6 +90,21 @@ def test_the_page_has_them(study: Study, tmp_path: Path) -> None:
     for name in ("noise", "heat", "scaling"):
         assert page.count(f'id="figure-{name}-') == 2
     assert "14 more have pictures" in page
+
+
+def test_what_a_result_says_against_its_value_stands_with_its_run(study: Study, tmp_path: Path) -> None:
+    warned = [row for row in study.rows if row["name"] == "short"]
+    (warnings,) = {"; ".join(r.measurement.warnings) for r in study.records.values() if is_short(r)}
+    assert warnings
+    assert {row["warning"] for row in warned} == {warnings}
+    assert {row["warning"] for row in study.rows if row["name"] != "short"} == {""}
+    assert all(v.warning == warnings for v in study.evidence.values("short", "running", "end"))
+    page = write_study_page(study, tmp_path / "report.html").read_text()
+    assert page.count(f'<span class="absent">{html.escape(warnings)}</span>') == len(warned)
+
+
+def is_short(record: Record) -> bool:
+    return record.measure == "local_learning_coefficient"
 
 
 def test_pictures_of_many_settings_are_cut(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

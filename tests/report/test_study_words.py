@@ -10,7 +10,7 @@ from tests.report.made_up_studies import batch_norm_study
 
 from thalweg.report.study_dependence import dependence
 from thalweg.report.study_power import power_rows
-from thalweg.report.study_words import VerdictRow, missing_words, verdict_rows
+from thalweg.report.study_words import VerdictRow, gone_words, missing_words, verdict_rows, warning_words
 from thalweg.stats.verdicts import Answer
 from thalweg.study.evidence import Value
 from thalweg.study.foresight import Foresight
@@ -120,8 +120,34 @@ def test_nothing_measured_is_told_from_nothing_to_be_had():
     assert (failed.answer, failed.why) == ("no answer", "too few runs")
     assert failed.left_out == "2 runs have no value: not measured yet (1); training diverged (1)"
     assert missing_words(()) == ""
-    three = [replace(gone, reason=f"its lowest is {i}") for i in range(3)]
-    assert missing_words(three, most=2).endswith("its lowest is 1 (1); 1 for other reasons, listed below")
+    three = [replace(gone, reason=f"for reason {i}") for i in range(3)]
+    assert missing_words(three, most=2).endswith("for reason 1 (1); 1 for other reasons, listed below")
+
+
+def test_settings_of_which_nothing_is_left_are_named():
+    """What is dropped by its outcome is said: single runs are one thing, whole settings another."""
+
+    def of(lr, seed, value=math.nan, reason="the loss never reaches 0.4"):
+        return Value(f"{lr}{seed}", {"model": "bn", "lr": lr, "seed": seed}, value, reason=reason)
+
+    lost = (of(0.1, 1), of(0.01, 1), of(0.01, 2), of(0.001, 1), of(0.001, 2))
+    cell = replace(CELL, values_a=(of(0.1, 2, 1.0, ""),), values_b=(), missing=lost)
+    assert missing_words(cell.missing) == "5 runs have no value: the loss never reaches 0.4 (5)"
+    assert gone_words(cell) == "no run is left of bn · lr 0.01, bn · lr 0.001"
+    assert gone_words(cell, most=1) == "no run is left of bn · lr 0.01 and 1 more"
+    assert "5 runs have no value: the loss never reaches 0.4 (5); no run is left of" in row(cell).left_out
+    # Of a study that is under way nothing is lost yet.
+    assert gone_words(replace(cell, missing=(of(0.01, 1, reason="not measured yet"),))) == ""
+
+
+def test_values_with_a_warning_are_counted():
+    """A number whose own chains had not settled is ranked like any other: it is said how many are such."""
+    sure = [Value(str(i), {"model": "bn", "seed": i}, 1.0) for i in range(3)]
+    unsure = [replace(v, warning="too short: give more steps") for v in sure[:2]]
+    cell = replace(CELL, values_a=(*unsure, sure[2]), values_b=tuple(sure), missing=())
+    assert warning_words(cell) == "2 of 3 values with a warning, which stands with the run"
+    assert row(cell).left_out == warning_words(cell)
+    assert warning_words(replace(cell, values_a=tuple(sure))) == ""
 
 
 def test_a_wide_ratio_keeps_the_digits_that_tell_it_from_one():

@@ -20,6 +20,9 @@ from thalweg.report import tables
         (-0.25, 0.01, "−0.250"),
         (math.nan, 0.1, "not finite"),
         (math.inf, 0.1, "∞"),
+        (-math.inf, 0.1, "−∞"),
+        (1.2345e60, 1e59, "1.23e60"),
+        (-9.999e15, 0.0, "−10.00e15"),
         (5.0, math.inf, "5.000"),
     ],
 )
@@ -31,6 +34,7 @@ def test_an_interval_without_width_is_exact():
     assert tables.format_interval(1.0, 1.0) == "exact"
     assert tables.format_interval(1.4204, 1.4596) == "1.420 to 1.460"
     assert tables.format_interval(2.0, math.inf) == "2.000 to ∞"
+    assert tables.format_interval(0.5, 1.2345e60) == "0 to 1.24e60"
 
 
 def test_every_source_of_uncertainty_is_named():

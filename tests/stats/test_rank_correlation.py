@@ -157,10 +157,30 @@ def test_levels_are_exchanged_axis_by_axis():
     # One axis against the others: two orders in 64 reach as much each way, this and one more.
     other = np.array(list(columns.values())).T @ (2.0 ** np.arange(6) * [-1, 1, 1, 1, 1, 1])
     assert rank_correlation(heat, other, columns, seed=0).overall.p_value == pytest.approx(4 / 64)
-    mixed = rank_correlation(np.tile(heat, 2), np.tile(heat, 2), product_grid((2,) * 6, 2), seed=0)
+    twice = np.repeat(heat, 2)
+    mixed = rank_correlation(twice, twice, product_grid((2,) * 6, 2), seed=0)
     assert mixed.smallest_p == 2 / 64
     along = rank_correlation(np.arange(5.0), np.arange(5.0), {"a": range(5), "b": range(5)}, seed=0)
     assert along.smallest_p == 2 / 120, "side by side: no grid"
+
+
+def test_along_an_axis_that_moves_only_one_of_the_two_nothing_is_exchanged():
+    """A temperature of rates and batch sizes is that of both models: 4! x 3! orders, not twice as many."""
+    columns = product_grid((4, 3, 2), 2)
+    rate, batch, model = (np.array(axis) for axis in columns.values())
+    heat = 2.0 * rate - batch
+    curved = -heat + 100.0 * model + 0.01 * np.arange(len(heat))
+    found = rank_correlation(curved, heat, columns, seed=0)
+    assert found.smallest_p == 2 / 144
+    assert found.overall.p_value == pytest.approx(2 / 144)
+    assert rank_correlation(heat, curved, columns, seed=0).smallest_p == 2 / 144
+    # Not of each, for other cells have other numbers of runs.
+    kept = np.delete(np.arange(len(heat)), [0, 7, 20])
+    labels = {name: [axis[i] for i in kept] for name, axis in columns.items()}
+    assert rank_correlation(curved[kept], heat[kept], labels, seed=0).smallest_p == 2 / 144
+    # One run of all makes the temperature of the models differ: then its levels are exchanged, too.
+    heat[3] += 0.5
+    assert rank_correlation(curved, heat, columns, seed=0).smallest_p == 2 / 288
 
 
 def test_a_cell_that_is_missing_takes_no_part():

@@ -129,6 +129,43 @@ def test_moments_are_crossed_in_the_order_of_training(moments: list[str]) -> Non
     assert last.value == 40.0
 
 
+def test_a_loss_that_rose_again_was_reached_before_the_end() -> None:
+    """Down to 0.4, and at the end back at 0.6: half-way between 0.8 and 0.4, not between 0.8 and the end."""
+    values = {"loss 0.8": (0.8, 10.0), "loss 0.4": (0.4, 30.0), "end": (0.6, 1000.0)}
+    error = {"standard_error": 0.0, "below": 0.0, "above": 0.0}
+    rows = [
+        {**ROW, **error, "moment": at, "name": name, "value": value}
+        for at, pair in values.items()
+        for name, value in zip(("train_loss", "lam"), pair, strict=True)
+    ]
+    (found,) = Evidence(rows).values("lam", "running", "loss = 0.6")
+    share = math.log(0.8 / 0.6) / math.log(2)
+    assert found.value == pytest.approx(10 * 3**share)
+
+
+def test_at_a_loss_nothing_is_lost_before_it_was_looked_for() -> None:
+    open_yet = {"value": math.nan, "status": "open"}
+    moments = {"epoch 2": open_yet, "end": open_yet}
+    shown = curve(list(moments), **moments)
+    for moment_rows in shown._index[("train_loss", "running")].values():
+        for row in moment_rows.values():
+            row |= open_yet  # type: ignore[operator]
+    (found,) = shown.values("lam", "running", "loss = 0.7")
+    assert (math.isnan(found.value), found.reason) == (True, "not measured yet")
+
+
+def test_all_runs_are_interpolated_alike() -> None:
+    """One run's value is not above nought: then no run's logarithm is interpolated."""
+    losses, error = {"epoch 1": 1.0, "end": 0.25}, {"standard_error": 0.0, "below": 0.0, "above": 0.0}
+    rows = []
+    for run, values in (("a", (10.0, 40.0)), ("b", (-1.0, 3.0))):
+        for (at, loss), value in zip(losses.items(), values, strict=True):
+            row = {**ROW, **error, "run": run, "moment": at}
+            rows += [{**row, "name": "train_loss", "value": loss}, {**row, "name": "energy", "value": value}]
+    found = Evidence(rows).values("energy", "running", "loss = 0.5")
+    assert [v.value for v in found] == pytest.approx([25.0, 1.0])
+
+
 def test_what_is_far_from_the_target_neither_bounds_nor_voids_it() -> None:
     moments = ["epoch 2", "epoch 10", "end"]
     (found,) = curve(moments, end={"below": 30.0}).values("lam", "running", "loss = 0.7")

@@ -10,6 +10,7 @@ from tests.study.toy import write_study
 
 from thalweg.study.evidence import Evidence
 from thalweg.study.plan import StudyPlan
+from thalweg.study.quantities import temperature
 from thalweg.study.study import Study, run_study
 from thalweg.study.study_file import read_study
 from thalweg.study.table import rows
@@ -31,6 +32,17 @@ loss = 0.55
 [quantities.final]
 kind = "outcome"
 moment = "end"
+[quantities.accurate]
+kind = "outcome"
+of = "test_accuracy"
+[quantities.curved]
+kind = "outcome"
+of = "curvature"
+moment = "start"
+[quantities.curved_later]
+kind = "outcome"
+of = "curvature"
+moment = "step 6"
 [quantities.diverged]
 kind = "diverged"
 [quantities.hopeless]
@@ -96,6 +108,26 @@ def test_a_run_that_diverged_keeps_what_was_measured_before(study: Study) -> Non
     assert numbers(study, "diverged", 0.3, "run") == [0.0] * 4
 
 
+def test_what_diverged_ranks_as_the_worst_and_what_was_measured_before_stays(study: Study) -> None:
+    """Infinity would be the best of accuracies; and a number that is there is no infinity."""
+    assert numbers(study, "accurate", 1e38, "run") == [-math.inf] * 4
+    assert all(0 <= x <= 1 for x in numbers(study, "accurate", 0.3, "run"))
+    assert numbers(study, "curved", 1e38, "run") == numbers(study, "curvature", 1e38, "start")
+    assert all(math.isnan(x) for x in numbers(study, "curved_later", 1e38, "run"))
+    reasons = [r["reason"] for r in rows(study) if (r["name"], r["lr"]) == ("curved_later", 1e38)]
+    assert all("diverged" in reason for reason in reasons)
+
+
+def test_batches_of_all_the_data_have_no_temperature() -> None:
+    """Among them a rate orders nothing: there is no noise for it to heat."""
+    hot: dict[int, set[float]] = {}
+    for settings in read_study("why-sgd", "laptop").settings:
+        hot.setdefault(settings.training["batch_size"], set()).add(temperature(settings))
+    assert hot[5000] == {0.0}
+    assert sorted(hot[256]) == pytest.approx([rate / 25.6 for rate in (0.01, 0.02, 0.04, 0.08)])
+    assert min(hot[32]) == max(hot[256]), "equal temperatures are ties"
+
+
 def test_steps_to_a_loss_are_those_of_the_looks_and_infinite_where_it_was_never_reached(study: Study) -> None:
     assert numbers(study, "steps", 0.001, "run") == [math.inf] * 4
     assert numbers(study, "steps", 1e38, "run") == [math.inf] * 4
@@ -144,7 +176,7 @@ def test_runs_that_diverged_are_in_the_ranks_and_predictions(study: Study) -> No
     assert ranks.cell.num_a == 12
     assert not ranks.cell.missing
     assert math.isfinite(ranks.cell.effect)
-    # After six steps there is nothing of those that diverged in the first: they are named.
+    # After six steps there is nothing of those that diverged in the first: they are named, and not ranked.
     assert len(foretells.cell.missing) == 4
     assert all("diverged" in v.reason for v in foretells.cell.missing)
     # Four settings are left, too few to leave one out.

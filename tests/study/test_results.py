@@ -153,21 +153,80 @@ def test_what_is_said_of_equal_loss_follows_from_the_records(records):
     assert [float(x) for x in said.groups()] == pytest.approx(expected, rel=0.01)
 
 
-def test_early_curvature_ranks_steps_as_its_page_says():
+@pytest.fixture(scope="module")
+def early() -> list[dict]:
+    """Of each run its fields, the top eigenvalue and the loss after ten steps, and its steps to the loss."""
     folder = ROOT / "examples" / "results" / "early-curvature-laptop"
-    steps: dict[str, float] = {}
-    curved: dict[str, float] = {}
+    found: dict[str, dict] = {}
     with gzip.open(folder / "records.jsonl.gz", "rt") as lines:
         for record in map(json.loads, lines):
             labels = record["labels"]
+            run = found.setdefault(record["run"], {k: labels[k] for k in EARLY_AXES})
+            place = labels["name"], labels.get("moment")
             if labels["name"] == "steps_to_loss":
-                steps[record["run"]] = min(float(record["value"]), 1e9)  # infinite: never
-            elif (labels["name"], labels.get("moment")) == ("curvature", "step 10"):
-                curved[record["run"]] = record["density"]["lambda_max"]
-    assert len(steps) == len(curved) == 144
-    tau = stats.kendalltau([curved[run] for run in steps], list(steps.values())).statistic
-    page = (ROOT / "docs" / "early_curvature.md").read_text()
-    said = re.search(r"goes with more steps \| τ −([\d.]+)", page)
+                run["steps"] = min(float(record["value"]), NEVER)
+            elif place == ("curvature", "step 10"):
+                run["curved"] = record["density"]["lambda_max"]
+            elif place == ("gap", "step 10"):
+                run["loss"] = record["train_loss"]
+    assert len(found) == 144
+    return list(found.values())
+
+
+EARLY_AXES = ("model", "width", "lr", "init_scale")
+NEVER = 1e9  # for infinity, where the loss was never reached
+EARLY_PAGE = ROOT / "docs" / "early_curvature.md"
+
+
+def tau_of(runs: list[dict]) -> float:
+    return stats.kendalltau([r["curved"] for r in runs], [r["steps"] for r in runs]).statistic
+
+
+def tau_along(runs: list[dict], axis: str) -> float:
+    """Mean over the runs that agree in all else of tau-b of the pairs that differ in it."""
+    groups: dict[tuple, list[dict]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run[k] for k in EARLY_AXES if k != axis), []).append(run)
+    taus = []
+    for group in groups.values():
+        pairs = [(a, b) for a, b in combinations(group, 2) if a[axis] != b[axis]]
+        signs = np.sign([[a[k] - b[k] for k in ("curved", "steps")] for a, b in pairs])
+        squares = np.square(signs).sum(0).prod()
+        if squares:
+            taus.append(signs.prod(1).sum() / math.sqrt(squares))
+    return float(np.mean(taus))
+
+
+def test_early_curvature_ranks_steps_as_its_page_says(early):
+    page = re.sub(r"\s+", " ", EARLY_PAGE.read_text()).replace("−", "-")
+    said = re.search(r"goes with more steps \| τ (-[\d.]+)", page)
     assert said is not None
-    assert float(said[1]) == pytest.approx(-tau, abs=6e-4)
-    assert sum(value == 1e9 for value in steps.values()) == 29
+    assert float(said[1]) == pytest.approx(tau_of(early), abs=6e-4)
+    never = [r for r in early if r["steps"] == NEVER]
+    assert len(never) == 29
+    said = re.search(
+        r"τ is (-[\d.]+) among the runs at a rate of 0.01, and (-[\d.]+) among those at 0.3, of which are "
+        r"(\d+)",
+        page,
+    )
+    assert said is not None
+    expected = [tau_of([r for r in early if r["lr"] == lr]) for lr in (0.01, 0.3)]
+    assert [float(said[1]), float(said[2])] == pytest.approx(expected, abs=6e-3)
+    assert int(said[3]) == sum(r["lr"] == 0.3 for r in never)
+
+
+def test_what_early_curvature_ranks_is_how_far_training_has_come(early):
+    page = re.sub(r"\s+", " ", EARLY_PAGE.read_text()).replace("−", "-")
+    said = re.search(r"are correlated by (-[\d.]+) \(Spearman's\), and by (-[\d.]+) once", page)
+    assert said is not None
+    r = np.corrcoef([stats.rankdata([run[k] for run in early]) for k in ("curved", "steps", "loss")])
+    given = (r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
+    assert [float(said[1]), float(said[2])] == pytest.approx([r[0, 1], given], abs=6e-3)
+    said = re.search(
+        r"τ is (-[\d.]+) \([^)]*\): (-[\d.]+) along the rate, (-[\d.]+) to (-[\d.]+) along width", page
+    )
+    assert said is not None
+    along = {axis: tau_along(early, axis) for axis in EARLY_AXES}
+    assert float(said[1]) == pytest.approx(np.mean(list(along.values())), abs=6e-4)
+    rest = sorted(tau for axis, tau in along.items() if axis != "lr")
+    assert [float(x) for x in said.groups()[1:]] == pytest.approx([along["lr"], rest[-1], rest[0]], abs=6e-3)

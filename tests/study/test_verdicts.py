@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from thalweg.study.evidence import Evidence
-from thalweg.study.foresight import foresight
+from thalweg.study.foresight import GridForesight, foresight
 from thalweg.study.spec import StudySpec
 from thalweg.study.verdicts import verdicts
 
@@ -418,3 +418,27 @@ def test_foresight_says_what_a_grid_can_decide() -> None:
     )
     # Of 24 orders the one seen and its reverse: 2 / 24.
     assert "no corrected p-value can be below 0.083" in str(foresight(few)[0])
+
+
+def test_foresight_counts_no_exchange_that_changes_nothing() -> None:
+    """Temperature is that of both models, a fresh network that of every rate: these are no exchanges."""
+    heat = {"measure": "trace", "ranks": "heat", "expect": "negative", "primary": True}
+    made = spec(
+        [
+            {"name": "hot", **heat},
+            {"name": "of-one", **heat, "measure": "basin_width"},
+            {"name": "given", **heat, "statistic": "partial", "given": ["train_loss"]},
+            {"name": "fresh", **heat, "ranks": "gap", "moment": "start"},
+        ],
+        seeds=3,
+        grid={"axes": {"training.lr": [0.01, 0.02, 0.04, 0.08], "training.batch_size": [32, 64, 128]}},
+        data={"num_train": 128},
+        moments=["start", "end"],
+        quantities={"heat": {"kind": "temperature"}},
+        measures={"trace": {}, "basin_width": {"where": {"model": "bn"}}},
+    )
+    hot, of_one, given, fresh = foresight(made)
+    assert [hot.smallest_p, of_one.smallest_p, given.smallest_p] == pytest.approx([8 / 144, 8 / 144, 8 / 288])
+    assert [line.num_settings for line in (hot, of_one) if isinstance(line, GridForesight)] == [24, 12]
+    # Of two models alone.
+    assert fresh.smallest_p > 1

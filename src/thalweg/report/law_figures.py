@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg.core.measurement import StandardError
 from thalweg.report.figures import (
     BLUE,
     FAINT,
@@ -87,10 +86,9 @@ def draw_wells(axes: Axes, result: Any) -> None:
 
 def draw_occupancies(axes: Axes, result: Any) -> None:
     """Measured with 95 % intervals, and what each law says."""
-    half = np.array(
-        [StandardError(e, result.num_chains - 1).half_width(0.95) for e in numbers(result.occupancy_errors)]
-    )
-    _beside(axes, result, numbers(result.occupancies), (half, half), result.predictions, result.predicted)
+    shares = numbers(result.occupancies)
+    low, high = (numbers(end) for end in result.occupancy_intervals(0.95))
+    _beside(axes, result, shares, (shares - low, high - shares), result.predictions, result.predicted)
     axes.set_ylim(-0.04, 1.04)
     axes.set_ylabel("share of time")
     axes.legend(loc="lower left")
@@ -98,10 +96,9 @@ def draw_occupancies(axes: Axes, result: Any) -> None:
 
 def draw_escapes(axes: Axes, result: Any) -> None:
     """The same of mean times out of each well."""
-    times, (_, low, high) = numbers(result.escape_times), result.departure("kramers")
-    predicted = numbers(result.prediction("kramers"))
-    ends = (times - numbers(low) * predicted, numbers(high) * predicted - times)
-    _beside(axes, result, times, ends, result.time_predictions, result.predicted_times)
+    times = numbers(result.escape_times)
+    low, high = (numbers(end) for end in result.escape_intervals(0.95))
+    _beside(axes, result, times, (times - low, high - times), result.time_predictions, result.predicted_times)
     shown = np.concatenate([times, *numbers(result.predicted_times)])
     shown = shown[np.isfinite(shown)]
     if len(shown) and shown.max() > LOG_RATIO * shown.min():
@@ -146,7 +143,8 @@ def draw_run(axes: Axes, result: Any) -> None:
         for name, style in (("gibbs", "--"), ("multiplicative", ":")):
             axes.axhline(float(result.prediction(name)[i]), color=colour, linewidth=0.9, linestyle=style)
     axes.set_ylim(-0.04, 1.04)
-    axes.set_xlabel("step (dashed: Gibbs)")
+    known = np.isfinite(numbers(result.prediction("multiplicative"))).all()
+    axes.set_xlabel(f"step (dashed: Gibbs{', dotted: noise that changes' if known else ''})")
     axes.set_ylabel("share of chains")
     axes.legend(loc="center right")
 

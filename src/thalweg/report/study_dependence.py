@@ -12,9 +12,11 @@ from thalweg.report.study_words import (
     claim_words,
     effect_name,
     effect_text,
+    gone_words,
     missing_words,
     runs_text,
     state_of,
+    warning_words,
 )
 from thalweg.report.tables import format_number
 from thalweg.stats.power import runs_to_decide
@@ -128,10 +130,10 @@ def dependence(verdict: Verdict, spec: StudySpec) -> Dependence:
     """The cells of a verdict in order, and on which of the three its answer hangs."""
     modes = spec.objective.modes
     by_place = {(c.measure, c.mode, c.matching): c for c in verdict.cells}
-    rules = _once(c.matching for c in verdict.cells)
+    rules = list(dict.fromkeys(c.matching for c in verdict.cells))
     shown = tuple(mode for mode in modes if any(c.mode == mode for c in verdict.cells))
     measures = []
-    for measure in _once(c.measure for c in verdict.cells):
+    for measure in dict.fromkeys(c.measure for c in verdict.cells):
         rows = []
         for at in rules:
             cells = [by_place.get((measure, mode, at)) for mode in shown]
@@ -210,8 +212,13 @@ def _shown(cell: Cell, verdict: Verdict) -> ShownCell:
         p_refute=_p(cell.p_refute),
         size="" if cell.size != cell.size else format_number(cell.size, 0.1),
         runs=runs_text(cell, claim),
-        note="; ".join(text for text in (cell.reason, missing_words(cell.missing), *_beside(cell)) if text),
+        note="; ".join(filter(None, _notes(cell))),
     )
+
+
+def _notes(cell: Cell) -> list[str]:
+    lacking = [missing_words(cell.missing), gone_words(cell), warning_words(cell)]
+    return [cell.reason, *lacking, *_beside(cell)]
 
 
 def _beside(cell: Cell) -> Iterator[str]:
@@ -226,7 +233,3 @@ def _beside(cell: Cell) -> Iterator[str]:
 
 def _p(p: float) -> str:
     return "" if p != p else format_p(p)
-
-
-def _once(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))

@@ -43,7 +43,9 @@ def forest_charts(verdict: Verdict, modes: Sequence[str], level: float) -> list[
     else:
         ratios = [c for c in shown if c.is_ratio]
         rest = [c for c in shown if not c.is_ratio]
-        of_measure = {name: [c for c in rest if c.measure == name] for name in _once(c.measure for c in rest)}
+        of_measure = {
+            name: [c for c in rest if c.measure == name] for name in dict.fromkeys(c.measure for c in rest)
+        }
         groups = [("", ratios), *((f"-{name}", cells) for name, cells in of_measure.items())]
     return [_forest(verdict, cells, part, modes, level) for part, cells in groups if cells]
 
@@ -53,13 +55,13 @@ def _forest(verdict: Verdict, cells: Sequence[Cell], part: str, modes: Sequence[
     used = [mode for mode in modes if any(c.mode == mode for c in cells)]
     own = (claim.measure, claim.mode, claim.matching)
     rows: list[Row] = []
-    for measure in _once(c.measure for c in cells):
+    for measure in dict.fromkeys(c.measure for c in cells):
         of_measure = [c for c in cells if c.measure == measure]
         kind = ", normalised" if of_measure[0].is_normalised else ""
         # Where larger means flatter the claim is turned round, and so are the colours.
         turned = f", claimed {of_measure[0].expects}" if of_measure[0].expects != claim.expect else ""
         rows.append(Row(f"{measure}{kind}{turned}", measure=measure))
-        for at in _once(c.matching for c in of_measure):
+        for at in dict.fromkeys(c.matching for c in of_measure):
             marks = tuple(
                 _mark(c, used.index(c.mode), modes.index(c.mode), (c.measure, c.mode, at) == own)
                 for c in of_measure
@@ -206,7 +208,3 @@ def group_name(by: str, group: str) -> str:
 
 def _count(cells: Iterable[Cell], state: str) -> int:
     return sum(state_of(c) == state for c in cells)
-
-
-def _once(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))

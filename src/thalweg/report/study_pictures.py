@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from thalweg.report.figures import figure_bytes
 from thalweg.report.page import svg_uri
 from thalweg.report.plot import pictured, plot
-from thalweg.report.study_runs import title_of
+from thalweg.report.study_words import title_of
 from thalweg.study.study import PlannedTask, Study
 
 # Measures whose picture is of one run's dynamics. Of the others the page shows all runs together.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from thalweg.report.study_words import NOT_YET
+from thalweg.report.study_words import NOT_YET, title_of
 from thalweg.report.tables import flatten, format_interval, format_number, format_seconds
 from thalweg.study.study import PlannedTask, Study
 
@@ -22,12 +22,13 @@ STATES_IN_WORDS = {
 
 @dataclass(frozen=True)
 class RunCell:
-    """A value with its interval and seconds, or why there is none; all text."""
+    """A value with its interval, seconds and warning, or why there is none; all text."""
 
     value: str = ""
     interval: str = ""
     seconds: str = ""
     reason: str = ""
+    warning: str = ""
 
 
 @dataclass
@@ -109,16 +110,6 @@ def troubles(study: Study) -> list[Trouble]:
     return [Trouble(STATES_IN_WORDS[state], reason, tuple(tasks)) for (state, reason), tasks in ordered]
 
 
-def title_of(labels: Mapping[str, Any]) -> str:
-    """Setting and seed in words.
-
-    >>> title_of({"model": "bn", "lr": 0.1, "seed": 3, "name": "gap", "moment": "end", "mode": "running"})
-    'bn · lr 0.1 · seed 3'
-    """
-    fields = {k: v for k, v in labels.items() if k not in ("name", "moment", "mode")}
-    return " · ".join(str(v) if k == "model" else f"{k} {v}" for k, v in fields.items())
-
-
 def _task_in_words(task: PlannedTask) -> str:
     place = [task.labels["name"], task.labels.get("moment", ""), task.labels.get("mode", "")]
     return f"{title_of(task.labels)}: {', '.join(p for p in place if p and p != 'any')}"
@@ -144,7 +135,8 @@ def _cell(row: Mapping[str, Any]) -> RunCell:
     half = (high - low) / 2
     at_least = "≥ " if row["is_lower_bound"] else ""
     value = format_number(row["value"], half if math.isfinite(half) else 0.0)
-    # Of the numbers of one evaluation the first has the time.
+    # Of the numbers of one evaluation the first has the time, and what is worked out from others has none.
     own = row["measure"] != "generalization_gap" or row["name"] == "gap"
+    seconds = f"{row['seconds']:.3g} s" if own and not math.isnan(row["seconds"]) else ""
     interval = "" if low == high or math.isnan(half) else format_interval(low, high)
-    return RunCell(f"{at_least}{value}", interval, f"{row['seconds']:.3g} s" if own else "")
+    return RunCell(f"{at_least}{value}", interval, seconds, warning=row["warning"])

@@ -39,7 +39,10 @@ def run_figure(verdict: Verdict, spec: StudySpec) -> dict[str, str] | None:
         alt = f"{claim.ranks} of {cell.num_a} runs against {claim.measure}."
         words = f"Every run is a dot, {claim.measure} at {cell.matching} against {claim.ranks}"
         never = sum(not np.isfinite(v.value) for v in cell.values_b)
-        words += f"; triangles at the edge: {never} without a finite {claim.ranks}." if never else "."
+        nought = int(_places(cell.values_b)[1].sum()) - never
+        edge = [f"{never} without a finite {claim.ranks}"] if never else []
+        edge += [f"{nought} of a {claim.ranks} of nought"] if nought else []
+        words += f"; triangles at the edge: {', '.join(edge)}." if edge else "."
     else:
         found = cell.prediction
         assert found is not None
@@ -59,7 +62,7 @@ def run_figure(verdict: Verdict, spec: StudySpec) -> dict[str, str] | None:
 def scatter_figure(
     claim: CorrelationClaim, cell: Cell, groups: Sequence[str], colours: Mapping[str, str], narrow: bool
 ) -> Figure:
-    """The measure against what it is to rank; infinite values as triangles at the edge."""
+    """The measure against what it is to rank; what has no place on an axis as triangles at its edge."""
     with draw.house_style():
         figure, grid = panels(1, 1, narrow, height=3.2)
         axes = grid[0, 0]
@@ -115,17 +118,23 @@ def prediction_figure(
 
 
 def _places(values: Sequence[Value]) -> tuple[NDArray[np.float64], NDArray[np.bool_], bool]:
-    """Where values are drawn, which of them are infinite, and whether the axis is logarithmic."""
+    """Where values are drawn, which of them stand at an edge, and whether the axis is logarithmic.
+
+    Infinite ones stand at an edge, and on a logarithmic axis noughts, as of a temperature without noise.
+    """
     x = np.array([v.value for v in values])
-    is_open, finite = ~np.isfinite(x), x[np.isfinite(x)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    is_log = low > 0 and high / low > draw.LOG_RATIO
+    finite = x[np.isfinite(x)]
+    above = finite[finite > 0]
+    is_log = bool(len(above)) and finite.min() >= 0 and above.max() / above.min() > draw.LOG_RATIO
+    shown = above if is_log else finite
+    low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 1.0)
     if is_log:
         step = max((high / low) ** BEYOND, 1.1)
         edges = low / step, high * step
     else:
         step = BEYOND * ((high - low) or abs(high) or 1.0)
         edges = low - step, high + step
+    is_open = ~np.isfinite(x) | (is_log & (x == 0))
     return np.where(is_open, np.where(x > 0, edges[1], edges[0]), x), is_open, is_log
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN
+from typing import Any
 
 from thalweg.report.order_tables import format_p
 from thalweg.report.paper_layout import MODE_NAMES
@@ -49,7 +50,8 @@ class VerdictRow:
     runs
         How many of each group.
     left_out
-        How many runs have no value and why; empty if none.
+        How many runs have no value and why, of which settings none has, and how many values carry a warning;
+        empty if none.
     """
 
     name: str
@@ -169,6 +171,56 @@ def missing_words(missing: Sequence[Value], most: int | None = None) -> str:
     return f"{runs} no value: {'; '.join(parts)}"
 
 
+def warning_words(cell: Cell) -> str:
+    """How many of the values carry a warning of their own.
+
+    >>> doubtful = Value("0e", {"model": "bn", "seed": 1}, 1.0, warning="too short: give more steps")
+    >>> warning_words(Cell("trace", "running", "end", "positive", False, values_a=(doubtful,)))
+    '1 of 1 values with a warning, which stands with the run'
+    """
+    # Of a correlation both have the same runs, and one of the two the warnings.
+    sides = [[bool(v.warning) for v in values] for values in (cell.values_a, cell.values_b)]
+    warned = [side for side in sides if any(side)]
+    if not warned:
+        return ""
+    return (
+        f"{sum(map(sum, warned))} of {sum(map(len, warned))} values with a warning, which stands with the run"
+    )
+
+
+def gone_words(cell: Cell, most: int | None = None) -> str:
+    """Settings of which no run has a value, for what is left is of the others; of these no more than `most`.
+
+    >>> there = Value("0e", {"model": "bn", "lr": 0.1, "seed": 1}, 1.0)
+    >>> gone = Value("0f", {"model": "bn", "lr": 0.3, "seed": 1}, math.nan, reason="training diverged")
+    >>> gone_words(Cell("trace", "running", "end", "positive", False, values_a=(there,), missing=(gone,)))
+    'no run is left of bn · lr 0.3'
+    """
+
+    def settings(values: Sequence[Value]) -> list[str]:
+        return list(
+            dict.fromkeys(title_of({k: v for k, v in x.fields.items() if k != "seed"}) for x in values)
+        )
+
+    left = settings((*cell.values_a, *cell.values_b))
+    gone = [name for name in settings([v for v in cell.missing if v.reason != NOT_YET]) if name not in left]
+    if not gone or not left:
+        return ""
+    told = gone[:most]
+    rest = f" and {len(gone) - len(told)} more" if len(told) < len(gone) else ""
+    return f"no run is left of {', '.join(told)}{rest}"
+
+
+def title_of(labels: Mapping[str, Any]) -> str:
+    """Setting and seed in words.
+
+    >>> title_of({"model": "bn", "lr": 0.1, "seed": 3, "name": "gap", "moment": "end", "mode": "running"})
+    'bn · lr 0.1 · seed 3'
+    """
+    fields = {k: v for k, v in labels.items() if k not in ("name", "moment", "mode")}
+    return " · ".join(str(v) if k == "model" else f"{k} {v}" for k, v in fields.items())
+
+
 def runs_text(cell: Cell, claim: Claim) -> str:
     """How many runs stand behind a cell."""
     if isinstance(claim, CorrelationClaim):
@@ -212,8 +264,12 @@ def _row(verdict: Verdict, level: float, num_primary: int, least: float) -> Verd
         if has_size and not math.isnan(cell.size_low)
         else "",
         runs=runs_text(cell, claim),
-        left_out=missing_words(cell.missing, most=MOST_REASONS),
+        left_out="; ".join(filter(None, _caveats(cell))),
     )
+
+
+def _caveats(cell: Cell) -> list[str]:
+    return [missing_words(cell.missing, MOST_REASONS), gone_words(cell, MOST_REASONS), warning_words(cell)]
 
 
 def _p(verdict: Verdict) -> tuple[str, str]:

@@ -46,6 +46,10 @@ class Stage:
         return format_seconds(self.seconds)
 
 
+# From here on numbers are shown by a power of ten: ends of intervals of ratios may have fifty digits.
+WRITTEN_OUT = 1e15
+
+
 def format_number(value: float, half_width: float = 0.0, rounding: str = ROUND_HALF_EVEN) -> str:
     """`value` with two digits of its half-width, at most six digits in all; four digits if it is exact.
 
@@ -53,7 +57,10 @@ def format_number(value: float, half_width: float = 0.0, rounding: str = ROUND_H
     ('88.43', '0.08424', '−3')
     """
     if not math.isfinite(value):
-        return "∞" if value == math.inf else "not finite"
+        return "not finite" if math.isnan(value) else "∞" if value > 0 else f"{MINUS}∞"
+    if abs(value) >= WRITTEN_OUT:
+        exponent = math.floor(math.log10(abs(value)))
+        return f"{rounded(value / 10.0**exponent, -2, rounding):f}e{exponent}".replace("-", MINUS)
     if half_width > 0 and math.isfinite(half_width):
         decimals = 1 - math.floor(math.log10(half_width))
     else:

@@ -9,7 +9,8 @@ or together, all cells and seeds of a level going with it. Six axes of two level
 p-value below 2 / 64. Where the cells fill less than half of the combinations of their levels, as in a
 random search or with axes side by side, whole cells are exchanged; that asks for cells that share nothing,
 and p-values are too small where a random search draws from few levels. A cell that is missing from a grid
-takes no part in the exchanges that would need it.
+takes no part in the exchanges that would need it. Along an axis that leaves one of the two as it is nothing
+is exchanged: the coefficient would be the same each time, and what seems to be many exchanges would be few.
 
 **What is compared** is the coefficient of the cells' mutual order (Daniels 1944), with :math:`a_{cd}`
 the mean of :math:`\mathrm{sgn}(m_i - m_j)` over the runs i of cell c and j of d, and :math:`b_{cd}` that of
@@ -30,6 +31,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,23 +67,58 @@ class Exchanges:
 
     @classmethod
     def of(
-        cls, columns: Mapping[str, Sequence[Hashable]], cells: Cells, num_drawn: int, seed: int
+        cls,
+        columns: Mapping[str, Sequence[Hashable]],
+        cells: Cells,
+        pair: Sequence[Array],
+        num_drawn: int,
+        seed: int,
     ) -> Exchanges:
-        """Of the cells that runs of these labels make; `num_drawn` where there are more."""
+        """Of the cells that runs of these labels make; `num_drawn` where there are more.
+
+        `pair` holds what is compared, ``(n,)`` or ``(n, k)`` each: axes along which one of them does not
+        change are left as they are.
+        """
         first = np.unique(cells.index, return_index=True)[1]
-        places = [Cells.of(labels).index for labels in columns.values()]
-        levels = np.array([place[first] for place in places if place.max() > 0])
+        places = {name: Cells.of(labels).index for name, labels in columns.items()}
+        levels = np.array([place[first] for place in places.values() if place.max() > 0])
+        names = [name for name, place in places.items() if place.max() > 0]
         sizes = [int(of_axis.max()) + 1 for of_axis in levels]
-        if not is_grid(sizes, len(first)):
-            levels, sizes = np.arange(len(first))[None], [len(first)]
-        orders = level_orders(sizes, num_drawn, seed)
+        if is_grid(sizes, len(first)):
+            moves = [all(changes_along(name, columns, values) for values in pair) for name in names]
+        else:
+            levels, sizes, moves = np.arange(len(first))[None], [len(first)], [True]
+        moved_sizes = [size if moving else 1 for size, moving in zip(sizes, moves, strict=True)]
+        drawn = level_orders(moved_sizes, num_drawn, seed)
+        orders = [
+            order if moving else np.tile(np.arange(size), (len(order), 1))
+            for order, size, moving in zip(drawn, sizes, moves, strict=True)
+        ]
         strides = np.cumprod([1, *sizes[:-1]])
         there = np.full(math.prod(sizes), -1)
         there[strides @ levels] = np.arange(len(first))
         moved = sum(
             stride * order[:, of_axis] for stride, order, of_axis in zip(strides, orders, levels, strict=True)
         )
-        return cls(there[moved], least_exchange_p(sizes, len(first), num_drawn))
+        return cls(there[moved], least_exchange_p(moved_sizes, len(first), num_drawn))
+
+
+def changes_along(name: str, columns: Mapping[str, Sequence[Hashable]], values: Array) -> bool:
+    """Whether cells that differ in one label alone differ in what their runs have, ``(n,)`` or ``(n, k)``.
+
+    >>> columns = {"lr": [1, 1, 2, 2], "model": ["a", "b", "a", "b"]}
+    >>> [changes_along(name, columns, np.array([0.1, 0.1, 0.2, 0.2])) for name in columns]
+    [True, False]
+    """
+    rest = [labels for other, labels in columns.items() if other != name]
+    groups: dict[Hashable, dict[Hashable, Counter[Hashable]]] = defaultdict(lambda: defaultdict(Counter))
+    for run, row in enumerate(values.reshape(len(values), -1).tolist()):
+        groups[tuple(labels[run] for labels in rest)][columns[name][run]][tuple(row)] += 1
+    shares = [
+        {frozenset((row, n / found.total()) for row, n in found.items()) for found in levels.values()}
+        for levels in groups.values()
+    ]
+    return any(len(different) > 1 for different in shares)
 
 
 def two_sided(null: Array) -> Array:
@@ -110,6 +147,11 @@ def least_exchange_p(sizes: Sequence[int], num_cells: int, num_drawn: int) -> fl
 
     >>> least_exchange_p([2, 2, 2, 2, 2, 2], 64, 2000), least_exchange_p([12], 12, 1999)
     (0.03125, 0.001)
+
+    Of an axis along which nothing is exchanged one level counts:
+
+    >>> least_exchange_p([4, 3, 1], 24, 2000) == 2 / 144
+    True
     """
     number = num_exchanges(sizes, num_cells)
     return min(1.0, 2 / (number if number <= max(FEW_EXCHANGES, num_drawn) else num_drawn + 1))

@@ -227,7 +227,8 @@ def _effect(
     if paired:
         product = float(((x - x.mean()) * (y - y.mean())).sum()) / free_x / unit
         spread = d**2 * (share_x**2 + share_y**2 + 2 * product**2) / (8 * free_x)
-        spread += (share_x + share_y - 2 * product) / free_x
+        # Not by the product, whose rounding may leave less than nought of pairs that agree.
+        spread += _variance(x - y) / unit / free_x
         factor = _paired_factor((share_x**2 + share_y**2 + 2 * product**2) / 4, free_x)
     else:
         spread = d**2 * (share_x**2 / free_x + share_y**2 / free_y) / 8 + share_x / free_x + share_y / free_y

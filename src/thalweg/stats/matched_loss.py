@@ -120,9 +120,7 @@ def at_matched_loss(
             return _missing(f"it was not measured at checkpoint {after}", crossings, after)
         return _between(v, errors, after, after, 1.0, log, crossings)
     if after == 0:
-        return _missing(
-            f"the loss is {x[0]:.4g} at the first checkpoint already, below {target:.4g}", crossings
-        )
+        return _missing(f"the loss is below {target:.4g} at the first checkpoint already", crossings)
     before = after - 1
     for i in (before, after):
         if not math.isfinite(x[i]):
@@ -159,10 +157,10 @@ def _missing(reason: str, crossings: int, position: float = math.nan) -> Matched
 
 
 def _why_never(x: NDArray[np.float64], target: float) -> str:
-    finite = x[np.isfinite(x)]
-    if not len(finite):
-        return "no checkpoint has a finite loss"
-    return f"the loss never reaches {target:.4g}, its lowest is {float(finite.min()):.4g}"
+    # No number of the run's own: of many runs those that share a reason are counted together.
+    return (
+        f"the loss never reaches {target:.4g}" if np.isfinite(x).any() else "no checkpoint has a finite loss"
+    )
 
 
 def _losses(name: str, losses: ArrayLike) -> NDArray[np.float64]:

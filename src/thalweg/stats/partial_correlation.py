@@ -174,7 +174,8 @@ def partial_correlation(
         error = float(drawn.std(ddof=1)) / max(1 - value**2, 1e-15)
         dof = grid.dof
         quantile = float(stats.t.ppf(0.5 + level / 2, dof))
-        exchanges = Exchanges.of(labels, grid, num_resamples, seed)
+        pair = [np.column_stack([x, *columns[2:]]) for x in columns[:2]]
+        exchanges = Exchanges.of(labels, grid, pair, num_resamples, seed)
         p_value, smallest = _exchange_p(columns, is_rank, grid, exchanges), exchanges.smallest_p
     return PartialCorrelation(
         value=value,

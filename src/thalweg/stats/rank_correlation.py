@@ -201,7 +201,7 @@ def rank_correlation(
     if noisy.any():
         variance += grid.variance_by_noise(m, g, noise_m * noisy, noise_g * noisy, num_resamples, seed)
     known = bool(cells.dof) or bool(noisy.any())
-    exchanges = Exchanges.of(hyperparameters, cells, num_resamples, seed)
+    exchanges = Exchanges.of(hyperparameters, cells, (m, g), num_resamples, seed)
     p_values = exchange_p_values(cells, grid.axes, signs_m, signs_g, exchanges)
 
     def correlation(i: int) -> Correlation:

@@ -53,7 +53,7 @@ NOISE_WITHOUT_PAIRS = 10.0
 BUDGETS: Mapping[str, Mapping[str, int]] = {
     "curvature_profile": {"max_matvecs": DEFAULT_MAX_MATVECS},
     "basin_mass": {"num_probes": 4, "num_steps": 30},
-    "local_learning_coefficient": {"num_chains": 4, "num_steps": 300},
+    "local_learning_coefficient": {"num_chains": 4, "num_steps": 150},
 }
 
 # Measures of second derivatives. In `recalibrated` mode these hold the statistics, which are taken once; in

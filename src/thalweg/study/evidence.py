@@ -29,6 +29,8 @@ class Value:
         See `thalweg.study.table.rows`: the error is what differs from run to run alone.
     reason
         Why there is no value.
+    warning
+        What speaks against it, though there is one.
     """
 
     run: str
@@ -38,6 +40,7 @@ class Value:
     below: float = 0.0
     above: float = 0.0
     reason: str = ""
+    warning: str = ""
 
 
 class Evidence:
@@ -76,12 +79,14 @@ class Evidence:
             return [_value(row) for row in whole]
         if matching.startswith(MATCHED):
             target = float(matching.removeprefix(MATCHED))
-            values = [self._matched(run, rows, mode, target) for run, rows in found.items()]
+            # Of all runs the logarithm or of none: what is compared must not hang on a run's own sign.
+            log = not any(row["value"] <= 0 for rows in found.values() for row in rows.values())
+            values = [self._matched(run, rows, mode, target, log) for run, rows in found.items()]
             return [value for value in values if value]
         return [_value(rows[matching]) for rows in found.values() if matching in rows]
 
     def _matched(
-        self, run: str, rows: Mapping[str, Mapping[str, Any]], mode: str, target: float
+        self, run: str, rows: Mapping[str, Mapping[str, Any]], mode: str, target: float, log: bool
     ) -> Value | None:
         losses = self._losses(run, mode)
         if losses is None:
@@ -95,15 +100,16 @@ class Evidence:
         ]
         fields = _fields(next(iter(rows.values())))
         if len(common) < 2:
+            is_open = any(loss["status"] == "open" for loss in losses.values())
             why = next((loss["reason"] for loss in losses.values() if loss["reason"]), "")
-            return Value(run, fields, math.nan, reason=why or "fewer than two moments were measured")
-        values = [row["value"] for _, row in common]
+            few = "not measured yet" if is_open else why or "fewer than two moments were measured"
+            return Value(run, fields, math.nan, reason=few)
         at = at_matched_loss(
             [loss["value"] for loss, _ in common],
-            values,
+            [row["value"] for _, row in common],
             target,
             value_errors=[row["standard_error"] for _, row in common],
-            log=all(value > 0 for value in values if not math.isnan(value)),
+            log=log,
         )
         if math.isnan(at.value):
             beside = "" if math.isnan(at.position) else common[round(at.position)][1]["reason"]
@@ -111,7 +117,8 @@ class Evidence:
         # Of a value between two, at most what solvers left of either.
         both = [common[place][1] for place in (math.floor(at.position), math.ceil(at.position))]
         below, above = (max(row[side] for row in both) for side in ("below", "above"))
-        return Value(run, fields, at.value, at.standard_error, below, above)
+        warning = next((row["warning"] for row in both if row.get("warning")), "")
+        return Value(run, fields, at.value, at.standard_error, below, above, warning=warning)
 
     def _losses(self, run: str, mode: str) -> Mapping[str, Mapping[str, Any]] | None:
         of_mode, of_any = (self._index.get(("train_loss", m), {}) for m in (mode, ANY_MODE))
@@ -122,9 +129,8 @@ def _value(row: Mapping[str, Any]) -> Value:
     reason = row["reason"]
     if math.isnan(row["value"]) and not reason:
         reason = "not measured yet" if row["status"] == "open" else "the value is not a number"
-    return Value(
-        row["run"], _fields(row), row["value"], row["standard_error"], row["below"], row["above"], reason
-    )
+    errors = row["standard_error"], row["below"], row["above"]
+    return Value(row["run"], _fields(row), row["value"], *errors, reason, row.get("warning", ""))
 
 
 def _fields(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from thalweg.analyses.attainable import smallest_corrected_p
-from thalweg.stats.cell_exchange import least_exchange_p
+from thalweg.stats.cell_exchange import changes_along, is_grid, least_exchange_p
 from thalweg.stats.exchange_power import detectable_tau
 from thalweg.stats.held_out_prediction import FEWEST_CONFIGURATIONS
 from thalweg.stats.power import (
@@ -23,6 +26,9 @@ from thalweg.study.claim_cells import Cell, compares_ratios
 from thalweg.study.claims import ContrastClaim, CorrelationClaim, PredictionClaim
 from thalweg.study.correlations import FEWEST_SETTINGS
 from thalweg.study.evidence import Evidence, Value
+from thalweg.study.grid import Settings
+from thalweg.study.moments import START
+from thalweg.study.quantities import temperature
 from thalweg.study.ranked_claims import NUM_RESAMPLES
 from thalweg.study.spec import StudySpec
 from thalweg.study.verdicts import own_values
@@ -162,8 +168,7 @@ def foresight(spec: StudySpec, evidence: Evidence | None = None) -> list[Foresig
 
 
 def _over_grid(spec: StudySpec, claim: CorrelationClaim | PredictionClaim, num_claims: int) -> GridForesight:
-    wanted = claim.where.items()
-    chosen = [s for s in spec.settings if all(s.fields.get(k) == v for k, v in wanted)]
+    chosen = _settings_of(spec, claim)
     settings = len(chosen)
     num_runs = settings * len(spec.seeds)
     detectable, smallest = math.nan, 0.0
@@ -176,13 +181,46 @@ def _over_grid(spec: StudySpec, claim: CorrelationClaim | PredictionClaim, num_c
         # That little is there the seeds show; no exchange limits it.
         smallest = 1.0 if len(spec.seeds) < 2 or settings < FEWEST_SETTINGS else 0.0
     else:
-        sizes = [n for f in spec.fields if (n := len({s.fields[f] for s in chosen})) > 1]
+        sizes = _exchanged(spec, claim, chosen)
         least = least_exchange_p(sizes, settings, NUM_RESAMPLES)
         # Intervals take the spread between the seeds of a setting.
         smallest = 1.0 if len(spec.seeds) < 2 or settings < FEWEST_SETTINGS else num_claims * least
         if smallest <= 1 - spec.level + 1e-12 and claim.statistic != "partial":
             detectable = detectable_tau(sizes, settings, level=1 - (1 - spec.level) / num_claims, power=POWER)
     return GridForesight(claim.name, num_runs, settings, smallest, detectable, spec.level, num_claims)
+
+
+def _settings_of(spec: StudySpec, claim: CorrelationClaim | PredictionClaim) -> list[Settings]:
+    """Those that the claim is about and whose networks have all that it names."""
+    if isinstance(claim, PredictionClaim):
+        names = [*claim.features, claim.outcome]
+    else:
+        names = [claim.measure, claim.ranks, *claim.given, *([claim.than] if claim.than else [])]
+    measured = [spec.measures[spec.columns[name]].where for name in names if name in spec.columns]
+    wanted = [pair for where in (claim.where, *measured) for pair in where.items()]
+    return [s for s in spec.settings if all(s.fields.get(k) == v for k, v in wanted)]
+
+
+def _exchanged(spec: StudySpec, claim: CorrelationClaim, chosen: Sequence[Settings]) -> list[int]:
+    """Levels of each axis that is exchanged: not of one along which one of the two is known not to change."""
+    columns = {
+        f: [s.fields[f] for s in chosen] for f in spec.fields if len({s.fields[f] for s in chosen}) > 1
+    }
+    sizes = {name: len(set(levels)) for name, levels in columns.items()}
+    # What is given may change where neither of the two does.
+    if claim.statistic != "partial" and is_grid(list(sizes.values()), len(chosen)):
+        for name in (claim.measure, claim.ranks):
+            quantity = spec.quantities.get(name)
+            if quantity and quantity.kind == "temperature":
+                known = [temperature(s) for s in chosen]
+            elif not quantity and claim.matching == START:
+                fresh = [repr((s.model, s.arguments, s.data, s.init_scale)) for s in chosen]
+                known = [fresh.index(network) for network in fresh]
+            else:
+                continue
+            values = np.array(known, dtype=np.float64)
+            sizes = {f: size for f, size in sizes.items() if changes_along(f, columns, values)}
+    return list(sizes.values())
 
 
 def _foreseen(spec: StudySpec, claim: ContrastClaim, num_claims: int, cell: Cell | None) -> Foresight:

@@ -61,7 +61,8 @@ class Moment:
 def in_order(moments: Iterable[str], losses: Mapping[str, float]) -> list[str]:
     """Moments of one run in the order of its training.
 
-    A moment ``loss X`` comes before the first of the others at which the loss was no larger than X.
+    A moment ``loss X`` comes before the first of the others at which the loss was no larger than X, and
+    before the end, wherever the loss went after it.
 
     Parameters
     ----------
@@ -74,6 +75,8 @@ def in_order(moments: Iterable[str], losses: Mapping[str, float]) -> list[str]:
     --------
     >>> in_order(["end", "loss 0.5", "epoch 10", "epoch 2"], {"epoch 2": 0.9, "epoch 10": 0.4, "end": 0.3})
     ['epoch 2', 'loss 0.5', 'epoch 10', 'end']
+    >>> in_order(["end", "loss 0.5", "loss 0.3"], {"end": 0.35})
+    ['loss 0.5', 'loss 0.3', 'end']
     """
     by_name = {name: parsed(name) for name in moments}
 
@@ -84,7 +87,11 @@ def in_order(moments: Iterable[str], losses: Mapping[str, float]) -> list[str]:
     found = sorted((name for name in by_name if by_name[name].kind != "loss"), key=place)
     for name in sorted(set(by_name) - set(found), key=lambda name: -place(name)[1]):
         bound = place(name)[1]
-        below = (i for i, other in enumerate(found) if losses.get(other, math.inf) <= bound)
+        below = (
+            i
+            for i, other in enumerate(found)
+            if by_name[other].name == "end" or losses.get(other, math.inf) <= bound
+        )
         found.insert(next(below, len(found)), name)
     return found
 

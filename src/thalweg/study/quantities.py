@@ -7,12 +7,15 @@ Of a run as a whole, the same at whatever moment the rest is taken:
     every ``look_every`` steps, with running statistics. A run that never came there, whether it ended or
     diverged, has infinity: the largest, where runs are ranked.
 ``outcome``
-    The number `of` of a performance or measure at `moment`, in mode `mode`; infinity where training diverged.
+    The number `of` of a performance or measure at `moment`, in mode `mode`. Where training diverged before:
+    infinity of a loss and of a gap, minus infinity of an accuracy, so that these runs rank as the worst; none
+    of a measure, which has no worst.
 ``diverged``
     1 where training diverged, or ended with a loss above `above` where that is given; else 0.
 ``temperature``
     lr / (B (1 - mu)), with the rate that training begins with: the paper's lr / B, times what momentum mu
-    adds up. In units of the rate over examples. A batch of all the data has no noise whatever this says.
+    adds up. In units of the rate over examples. Nought where a batch holds all the data, known by
+    `num_train`: it has no noise, and runs without noise are ordered by nothing here.
 
 At each moment after the start:
 
@@ -38,6 +41,12 @@ if TYPE_CHECKING:
 
 # The moment of what is of a run as a whole.
 WHOLE = "run"
+
+# What a run that diverged is worth.
+WORST = {
+    **dict.fromkeys(("gap", "train_loss", "test_loss"), math.inf),
+    **dict.fromkeys(("train_accuracy", "test_accuracy"), -math.inf),
+}
 
 KINDS_OF_RUNS = ("steps_to_loss", "outcome", "diverged", "temperature")
 
@@ -76,7 +85,9 @@ class QuantitySpec(Table):
 
 def temperature(settings: Settings) -> float:
     """See the module's text."""
-    training = settings.training
+    training, num_train = settings.training, settings.data["num_train"]
+    if num_train is not None and training["batch_size"] >= num_train:
+        return 0.0
     return training["lr"] / (training["batch_size"] * (1 - training["momentum"]))
 
 
@@ -136,11 +147,11 @@ def _of_run(
         of, moment = "train_loss", "end"
     else:
         of, moment = quantity.of, quantity.moment
-        if has_diverged:
-            return math.inf, ""
     by_mode = numbers.get((run, of, moment), {})
     row = by_mode.get(quantity.mode) or by_mode.get("any")
     if row is None or math.isnan(row["value"]):
+        if has_diverged and of in WORST:
+            return WORST[of], ""
         return math.nan, (row or {}).get("reason") or state[1]
     if quantity.kind == "diverged":
         assert quantity.above is not None
@@ -157,9 +168,11 @@ def _drops(
             continue
         for mode, row in numbers.get((run, "train_loss", moment), {}).items():
             before, after = first[mode]["value"] if mode in first else math.nan, row["value"]
-            known = before > 0 and after > 0
+            known = 0 < before < math.inf and 0 < after < math.inf
             value = math.log(before / after) if known else math.nan
             reason = row["reason"] or (first[mode]["reason"] if mode in first else "")
+            if not (known or reason or math.isnan(before) or math.isnan(after)):
+                reason = f"a loss of {before:.4g} to one of {after:.4g} has no logarithm"
             yield {"moment": moment, "mode": mode, **_number(value, reason, row["status"])}
 
 
@@ -176,6 +189,7 @@ def _number(value: float, reason: str, status: str) -> dict[str, Any]:
         "is_lower_bound": False,
         "status": status if is_missing else "done",
         "reason": reason if is_missing else "",
+        "warning": "",
         "seconds": math.nan,
         "host": "",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import json
 import os
@@ -157,7 +158,8 @@ class Record:
 class Store:
     """The folder of one study: ``records.jsonl`` and ``arrays/``.
 
-    Opening never changes a file. A last line cut short by a kill is ignored when read and cut off before
+    Files that were compressed to be passed on, ``records.jsonl.gz``, are read like others, unless the plain
+    one lies beside them. Opening never changes a file. A last line cut short by a kill is ignored when read and cut off before
     the next append, so nothing is lost and nothing doubled.
 
     Parameters
@@ -231,7 +233,9 @@ class Store:
         return record
 
     def _files(self) -> list[Path]:
-        return sorted(self.path.glob("records*.jsonl"))
+        plain = sorted(self.path.glob("records*.jsonl"))
+        packed = sorted(self.path.glob("records*.jsonl.gz"))
+        return [*(file for file in packed if file.with_suffix("") not in plain), *plain]
 
 
 def same_result(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -241,7 +245,7 @@ def same_result(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open() as f:
+    with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as f:
         for number, line in enumerate(f, start=1):
             if not line.endswith("\n"):
                 return

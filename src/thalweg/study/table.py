@@ -27,7 +27,7 @@ ANY_MODE = "any"
 COLUMNS = frozenset(
     {
         *("run", "name", "measure", "moment", "mode", "value", "standard_error", "shared_error", "below"),
-        *("above", "low", "high", "is_lower_bound", "status", "reason", "seconds", "host"),
+        *("above", "low", "high", "is_lower_bound", "status", "reason", "warning", "seconds", "host"),
     }
 )
 
@@ -53,7 +53,8 @@ def rows(study: Study) -> list[dict[str, Any]]:
         (nought where the value is meant of just these), ``below`` and ``above`` of what is not random,
         ``low`` and ``high`` of all of it at the study's level;
         ``is_lower_bound``; ``status`` (done, diverged, refused, crashed, blocked, open) and ``reason``;
-        ``seconds``, ``host``. Without a value that is NaN. Quantities of the study come last, those of whole
+        ``warning``, what the result itself says against taking the value for what it is called; ``seconds``,
+        ``host``. Without a value that is NaN. Quantities of the study come last, those of whole
         runs at the moment ``"run"``.
     """
     spec = study.spec
@@ -82,6 +83,7 @@ def _rows(study: Study, task: PlannedTask, spec: StudySpec) -> Iterator[dict[str
     tail = {
         "status": status,
         "reason": _reason(study, task, record),
+        "warning": "",
         "seconds": record.seconds if record else NAN,
         "host": record.host if record else "",
     }
@@ -94,6 +96,7 @@ def _rows(study: Study, task: PlannedTask, spec: StudySpec) -> Iterator[dict[str
         return
     # Without its arrays, which lie in files of their own.
     result = Measurement.from_dict(record.content)
+    tail["warning"] = "; ".join(getattr(result, "warnings", ()))
     if isinstance(result, GeneralizationGap):
         for name, reading in _performance(result, level).items():
             yield {**head, "name": name, **_numbers(reading, reading.standard_error), **tail}

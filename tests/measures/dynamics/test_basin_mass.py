@@ -121,7 +121,7 @@ def test_coverage_of_the_probes() -> None:
     truth, held = by_hand(torch.tensor(values, dtype=torch.float64), 0.3, "clip"), 0
     for seed in range(1000):
         quadrature = lanczos_quadrature(operator, 4, 8, rng=generator(seed, "coverage"))
-        low, high = _log_det(quadrature, dampings, "clip", False, 0.0).interval(0.95)
+        low, high = _log_det(quadrature, dampings, "clip", False).interval(0.95)
         held += float(low) <= truth <= float(high)
     assert 930 <= held <= 985
 
@@ -133,6 +133,11 @@ def test_the_hessian_is_that_of_the_objective() -> None:
     values = torch.linalg.eigvalsh((dense + dense.T) / 2)
     assert float(found.log_dets[0]) == pytest.approx(by_hand(values, 1.0, "clip"), abs=1e-7)
     assert found.loss == pytest.approx(o.evaluate().loss + o.evaluate().penalty)
+
+
+def test_all_eigenvalues_mind_the_memory() -> None:
+    with pytest.raises(ValueError, match="`max_memory_bytes` must hold the whole matrix of 8 rows"):
+        tw.basin_mass(planted(), max_memory_bytes=1000, seed=0)
 
 
 def test_what_is_refused() -> None:

@@ -66,9 +66,12 @@ def test_whole_batches_by_their_examples() -> None:
 
 def test_all_examples_without_replacement_are_no_noise() -> None:
     for sampling in ("without_replacement", "epochs"):
-        draws = BatchDraws(N, N, sampling=sampling)  # type: ignore[arg-type]
-        assert draws.variance_factor == 0
-        assert draws.correlation == 0
+        whole = BatchDraws(N, N, sampling=sampling)  # type: ignore[arg-type]
+        single = BatchDraws(1, 1, sampling=sampling)  # type: ignore[arg-type]
+        one_batch = BatchDraws(N, N, True, sampling)  # type: ignore[arg-type]
+        for draws in (whole, single, one_batch):
+            assert draws.variance_factor == 0
+            assert draws.correlation == 0
 
 
 def test_bad_input() -> None:

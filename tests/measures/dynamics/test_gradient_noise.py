@@ -365,6 +365,9 @@ def test_no_noise_and_no_gradient() -> None:
     assert copies.eigenvectors is None
     assert copies.hessian is None
     assert math.isnan(copies.tail_index)
+    neither = tw.gradient_noise(linear(torch.zeros(9, 3, dtype=torch.float64)), **TRACE_ONLY)
+    assert math.isnan(neither.noise_scale)
+    assert all(math.isnan(end) for end in neither.noise_scale_interval())
     rows = draws(9, [1.0, 1.0])
     still = tw.gradient_noise(linear(rows - rows.mean(0)), **TRACE_ONLY)
     assert still.noise_scale > 1e12

@@ -96,6 +96,19 @@ def test_all_points_together_as_one_by_one(mode: str) -> None:
     torch.testing.assert_close(ChainGradients(o).losses(theta)[1].item(), o.at(theta[1]).value())
 
 
+def test_the_l2_term_of_what_was_made_constant() -> None:
+    x, y = images(6)
+    whole = Objective(residual(1), (x, y), weight_decay=0.5)
+    o = whole.restrict(whole.space.names[0])
+    theta = o.params + torch.tensor([[0.0], [0.3]], dtype=torch.float64)
+    truth = torch.tensor([o.at(point).value() for point in theta], dtype=torch.float64)
+    assert float(truth[0]) == pytest.approx(whole.value())
+    for together in (True, False):
+        gradients = ChainGradients(o, together)
+        torch.testing.assert_close(gradients(theta)[0], truth)
+    torch.testing.assert_close(gradients.losses(theta), truth)
+
+
 def test_gradients_of_single_examples() -> None:
     x, y = images(6)
     o = Objective(residual(1), (x, y), weight_decay=0.1)

@@ -175,12 +175,55 @@ def test_warnings() -> None:
     uneven = torch.tensor([1000.0, 1e-4, 1e-4, 1e-4], dtype=torch.float64)
     cold = coefficient(toy(regular(uneven), 4), num_directions=0, burn_in=20, num_steps=100)
     assert cold.temperature < 0.5
-    assert any("longer burn_in" in warning for warning in cold.warnings)
+    assert any("flat ones take a burn_in of 8,0" in warning for warning in cold.warnings)
+    assert not cold.is_stationary
     # Batches of two are hot.
     hot = tw.local_learning_coefficient(
         regression(), localization=1.0, batch_size=2, step=0.4, burn_in=100, num_steps=200, seed=0
     )
     assert any("smaller step or larger batches" in warning for warning in hot.warnings)
+
+
+def test_a_place_that_the_chains_leave_behind() -> None:
+    """Nothing but the localization holds them, and the point is next to nought."""
+    start = torch.full((6,), 0.1, dtype=torch.float64)
+    flat = toy(lambda t: 1e-5 * (t - 0.1).square().sum(), 6).at(start)
+    found = coefficient(flat)
+    assert found.radius == pytest.approx(0.1 * 6**0.5)
+    assert found.distance == pytest.approx(6**0.5, rel=0.1)
+    assert any("another place is sampled" in warning for warning in found.warnings)
+    assert not any("another place" in w for w in coefficient(flat, localization=1e4).warnings)
+
+
+def test_chains_are_held_by_default_where_there_are_many_parameters() -> None:
+    few = {"num_chains": 1, "burn_in": 1, "num_steps": 16, "num_directions": 0, "seed": 0}
+    f, P = (lambda t: 1e-3 * t.square().sum()), 900
+    near, far = (toy(f, P).at(torch.full((P,), a, dtype=torch.float64)) for a in (0.05, 1.0))
+    # 900 parameters and a length of 1.5, or 30; nought has none.
+    for o, gamma in ((near, 400.0), (far, 100.0), (toy(f, P), 100.0)):
+        found = tw.local_learning_coefficient(o, **few)  # type: ignore[arg-type]
+        assert found.localization == pytest.approx(gamma)
+        assert found.provenance["arguments"]["localization"] is None
+
+
+def test_plain_dynamics_begin_at_the_largest_curvature() -> None:
+    """One random vector would see the mean of 40, a fortieth of it."""
+    h = torch.zeros(40, dtype=torch.float64)
+    h[7] = 1000.0
+    found = coefficient(toy(regular(h), 40), num_directions=0, burn_in=5, num_steps=20, num_chains=2)
+    assert found.num_burn_ins == 1
+    assert found.stiffness == pytest.approx(0.1, rel=0.01)
+    assert math.isnan(found.sharp_temperature)
+
+
+def test_parameters_held_constant_stay_in_the_l2_term() -> None:
+    """Chains that can hardly move see hardly a rise, whatever the others' share of the loss."""
+    o = tw.Objective(convnet(), images(), weight_decay=0.5, batch_size=8)
+    part = max(o.space.names, key=lambda name: o.restrict(name).space.dim)
+    held = o.restrict(part)
+    assert held.space.dim > 64
+    few = {"localization": 1e10, "num_chains": 2, "burn_in": 2, "num_steps": 16, "num_directions": 2}
+    assert abs(tw.local_learning_coefficient(held, seed=0, **few).value) < 1e-3
 
 
 def test_a_function_without_a_floor_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +269,7 @@ def test_coverage_of_correlated_chains(rho: float) -> None:
     flat = torch.ones(300, 4, dtype=torch.float64)
     for _ in range(1000):
         rises = torch.from_numpy(3.0 + ar1(rng, rho, 300, 4))
-        found: Any = _estimates(Chains(rises, flat, flat, 0.1, 0.1, 1, False), 2.0, Criteria())
+        found: Any = _estimates(Chains(rises, flat, flat, flat, 0.1, 0.1, 10.0, 1, False), 2.0, Criteria())
         half = found["error"].half_width(0.95)
         held += abs(found["value"] - 6.0) <= half
         alarms += found["outcome"] == "not stationary"
@@ -238,10 +281,18 @@ def test_chains_that_disagree_are_not_stationary() -> None:
     rng = np.random.default_rng(0)
     flat = torch.ones(300, 4, dtype=torch.float64)
     apart = torch.from_numpy(ar1(rng, 0.0, 300, 4) + np.array([0, 0, 0, 1.0]))
-    found: Any = _estimates(Chains(apart, flat, flat, 0.1, 0.1, 1, False), 1.0, Criteria())
+    found: Any = _estimates(Chains(apart, flat, flat, flat, 0.1, 0.1, 10.0, 1, False), 1.0, Criteria())
     assert found["outcome"] == "not stationary"
     assert found["chain_spread"] < 1e-6
     assert found["drift"] > 0.01
+
+
+def test_chains_that_are_cold_are_no_law_though_nothing_drifts() -> None:
+    rng = np.random.default_rng(0)
+    rises, heat = (torch.from_numpy(ar1(rng, 0.3, 300, 4)) for _ in range(2))
+    for temperature, outcome in ((0.95, "stationary"), (0.4, "not warmed up")):
+        chains = Chains(rises, 1 + heat, temperature + heat, heat**2, 0.1, 0.1, 500.0, 1, False)
+        assert _estimates(chains, 1.0, Criteria())["outcome"] == outcome
 
 
 def test_what_is_refused() -> None:

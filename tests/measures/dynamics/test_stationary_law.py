@@ -8,11 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+from tests.devices import DEVICES
 from tests.measures.conftest import Theta, convnet, images
-from tests.measures.dynamics.wells import CURVATURES, MINIMA_1, MINIMA_2, one_parameter, two_parameters
+from tests.measures.dynamics.wells import (
+    CURVATURES,
+    MINIMA_1,
+    MINIMA_2,
+    MINIMA_3,
+    one_parameter,
+    three_wells,
+    two_parameters,
+)
 from torch import Tensor
 
 import thalweg as tw
+from thalweg.measures.dynamics.core_passages import core_rates, relaxation
+from thalweg.measures.dynamics.wells import find_wells
 from thalweg.objective.objective import Objective
 
 QUICK: dict[str, Any] = {
@@ -35,6 +46,25 @@ def test_a_run_that_has_not_settled_says_so(quick: tw.StationaryLaw) -> None:
     assert not quick.is_stationary
     assert quick.outcome in repr(quick)
     assert quick.lr == pytest.approx(0.1 / CURVATURES[1], rel=1e-4)
+
+
+def test_chains_that_never_leave_are_not_taken_for_a_law() -> None:
+    """Ten temperatures deep: in the wells they began in, with neither trend nor escape."""
+    cold = {"temperature": 0.035, "num_chains": 100, "burn_in": 100, "num_steps": 120}
+    found = tw.stationary_law(one_parameter(2), seed=0, **QUICK | cold)
+    assert float(found.effective_sizes.min()) > 90
+    assert float(found.drifts.min()) > 0.01
+    assert found.outcome == "not stationary"
+    assert float(found.memories.max()) < 1e-6
+
+
+def test_lengths_follow_the_slowest_exchange() -> None:
+    """The well in between empties at once; the outer two take long to hear of each other."""
+    o, t, lr = three_wells(), 0.1, 0.05
+    found = tw.stationary_law(o, minima=MINIMA_3, temperature=t, lr=lr, num_chains=32, num_points=301, seed=0)
+    rates = core_rates(find_wells(o, torch.tensor(MINIMA_3), t, 301), t)
+    assert found.burn_in == found.num_steps == math.ceil(5 * relaxation(rates) / lr)
+    assert found.burn_in > 2 * 5 / (rates.sum() * lr)
 
 
 def test_what_it_holds(quick: tw.StationaryLaw) -> None:
@@ -66,6 +96,21 @@ def test_the_same_seed_gives_the_same_and_another_does_not(quick: tw.StationaryL
     torch.testing.assert_close(again.occupancies, quick.occupancies, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("noise", ["isotropic", "sgd"])
+def test_single_precision_on_every_device(device: str, noise: Any) -> None:
+    precise, single = (
+        tw.stationary_law(one_parameter(noise=3.0, dtype=dtype, device=place), seed=0, noise=noise, **QUICK)
+        for dtype, place in ((torch.float64, "cpu"), (torch.float32, device))
+    )
+    known = precise.predicted.isfinite()
+    torch.testing.assert_close(single.predicted[known], precise.predicted[known], rtol=5e-3, atol=5e-3)
+    torch.testing.assert_close(single.predicted_times, precise.predicted_times, rtol=2e-2, atol=0)
+    # The same chance on every device: chains part ways only where one is on a border.
+    torch.testing.assert_close(single.occupancies, precise.occupancies, rtol=0, atol=5e-3)
+    assert single.outcome == precise.outcome
+
+
 def test_provenance_and_progress(quick: tw.StationaryLaw) -> None:
     calls: list[tuple[int, int]] = []
     tw.stationary_law(
@@ -88,6 +133,7 @@ def test_rate_and_temperatures_of_sgd() -> None:
     ratio = float(found.well_temperatures[1] / found.well_temperatures[0])
     assert ratio == pytest.approx(math.exp(4 * 0.459), rel=1e-4)
     assert found.batch_size == 2
+    assert "SGD's noise" in repr(found)
     assert bool(found.prediction("multiplicative").isfinite().all())
 
 
@@ -111,6 +157,7 @@ def test_what_is_refused() -> None:
         ({"minima": [[0.0]]}, "`minima` must hold at least two points of 1 finite coordinates"),
         ({"minima": "left"}, "`minima` must be points"),
         ({"num_chains": 4}, "`num_chains` must be a whole number of at least 16"),
+        ({"num_chains": 16, "minima": [[float(i)] for i in range(9)]}, "`num_chains` must be .* least 18"),
         ({"batch_size": 2}, "`batch_size` must be None with noise='isotropic'"),
         ({"noise": "sgd", "lr": 0.1}, "`lr` must be None with noise='sgd'"),
         ({"noise": "sgd", "batch_size": 9}, "`batch_size` must be at most the 8 examples"),

@@ -15,14 +15,17 @@ from tests.measures.dynamics.wells import (
     CURVATURES,
     MINIMA_1,
     MINIMA_2,
+    MINIMA_3,
     S,
     height,
     one_parameter,
+    three_wells,
     two_parameters,
 )
 from torch import Tensor
 
 from thalweg.measures.dynamics import well_predictions as laws
+from thalweg.measures.dynamics.core_passages import _jumps, core_rates, first_passage, relaxation
 from thalweg.measures.dynamics.settled import Criteria
 from thalweg.measures.dynamics.well_visits import (
     WellVisits,
@@ -98,19 +101,35 @@ def passage(a: float, b: float, temperature: float) -> float:
 def test_times_against_the_double_integral_and_kramers() -> None:
     wells = line()
     x = wells.points()[:, 0]
-    edges = [x[wells.cores == i] for i in (0, 1)]
-    # From either edge of the left core, as often as the law is there, to the near edge of the right one.
-    starts = (edges[0][0], edges[0][-1])
-    weights = [math.exp(-L(s) / T) for s in starts]
-    truth = sum(w * passage(s, edges[1][0], T) for w, s in zip(weights, starts, strict=True)) / sum(weights)
-    assert laws.first_passage(wells, T)[0] == pytest.approx(truth, rel=3e-3)
+    left, right = (x[wells.cores == i] for i in (0, 1))
+    # Whoever comes over the pass enters at the near edge; from the far one it would take 4 % longer.
+    times = first_passage(core_rates(wells, T))
+    assert times[0] == pytest.approx(passage(left[-1], right[0], T), rel=1e-3)
+    assert passage(left[0], right[0], T) > 1.03 * times[0]
     saddle = wells.saddles[0, 1]
     assert saddle is not None
     by_hand = 2 * math.pi / math.sqrt(CURVATURES[0] * -saddle.hessian[0, 0]) * math.exp(L(S) / T)
     assert laws.kramers(wells, T)[0] == pytest.approx(by_hand, rel=1e-5)
     cold = 0.025
-    ratio = laws.first_passage(line(cold, 4001), cold) / laws.kramers(line(cold, 4001), cold)
+    frozen = line(cold, 4001)
+    ratio = first_passage(core_rates(frozen, cold)) / laws.kramers(frozen, cold)
     assert np.abs(ratio - 1).max() < 0.12
+
+
+def test_rates_among_three_wells_and_the_slowest_of_them() -> None:
+    """Against the eigenvalues of the whole grid's generator, and a chain of two passages."""
+    t = 0.06
+    wells = find_wells(three_wells(), torch.tensor(MINIMA_3), t, 301)
+    rates = core_rates(wells, t)
+    assert rates[0, 2] == rates[2, 0] == 0  # there is no way past the one in between
+    assert rates == pytest.approx(rates[::-1, ::-1], rel=1e-6)
+    jumps = _jumps(wells, t).toarray()
+    slow = np.sort(np.linalg.eigvals(jumps - np.diag(jumps.sum(1))).real)[-2]
+    assert relaxation(rates) == pytest.approx(-1 / slow, rel=0.1)
+    # The sum of all rates is that of the fastest well, and would have stopped long before.
+    assert relaxation(rates) > 2.5 / rates.sum()
+    assert np.isinf(relaxation(np.zeros((2, 2))))
+    assert np.isinf(first_passage(np.zeros((2, 2)))).all()
 
 
 def separable(k: float) -> Objective:
@@ -131,7 +150,8 @@ def test_two_parameters_that_do_not_mix_are_one() -> None:
     assert laws.basin_masses(wells, T) == pytest.approx(laws.basin_masses(alone, T))
     assert laws.kramers(wells, T) == pytest.approx(laws.kramers(alone, T), rel=1e-5)
     # A core is a disc now, and so a little elsewhere.
-    assert laws.first_passage(wells, T) == pytest.approx(laws.first_passage(alone, T), rel=0.05)
+    two, one = (first_passage(core_rates(w, T)) for w in (wells, alone))
+    assert two == pytest.approx(one, rel=0.05)
 
 
 def test_noise_that_changes_with_the_place() -> None:
@@ -152,6 +172,12 @@ def test_noise_that_changes_with_the_place() -> None:
     found = laws.multiplicative(wells, slopes, T * np.exp(0.5 * x))
     assert found[0] == pytest.approx(left / (left + right), abs=3e-3)
     assert np.isnan(laws.multiplicative(wells, slopes, np.zeros(len(x)))).all()
+
+
+def test_a_grid_that_is_too_coarse_for_a_well_is_refused() -> None:
+    """Valleys half as wide as the spacing, along one row of the grid: points enough, and no integral."""
+    with pytest.raises(ValueError, match=r"`num_points` must resolve every well .* got 101: .* differ by"):
+        find_wells(separable(2000.0), torch.tensor([[-0.9, 0.0], [1.1, 0.0]]), 0.2, 101)
 
 
 def test_what_has_no_wells_is_refused() -> None:
@@ -200,11 +226,13 @@ def two_places() -> Wells:
 
 
 def telegraph(
-    num_chains: int, num_steps: int, rates: tuple[float, float], seed: int, start: int = 0
+    num_steps: int, rates: tuple[float, float], seed: int, home: np.ndarray, burn_in: int = 0
 ) -> WellVisits:
     """Chains that leave their core with these chances a step, and are in the other at once."""
     rng = np.random.default_rng(seed)
-    state = np.full(num_chains, start)
+    num_chains, state = len(home), home
+    for _ in range(burn_in):
+        state = np.where(rng.random(num_chains) < np.array(rates)[state], 1 - state, state)
     visits = WellVisits(two_places(), num_chains, num_steps, torch.from_numpy(state))
     for _ in range(num_steps):
         leaves = rng.random(num_chains) < np.array(rates)[state]
@@ -250,24 +278,36 @@ def test_coverage_of_times_occupancies_and_their_tests() -> None:
 
 def test_whether_chains_have_settled() -> None:
     criteria = Criteria(min_effective_size=20)
-    fresh = stationarity(telegraph(400, 60, (0.05, 0.02), 0), criteria)
+    home = np.arange(400) % 2
+    fresh = stationarity(telegraph(60, (0.05, 0.02), 0, np.zeros(400, dtype=int)), home, criteria)
     assert fresh.outcome == "not stationary"
     assert fresh.drifts.min() < 1e-6
-    few = stationarity(telegraph(16, 400, (0.02, 0.02), 1), Criteria(min_effective_size=1e4))
+    settled = stationarity(telegraph(400, (0.02, 0.02), 1, home[:40], 200), home[:40], criteria)
+    assert settled.outcome == "stationary"
+    few = stationarity(telegraph(400, (0.02, 0.02), 1, home[:16], 200), home[:16], Criteria(0.01, 1e4))
     assert few.outcome == "too short"
-    # A hundred times 50 chains from their stationary law, counted together and judged apart.
-    rng = np.random.default_rng(0)
-    state = (rng.random(100 * 50) < 0.5).astype(int)
-    visits = WellVisits(two_places(), len(state), 80, torch.from_numpy(state))
-    for _ in range(80):
-        state = np.where(rng.random(len(state)) < 0.1, 1 - state, state)
-        visits.add(torch.from_numpy(3.0 * state[:, None]))
+    # Two hundred times 50 chains from their stationary law, counted together and judged apart.
+    together = telegraph(80, (0.1, 0.1), 0, np.tile(home[:50], 200), 50)
     alarms = 0
-    for counted in visits._visits.split(50, dim=1):
-        some = copy.copy(visits)
-        some._visits = counted
-        alarms += stationarity(some, Criteria(0.05, 1)).outcome != "stationary"
-    assert alarms <= 12  # of two tests at half of 0.05, which say the same
+    for counted in together._visits.split(50, dim=1):
+        run = copy.copy(together)
+        run._visits = counted
+        alarms += stationarity(run, home[:50], Criteria(0.05, 1)).outcome != "stationary"
+    assert alarms <= 20  # of two tests for each of two wells, which say the same
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-4, 2e-3])
+def test_chains_that_hardly_leave_are_no_law(rate: float) -> None:
+    """Half of them in either well, without a trend, each chain an independent draw: of where it began."""
+    home = np.arange(400) % 2
+    found = stationarity(telegraph(160, (rate, rate), 3, home, 160), home, Criteria())
+    assert found.effective_sizes.min() > 100
+    assert found.drifts.min() > 0.01
+    assert found.memories.max() < 1e-6
+    assert found.outcome == "not stationary"
+    if not rate:
+        assert found.drifts.tolist() == [1, 1]
+        assert found.memories.tolist() == [0, 0]
 
 
 def test_hotelling_of_three_wells() -> None:
@@ -276,5 +316,7 @@ def test_hotelling_of_three_wells() -> None:
     p = [occupancy_p_value(rng.multinomial(20, law, size=40) / 20, law) for _ in range(400)]
     assert stats.kstest(p, "uniform").pvalue > 1e-3
     assert math.isnan(occupancy_p_value(rng.multinomial(20, law, size=40) / 20, np.full(3, np.nan)))
-    assert occupancy_p_value(np.tile(law, (30, 1)), law) == 1.0
-    assert occupancy_p_value(np.tile(law, (30, 1)), law[::-1]) == 0.0
+    # A well that no chain has found says nothing of how rare it is.
+    unseen = np.concatenate([rng.multinomial(20, [0.6, 0.4], size=40) / 20, np.zeros((40, 1))], 1)
+    assert math.isnan(occupancy_p_value(unseen, np.array([0.6, 0.4 - 1e-6, 1e-6])))
+    assert math.isnan(occupancy_p_value(np.tile(law, (30, 1)), law))

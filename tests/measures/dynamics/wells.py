@@ -42,7 +42,12 @@ def amplitudes(num_examples: int, seed: int = 0) -> Tensor:
 
 
 def one_parameter(
-    num_examples: int = 8, noise: float = 1.0, growth: float = K, **kwargs: object
+    num_examples: int = 8,
+    noise: float = 1.0,
+    growth: float = K,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    **kwargs: object,
 ) -> Objective:
     """Examples add a_i noise exp(K x) / K: gradients of standard deviation noise exp(K x)."""
 
@@ -50,7 +55,7 @@ def one_parameter(
         x = model.theta[0]
         return height(x) + noise * batch[0] * torch.exp(growth * x) / growth
 
-    start = torch.zeros(1, dtype=torch.float64)
+    start = torch.zeros(1, dtype=dtype, device=device)
     return Objective(Theta(start), (amplitudes(num_examples),), loss=loss, **kwargs)  # type: ignore[arg-type]
 
 
@@ -65,5 +70,18 @@ def two_parameters(num_examples: int = 4, noise: float = 1.0, **kwargs: object) 
     return Objective(Theta(start), (amplitudes(num_examples),), loss=loss, **kwargs)  # type: ignore[arg-type]
 
 
+def three_wells(depth: float = 0.02) -> Objective:
+    """Two deep ones, far from each other, and a shallow one in between."""
+
+    def loss(model: Theta, batch: tuple[Tensor]) -> Tensor:
+        x = model.theta[0]
+        return (x**2 * (x**2 - 1) ** 2) * 2 - depth * x**2 + depth * x**4 / 2 + 0 * batch[0]
+
+    return Objective(
+        Theta(torch.zeros(1, dtype=torch.float64)), (torch.ones(3, dtype=torch.float64),), loss=loss
+    )
+
+
 MINIMA_1 = ((-0.9,), (1.1,))
 MINIMA_2 = ((-0.9, 0.1), (1.1, -0.1))
+MINIMA_3 = ((-1.0,), (0.0,), (1.0,))

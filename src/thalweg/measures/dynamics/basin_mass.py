@@ -23,7 +23,7 @@ from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator, stream_seed
 from thalweg.linalg.estimate import Estimate
-from thalweg.linalg.linear_operator import LinearOperator
+from thalweg.linalg.exact_spectrum import exact_spectrum
 from thalweg.linalg.quadrature import SpectralQuadrature, lanczos_quadrature
 from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
@@ -178,7 +178,8 @@ def basin_mass(
     num_probes, num_steps
         R random vectors and M Lanczos steps, at most R M products.
     max_memory_bytes
-        Bound on the basis, R (M + 3) vectors of length P.
+        Bound on the basis, R (M + 3) vectors of length P, or on the matrix, where all eigenvalues are
+        computed.
     seed
         Of the random vectors.
     progress
@@ -191,7 +192,7 @@ def basin_mass(
     NonFiniteLossError
         If the loss or a product is not finite.
     ValueError
-        If an argument is out of range, or the memory does not hold one probe.
+        If an argument is out of range, or the memory does not hold one probe, or the matrix.
 
     References
     ----------
@@ -215,16 +216,15 @@ def basin_mass(
     work = Work(progress, min(P, num_probes * num_steps) * objective.num_examples)
     counted = operator.counting(work.add)
     if is_exact:
-        quadrature, slack = _dense(counted)
+        quadrature = exact_spectrum(counted, max_memory_bytes=max_memory_bytes)
     else:
         rng = generator(seed, "basin_mass", "probes")
         quadrature = lanczos_quadrature(
             counted, num_probes, num_steps, rng=rng, max_memory_bytes=max_memory_bytes
         )
-        slack = 0.0
     work.finish()
     rules = (negative, "absolute" if negative == "clip" else "clip")
-    found, other = (_log_det(quadrature, dampings, rule, is_exact, slack) for rule in rules)
+    found, other = (_log_det(quadrature, dampings, rule, is_exact) for rule in rules)
     at = int((dampings == chosen).nonzero()[0, 0])
     error, solver = T / 2 * float(found.standard_error[at]), T / 2 * float(found.solver[at])
     below = quadrature.share(-math.inf, math.nextafter(-quadrature.resolution, -math.inf))
@@ -282,28 +282,8 @@ def _headline(dampings: Tensor, asked: float | None) -> float:
     return float(asked)
 
 
-def _dense(operator: LinearOperator) -> tuple[SpectralQuadrature, float]:
-    """All eigenvalues, each of weight 1 / P, and a bound on what each is off by: skewness, and rounding."""
-    P = operator.dim
-    eye = torch.eye(P, dtype=operator.dtype, device=operator.device)
-    # In columns, so that a network with a wide block does not hold P tangents at once.
-    A = torch.cat([operator @ part for part in eye.split(64, dim=1)], 1).cpu().double()
-    values = torch.linalg.eigvalsh((A + A.T) / 2).flip(0)
-    size = float(values.abs().max())
-    skew = float(torch.linalg.matrix_norm(A - A.T)) / 2
-    resolution = skew + torch.finfo(operator.dtype).eps * size
-    weights = torch.full((1, P), 1 / P, dtype=torch.float64)
-    nothing = torch.zeros_like(values)
-    quadrature = SpectralQuadrature(
-        P, values, nothing, weights, weights, values, weights, resolution, P, num_matvecs=P
-    )
-    return quadrature, resolution
-
-
-def _log_det(
-    quadrature: SpectralQuadrature, dampings: Tensor, rule: str, is_exact: bool, slack: float
-) -> Estimate:
-    """``(D,)`` of H + d I; `slack` is what an exact eigenvalue may be off by."""
+def _log_det(quadrature: SpectralQuadrature, dampings: Tensor, rule: str, is_exact: bool) -> Estimate:
+    """``(D,)`` of H + d I."""
     d = dampings[:, None]
 
     def sizes(nodes: Tensor) -> Tensor:
@@ -312,7 +292,7 @@ def _log_det(
     found = quadrature.mean(lambda nodes: quadrature.dim * torch.log(sizes(nodes) + d))
     if not is_exact:
         return found
-    # Weyl: every eigenvalue is off by no more than the slack, which its logarithm makes slack / (size + d)
-    # of.
+    # Weyl: no eigenvalue is off by more than the slack, which its logarithm makes slack / (size + d) of.
+    slack = quadrature.resolution
     bound = (slack / (sizes(quadrature.nodes) - slack).clamp(min=0.0).add(d)).sum(1)
     return dataclasses.replace(found, standard_error=torch.zeros_like(bound), dof=0, solver=bound)

@@ -108,7 +108,9 @@ class BatchDraws:
     def variance_factor(self) -> float:
         """What the covariance of a unit's gradient is to be multiplied by for a step's."""
         U, b = self.num_units, self.num_drawn
-        return 1 / b if self.sampling == "replacement" else (U - b) / (b * (U - 1))
+        if self.sampling == "replacement":
+            return 1 / b
+        return (U - b) / (b * (U - 1)) if b < U else 0.0  # all that there is has no noise
 
     @property
     def correlation(self) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from thalweg.core.errors import NonFiniteLossError
+from thalweg.objective.evaluation import l2_term
 from thalweg.objective.micro_batch import MicroBatch
 from thalweg.objective.objective import Objective
 from thalweg.objective.value_and_gradient import value_and_gradient
@@ -35,6 +36,8 @@ class ChainGradients:
     def __init__(self, objective: Objective, together: bool | None = None) -> None:
         self.objective = objective
         self.together = objective.space.dim <= TOY if together is None else together
+        # Of parameters that `Objective.restrict` made constant.
+        self._held = l2_term(objective, torch.zeros_like(objective.params))
 
     def __call__(
         self, theta: Tensor, batches: Sequence[Tensor] | Tensor | None = None
@@ -64,11 +67,8 @@ class ChainGradients:
 
     def example_gradients(self, theta: Tensor) -> Tensor:
         """``(C, N, P)``: gradients of single examples, L2 term and all, of few parameters and examples."""
-        objective, slopes = self.objective, []
-        for i in range(objective.num_examples):
-            index = torch.full((len(theta), 1), i)
-            slopes.append(self._in_one(theta, index)[1])
-        return torch.stack(slopes, 1)
+        singles = (self.objective.select(torch.tensor([i])) for i in range(self.objective.num_examples))
+        return torch.stack([ChainGradients(single, True)(theta)[1] for single in singles], 1)
 
     def _in_one(self, theta: Tensor, batches: Sequence[Tensor] | Tensor | None) -> tuple[Tensor, Tensor]:
         objective = self.objective
@@ -106,4 +106,4 @@ class ChainGradients:
         return torch.tensor(losses, dtype=torch.float64), torch.stack(slopes)
 
     def _penalty(self, theta: Tensor) -> Tensor:
-        return self.objective.weight_decay / 2 * theta.cpu().double().square().sum(1)
+        return self._held + self.objective.weight_decay / 2 * theta.cpu().double().square().sum(1)

@@ -109,7 +109,9 @@ class GradientNoise(Measurement):
     @property
     def noise_scale(self) -> float:
         """B_simple of McCandlish et al. (2018), tr(C) / |G|^2, in examples; infinite where |G|^2 is not above
-        nought. It is no critical batch size."""
+        nought, NaN where there is neither gradient nor noise. It is no critical batch size."""
+        if math.isnan(self.signal_to_noise):
+            return math.nan
         return 1 / self.signal_to_noise if self.signal_to_noise > 0 else math.inf
 
     def noise_scale_interval(self, level: float = 0.95) -> tuple[float, float]:
@@ -118,6 +120,8 @@ class GradientNoise(Measurement):
         A quotient with a numerator that is well known has no such interval about itself. Where the gradient
         could be nought, the scale has no upper end.
         """
+        if math.isnan(self.signal_to_noise):
+            return math.nan, math.nan
         half = StandardError(self.signal_to_noise_error, self.dof).half_width(level)
         low, high = self.signal_to_noise - half, self.signal_to_noise + half
         return (1 / high if high > 0 else math.inf), (1 / low if low > 0 else math.inf)

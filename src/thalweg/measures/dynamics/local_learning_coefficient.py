@@ -26,8 +26,20 @@ from thalweg.objective.check_objective import check_objective
 from thalweg.objective.objective import Objective
 from thalweg.stats.autocorrelation import CorrelatedMean, correlated_mean, drift
 
+# The least precision that chains are held by, unless another is given.
+LOCALIZATION = 100.0
+
 # A temperature is told from one where it surely differs by more than this.
 TEMPERATURE_TOLERANCE = 0.1
+
+# How far chains may be from w*, in parts of |w*|: by default warm ones are at about one.
+FARTHEST = 1.1
+
+# A burn-in of so many relaxations leaves 2 % of a flat direction's temperature to come.
+WARM = 2
+
+# The fourth outcome, beside those of `thalweg.measures.dynamics.settled`.
+COLD = "not warmed up"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -42,8 +54,9 @@ class LocalLearningCoefficient(Measurement):
     ----------
     outcome
         ``"stationary"``; ``"not stationary"``: the loss drifts, or the chains disagree; ``"too short"``:
-        together they are worth less than `min_effective_size` independent samples; ``"diverged"``: the
-        value is NaN.
+        together they are worth less than `min_effective_size` independent samples; ``"not warmed up"``: none
+        of these, and yet `temperature` is surely below one, so that flat directions are not in the value;
+        ``"diverged"``: the value is NaN.
     inverse_temperature, localization, step, batch_size, burn_in, num_steps
         beta, gamma, h as it was used in the end, B, and steps of each chain.
     num_burn_ins
@@ -52,8 +65,15 @@ class LocalLearningCoefficient(Measurement):
         h times the largest curvature where the chains ended: 2 is unstable, above 0.5 the step is too long.
     sharp_temperature, sharp_temperature_error
         Mean temperature along the sharp directions, which is one: above by the step or the batches' noise.
+        NaN where `num_directions` is 0.
     temperature, temperature_error
         The same of all directions: below one where flat ones have not warmed up.
+    relaxation
+        Steps in which directions that only the localization holds forget where they began: the burn-in should
+        have twice as many.
+    distance, radius
+        Root of the mean squared distance of the chains from w*, and |w*|. Chains that are farther from w*
+        than it is from nought sample another place.
     effective_size, drift, chain_spread
         Independent samples of all chains together; p-values of one mean loss throughout, and of one for all
         chains.
@@ -82,6 +102,9 @@ class LocalLearningCoefficient(Measurement):
     sharp_temperature_error: float
     temperature: float
     temperature_error: float
+    relaxation: float
+    distance: float
+    radius: float
     effective_size: float
     drift: float
     chain_spread: float
@@ -92,7 +115,7 @@ class LocalLearningCoefficient(Measurement):
 
     @property
     def is_stationary(self) -> bool:
-        """Whether nothing speaks against the value's being one of a law, whatever the warnings."""
+        """Whether neither a drift nor the temperature speaks against it; `warnings` has all that does."""
         return self.outcome == STATIONARY
 
     @property
@@ -105,8 +128,18 @@ class LocalLearningCoefficient(Measurement):
             found.append("negative: the point is no minimum, train it further")
         elif self.value < 0:
             found.append("negative, within its error")
-        if self.outcome != STATIONARY:
+        if is_cold(self.temperature, self.temperature_error):
+            found.append(
+                f"all directions at {self.temperature:.2f} of their temperature: flat ones take a burn_in of "
+                f"{math.ceil(WARM * self.relaxation):,} steps, or give a larger localization"
+            )
+        if self.outcome not in (STATIONARY, COLD):
             found.append(f"{self.outcome}: give a longer burn_in, more num_steps or a larger localization")
+        if self.distance > FARTHEST * self.radius > 0:
+            found.append(
+                f"chains {self.distance:.3g} from the point, which is {self.radius:.3g} from nought: another "
+                "place is sampled, give a larger localization"
+            )
         if self.stiffness > STIFFEST:
             found.append(f"step too long: {self.stiffness:.2g} of curvature, give a smaller step")
         margin = 2 * self.sharp_temperature_error + TEMPERATURE_TOLERANCE
@@ -114,10 +147,6 @@ class LocalLearningCoefficient(Measurement):
             found.append(
                 f"sharp directions at {self.sharp_temperature:.2f} of their temperature: "
                 "give a smaller step or larger batches"
-            )
-        if self.temperature < 1 - TEMPERATURE_TOLERANCE - 2 * self.temperature_error:
-            found.append(
-                f"all directions at {self.temperature:.2f} of their temperature: give a longer burn_in"
             )
         return tuple(found)
 
@@ -128,14 +157,22 @@ class LocalLearningCoefficient(Measurement):
         return [f"{beta}, {gamma}, step {self.step:.3g}, batches of {self.batch_size}", *self.warnings]
 
     def _circumstances(self) -> list[str]:
-        return [self.outcome, *self.warnings[:1], *super()._circumstances()]
+        first, *more = self.warnings or ("",)
+        rest = f" (and {len(more)} more warning{'s' * (len(more) > 1)})" if more else ""
+        outcome = [] if first.startswith(self.outcome) else [self.outcome]
+        return [*outcome, *([first + rest] if first else []), *super()._circumstances()]
+
+
+def is_cold(temperature: float, error: float) -> bool:
+    """Whether it is surely below one, what it is at stationarity whatever the loss."""
+    return temperature < 1 - TEMPERATURE_TOLERANCE - 2 * error
 
 
 def local_learning_coefficient(
     objective: Objective,
     *,
     inverse_temperature: float | None = None,
-    localization: float = 100.0,
+    localization: float | None = None,
     step: float = 0.1,
     batch_size: int | None = None,
     num_chains: int = 4,
@@ -166,6 +203,10 @@ def local_learning_coefficient(
     The rise of the loss is that of each step's batch over the same batch at w*, which the batch's choice
     hardly moves. How the step and the matrix are chosen is in `thalweg.measures.dynamics.sgld`.
 
+    The cost, in gradients of one example: C B for each step, of ``burn_in + num_steps`` and of each burn-in
+    that is made anew; and, on at most 512 of the examples, some ``3 * (2 * num_directions + 1)`` each for the
+    directions and ``36 * C`` each for the curvature after every burn-in and at the end.
+
     Parameters
     ----------
     objective
@@ -173,7 +214,9 @@ def local_learning_coefficient(
     inverse_temperature
         beta. Default: 1 / log n, Watanabe's.
     localization
-        gamma, in 1 / parameter^2: as a Gaussian prior about w* of that precision.
+        gamma, in 1 / parameter^2: as a Gaussian prior about w* of that precision. Along directions that
+        nothing else holds chains wander by the root of P / gamma together. Default: 100, or P / |w*|^2 where
+        that is more, with which they do not go farther than w* is from nought. To compare networks give one.
     step
         h, in parts of the inverse curvature, at the most: it is made shorter where chains come to sharper
         places.
@@ -200,12 +243,14 @@ def local_learning_coefficient(
     ValueError
         If an argument is out of range, or there are fewer than three examples and no `inverse_temperature`.
 
-    References ---------- Lau et al. (2023), arXiv:2308.12108: the estimate. Watanabe (2013), JMLR 14,
-    867-897: 1 / log n. Welling and Teh (2011), ICML: the dynamics.
+    References
+    ----------
+    Lau et al. (2023), arXiv:2308.12108: the estimate. Watanabe (2013), JMLR 14, 867-897: 1 / log n. Welling
+    and Teh (2011), ICML: the dynamics.
     """
     check_objective("objective", objective)
     beta = _inverse_temperature(objective, inverse_temperature)
-    check_positive("localization", localization, "100 is customary; the smaller, the longer chains must be")
+    gamma = _localization(objective, localization)
     check_positive("step", step, "0.1 is customary")
     if step >= 2:
         raise ValueError(
@@ -224,7 +269,7 @@ def local_learning_coefficient(
     whole = BatchDraws.of(objective, batch_size, "replacement")
     sampling = "replacement" if whole.in_batches else "without_replacement"
     draws = BatchDraws.of(objective, batch_size, sampling)
-    posterior = Posterior(objective.frozen(), beta * objective.num_examples, float(localization), draws)
+    posterior = Posterior(objective.frozen(), beta * objective.num_examples, gamma, draws)
     work = Work(progress, (burn_in + num_steps) * num_chains * draws.batch_size)
     sampler = Sampler(posterior, num_chains, num_directions, seed=seed, work=work)
     work.expect(work.done + sampler.cost(burn_in + num_steps))
@@ -251,13 +296,16 @@ def local_learning_coefficient(
             "operator": sampler.hessian.check.to_dict(),
         },
         inverse_temperature=beta,
-        localization=float(localization),
+        localization=gamma,
         step=chains.step,
         batch_size=draws.batch_size,
         burn_in=burn_in,
         num_steps=num_steps,
         num_burn_ins=chains.burn_ins,
         stiffness=chains.stiffness,
+        relaxation=chains.relaxation,
+        distance=math.sqrt(float(chains.squares.mean())),
+        radius=_radius(objective),
         loss=loss,
         rises=chains.rises,
     )
@@ -273,6 +321,18 @@ def _inverse_temperature(objective: Objective, asked: float | None) -> float:
             "logarithm is below one; 1 / log n is for three and more."
         )
     return 1 / math.log(objective.num_examples)
+
+
+def _localization(objective: Objective, asked: float | None) -> float:
+    if asked is not None:
+        check_positive("localization", asked, "100 is customary; the smaller, the longer chains must be")
+        return float(asked)
+    radius = _radius(objective)
+    return max(LOCALIZATION, objective.space.dim / radius**2) if radius > 0 else LOCALIZATION
+
+
+def _radius(objective: Objective) -> float:
+    return float(objective.params.cpu().double().norm())
 
 
 def _estimates(chains: Chains, scale: float, criteria: Criteria) -> dict[str, Any]:
@@ -297,10 +357,11 @@ def _estimates(chains: Chains, scale: float, criteria: Criteria) -> dict[str, An
     trend = float(drift(chains.rises.numpy().mean(1)).p_value)
     sharp, sharp_error, _ = _together(correlated_mean(chains.sharp.numpy()))
     every, every_error, _ = _together(correlated_mean(chains.all_directions.numpy()))
+    outcome = criteria.verdict([trend, spread], [size])
     return {
         "value": value,
         "error": ErrorBudget(probe=StandardError(error, dof)),
-        "outcome": criteria.verdict([trend, spread], [size]),
+        "outcome": COLD if outcome == STATIONARY and is_cold(every, every_error) else outcome,
         "sharp_temperature": sharp,
         "sharp_temperature_error": sharp_error,
         "temperature": every,

@@ -13,7 +13,8 @@ which need not be that of w*: at a singular minimum that is nought. Where a step
 
 **Temperature.** For every direction v of such a law :math:`\mathrm E[(v^\top(w - w^*))\, (v^\top \nabla U)]
 = |v|^2`, whatever U. Above one: the step or the batches' noise heats; below: that direction has not warmed
-up yet.
+up yet. The last to do so are those that nothing but the localization holds, in some
+:math:`1 / (h a \gamma)` steps, a being what A is for them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from thalweg.linalg.quadrature import lanczos_quadrature
 from thalweg.measures.dynamics.batch_draws import BatchDraws
 from thalweg.measures.dynamics.chain_gradients import ChainGradients
 from thalweg.measures.dynamics.langevin import Langevin, LowRankScale
+from thalweg.objective.evaluation import l2_term
 from thalweg.objective.objective import Objective
 from thalweg.operators.congruent import CongruentOperator
 from thalweg.operators.hessian import Hessian
@@ -85,8 +87,12 @@ class Chains:
         ``(T, C)`` float64: loss of each step's batch there, less that of the same batch at w*.
     sharp, all_directions
         ``(T, C)`` float64: temperature of the sharp directions, and of all.
+    squares
+        ``(T, C)`` float64: squared distance from w*.
     step, stiffness
         h as it was used, and h times the largest curvature where the chains ended.
+    relaxation
+        Steps in which a direction that the localization alone holds forgets where it began.
     burn_ins
         How many there were: all but the last with steps that were too long.
     diverged
@@ -96,8 +102,10 @@ class Chains:
     rises: Tensor
     sharp: Tensor
     all_directions: Tensor
+    squares: Tensor
     step: float
     stiffness: float
+    relaxation: float
     burn_ins: int
     diverged: bool
 
@@ -129,13 +137,13 @@ class Sampler:
         self.gradients = ChainGradients(objective, together)
         found = objective.evaluate_points([(objective.params, objective.buffers)])
         self._base = found.example_losses[0].double()
-        self._penalty = objective.weight_decay / 2 * float(objective.params.double().square().sum())
+        self._penalty = l2_term(objective, objective.params)
 
     def _root(self, k: int) -> LowRankScale:
         """The square root of A, from Ritz vectors: what is constant need not be converged."""
         posterior, hessian = self.posterior, self.hessian
         nothing = torch.zeros(0, hessian.dim, dtype=hessian.dtype, device=hessian.device)
-        num_steps = min(hessian.dim, 2 * k + 1)
+        num_steps = min(hessian.dim, max(2 * k + 1, CURVATURE_STEPS))
         rng = generator(self.seed, "sgld", "directions")
         krylov = BlockKrylov(hessian, nothing, 1, min(hessian.dim, num_steps + 1), rng)
         while krylov.num_steps < num_steps and not krylov.exhausted:
@@ -170,19 +178,25 @@ class Sampler:
             if stiffness <= STIFFEST:
                 theta, seen = self._steps(theta, dynamics, batches, num_steps)
                 stiffness = self._stiffness(theta, step)
-                return Chains(
-                    seen[0], seen[1], seen[2], step, stiffness, attempt, not math.isfinite(stiffness)
-                )
+                return self._chains(seen, step, stiffness, attempt, not math.isfinite(stiffness))
             if attempt < MOST_ROUNDS:
                 # To half of what is allowed, so that it is not met again a little farther on.
                 step *= min(0.5, STIFFEST / 2 / stiffness) if math.isfinite(stiffness) else AFTER_DIVERGENCE
                 self.work.expect(self.work.done + self.cost(burn_in + num_steps))
-        nothing = torch.full((num_steps, self.num_chains), torch.nan, dtype=torch.float64)
-        return Chains(nothing, nothing.clone(), nothing.clone(), step, math.inf, MOST_ROUNDS, True)
+        return self._chains(self._nothing(num_steps), step, math.inf, MOST_ROUNDS, True)
 
     def cost(self, num_steps: int) -> int:
         """Examples that so many steps go through."""
         return num_steps * self.num_chains * self.posterior.draws.batch_size
+
+    def _nothing(self, num_steps: int) -> Tensor:
+        """``(4, T, C)``: nothing seen yet."""
+        return torch.full((4, num_steps, self.num_chains), torch.nan, dtype=torch.float64)
+
+    def _chains(self, seen: Tensor, step: float, stiffness: float, attempt: int, diverged: bool) -> Chains:
+        rises, sharp, every, squares = seen
+        relaxation = 1 / (step * self.root.rest**2 * self.posterior.localization)
+        return Chains(rises, sharp, every, squares, step, stiffness, relaxation, attempt, diverged)
 
     def _dynamics(self, step: float, attempt: int) -> Langevin:
         return Langevin(step, 1.0, generator(self.seed, "sgld", "noise", attempt), self.root)
@@ -194,9 +208,10 @@ class Sampler:
     def _steps(
         self, theta: Tensor, dynamics: Langevin, batches: list[Iterator[Tensor]], count: int
     ) -> tuple[Tensor, Tensor]:
-        """Where chains come to, and ``(3, count, C)``: rises, and the two temperatures, before each step."""
+        """Where chains come to, and ``(4, count, C)``: rises, the two temperatures, squared distances, before
+        each step."""
         posterior, center = self.posterior, self.posterior.objective.params
-        seen = torch.full((3, count, self.num_chains), torch.nan, dtype=torch.float64)
+        seen = self._nothing(count)
         for t in range(count):
             index = None if posterior.is_full else [next(each) for each in batches]
             losses, slopes = self.gradients(theta, index)
@@ -210,6 +225,7 @@ class Sampler:
             seen[0, t] = losses - torch.stack(means) - self._penalty
             seen[1, t] = along.cpu().double().mean(1)
             seen[2, t] = (offset * force).mean(1).cpu().double()
+            seen[3, t] = offset.square().sum(1).cpu().double()
             theta = dynamics(theta, force)
             self.work.add(self.cost(1))
         return theta, seen

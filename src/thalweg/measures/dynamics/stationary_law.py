@@ -17,6 +17,7 @@ from thalweg.core.rng import generator, stream_seed
 from thalweg.measures.dynamics import well_predictions as laws
 from thalweg.measures.dynamics.batch_draws import checked_batch_size
 from thalweg.measures.dynamics.chain_gradients import ChainGradients
+from thalweg.measures.dynamics.core_passages import core_rates, first_passage, relaxation
 from thalweg.measures.dynamics.langevin import Langevin
 from thalweg.measures.dynamics.settled import DIVERGED, DRIFT_LEVEL, MIN_EFFECTIVE_SIZE, Criteria
 from thalweg.measures.dynamics.stationary_law_result import StationaryLaw
@@ -67,16 +68,17 @@ def stationary_law(
        H_j}}
 
     With ``noise="isotropic"`` chains make steps of `lr` by the scheme of Leimkuhler and Matthews, whose
-    occupancies are off by :math:`O(\eta^2)` and whose times by :math:`O(\eta)`
-    (`thalweg.measures.dynamics.langevin`). With ``"sgd"`` they are plain SGD's, batches of B examples drawn
-    with replacement, whose noise is not isotropic and changes with the place; its rate is such that the
-    mean over the minima of :math:`\eta\, \mathrm{tr}\,C / (2 B P)` is T. No formula with one T need hold
-    then; by how much it fails is the result (`StationaryLaw.departure`).
+    occupancies are off by :math:`O(\eta^2)` (`thalweg.measures.dynamics.langevin`). Times are too long, by a
+    few per cent at the default of `lr`: a chain is only seen at its steps, and comes into a core unseen. With
+    ``"sgd"`` they are plain SGD's, batches of B examples drawn with replacement, whose noise is not isotropic
+    and changes with the place; its rate is such that the mean over the minima of
+    :math:`\eta\, \mathrm{tr}\,C / (2 B P)` is T. No formula with one T need hold then; by how much it fails
+    is the result (`StationaryLaw.departure`).
 
-    Chains begin at the minima, as many at each, and so away from every law that is tested. An occupancy is
-    the share of time in the region whose steepest descent ends in a well; the quadrature uses the same
-    regions. Escapes are counted from core to core, the places within half a temperature of a minimum, so
-    that coming back over the pass is none.
+    Chains begin at the minima, as many at each, and so away from every law that is tested; while occupancies
+    hang on where chains began, the run is not stationary. An occupancy is the share of time in the region
+    whose steepest descent ends in a well; the quadrature uses the same regions. Escapes are counted from core
+    to core, the places within half a temperature of a minimum, so that coming back over the pass is none.
 
     Parameters
     ----------
@@ -94,9 +96,9 @@ def stationary_law(
     batch_size
         B, of SGD alone. Default: 1.
     num_chains
-        C, at least 16.
+        C, at least 16, and two for each minimum.
     burn_in, num_steps
-        Steps that do not count, and do. Default: 5 times the relaxation between the wells each, as
+        Steps that do not count, and do. Default: 5 times the slowest relaxation among the wells each, as
         isotropic noise would have it, at most 200,000.
     num_points
         Of the grid along each axis. Default: 2,001 and 201 for one and two parameters.
@@ -115,8 +117,10 @@ def stationary_law(
         If an argument is out of range, the objective has more than two parameters, or `minima` are none, or
         not all.
 
-    References ---------- Kramers (1940), Physica 7, 284-304. Mandt, Hoffman and Blei (2017), JMLR 18(134).
-    Xie, Sato and Sugiyama (2021), ICLR: escape under SGD's own noise.
+    References
+    ----------
+    Kramers (1940), Physica 7, 284-304. Mandt, Hoffman and Blei (2017), JMLR 18(134). Xie, Sato and Sugiyama
+    (2021), ICLR: escape under SGD's own noise.
     """
     check_objective("objective", objective)
     check_one_of("noise", noise, get_args(Noise))
@@ -132,6 +136,7 @@ def stationary_law(
     criteria = Criteria(drift_level, min_effective_size)
     stream_seed(seed)
     starts = _checked_minima(objective, minima)
+    check_count("num_chains", num_chains, 2 * len(starts))  # what hangs on the start takes two at each
     if noise == "isotropic" and batch_size is not None:
         raise ValueError(
             "`batch_size` must be None with noise='isotropic', whose gradient is of all the data."
@@ -145,13 +150,13 @@ def stationary_law(
     work = Work(progress, burn_in + num_steps if burn_in is not None and num_steps is not None else 0)
     wells = find_wells(frozen, starts, temperature, num_points)
     gradients = ChainGradients(frozen)
-    noises = _noise_variances(gradients, wells)
+    noises = _noise_variances(gradients, wells) if noise == "sgd" else np.zeros(len(starts))
     size = 1 if noise == "sgd" and batch_size is None else batch_size
     step = _step(wells, float(temperature), noise, lr, noises, checked_batch_size(frozen, False, size))
-    times = laws.first_passage(wells, temperature)
-    relaxation = 1 / float((1 / times).sum())
+    rates = core_rates(wells, float(temperature))
+    relaxation_steps = relaxation(rates) / step
     lengths = [
-        min(MOST_STEPS, max(16, math.ceil(many * relaxation / step))) if asked is None else asked
+        max(16, math.ceil(min(MOST_STEPS, many * relaxation_steps))) if asked is None else asked
         for asked, many in ((burn_in, BURN_IN), (num_steps, LENGTH))
     ]
     work.expect(work.done + sum(lengths))
@@ -166,8 +171,8 @@ def stationary_law(
     is_finite = bool(theta.isfinite().all())
     local = temperature if noise == "isotropic" else step * noises / (2 * (size or 1))
     return StationaryLaw(
-        **_seen(visits[1], step, criteria, is_finite, int(np.argmin(_determinants(wells)))),
-        **_said(visits[1], wells, gradients, float(temperature), noise, step, size, is_finite),
+        **_seen(visits[1], home.numpy(), step, criteria, is_finite, int(np.argmin(_determinants(wells)))),
+        **_said(visits[1], wells, rates, gradients, float(temperature), noise, step, size, is_finite),
         provenance={
             "function": "stationary_law",
             "arguments": {
@@ -242,7 +247,9 @@ def _checked_minima(objective: Objective, minima: Tensor | Sequence[Sequence[flo
             "with 'running' or 'recalibrated'."
         )
     try:
-        starts = torch.as_tensor(minima, dtype=torch.float64).detach().cpu()
+        # Off its device first, which may not know float64.
+        given = minima.detach().cpu() if isinstance(minima, Tensor) else minima
+        starts = torch.as_tensor(given, dtype=torch.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`minima` must be points, (M, {P}) numbers, got {minima!r}.") from error
     if starts.ndim != 2 or starts.shape[1] != P or len(starts) < 2 or not bool(starts.isfinite().all()):
@@ -294,10 +301,11 @@ def _determinants(wells: Wells) -> np.ndarray:
 
 
 def _seen(
-    visits: WellVisits, step: float, criteria: Criteria, is_finite: bool, widest: int
+    visits: WellVisits, home: np.ndarray, step: float, criteria: Criteria, is_finite: bool, widest: int
 ) -> dict[str, Any]:
     """What the chains show, by field."""
-    names = ("occupancies", "occupancy_errors", "drifts", "effective_sizes", "escape_times", "escape_errors")
+    names = ("occupancies", "occupancy_errors", "drifts", "memories", "effective_sizes")
+    names = (*names, "escape_times", "escape_errors")
     if not is_finite:
         M = visits.blocks.shape[2]
         nothing = torch.full((M,), math.nan, dtype=torch.float64)
@@ -308,11 +316,11 @@ def _seen(
             "block_occupancies": torch.full((1, M), math.nan, dtype=torch.float64),
             "num_escapes": torch.zeros(M, dtype=torch.int64),
         } | {name: nothing.clone() for name in names}
-    occupancies, settled = visits.occupancies(), stationarity(visits, criteria)
+    occupancies, settled = visits.occupancies(), stationarity(visits, home, criteria)
     C = len(occupancies)
     mean, error = occupancies.mean(0), occupancies.std(0, ddof=1) / math.sqrt(C)
     times, time_errors, counts = visits.escape_times(step)
-    arrays = (mean, error, settled.drifts, settled.effective_sizes, times, time_errors)
+    arrays = (mean, error, settled.drifts, settled.memories, settled.effective_sizes, times, time_errors)
     return {
         "value": float(mean[widest]),
         "error": ErrorBudget(probe=StandardError(float(error[widest]), C - 1)),
@@ -325,6 +333,7 @@ def _seen(
 def _said(
     visits: WellVisits,
     wells: Wells,
+    rates: np.ndarray,
     gradients: ChainGradients,
     temperature: float,
     noise: str,
@@ -343,7 +352,7 @@ def _said(
             else np.full(len(wells.minima), np.nan),
         ]
     )
-    times = np.stack([laws.kramers(wells, temperature), laws.first_passage(wells, temperature)])
+    times = np.stack([laws.kramers(wells, temperature), first_passage(rates)])
     occupancies = visits.occupancies()
     measured, errors, _ = visits.escape_times(step)
     if not is_finite:  # nothing that was seen is of a law

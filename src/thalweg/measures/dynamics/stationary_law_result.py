@@ -24,9 +24,9 @@ class StationaryLaw(Measurement):
     Parameters
     ----------
     outcome
-        ``"stationary"``; ``"not stationary"``: an occupancy has a trend; ``"too short"``: some well's is
-        worth less than `min_effective_size` independent draws; ``"diverged"``: a chain went to infinity,
-        and nothing is known.
+        ``"stationary"``; ``"not stationary"``: an occupancy has a trend, or hangs on where chains began;
+        ``"too short"``: some well's is worth less than `min_effective_size` independent draws;
+        ``"diverged"``: a chain went to infinity, and nothing is known.
     noise
         ``"isotropic"`` or ``"sgd"``.
     temperature, lr, batch_size, num_chains, burn_in, num_steps
@@ -41,14 +41,15 @@ class StationaryLaw(Measurement):
         Names of the K laws; see `thalweg.measures.dynamics.well_predictions`.
     predicted, p_values
         ``(K, M)`` and ``(K,)``: what each says of the occupancies, and how often chance makes a gap as
-        large. NaN where a law says nothing.
+        large. NaN where a law says nothing, or the chains all agree, on a well that none has found say.
     escape_times, escape_errors, num_escapes
         ``(M,)``: mean time from the core of each well into another's, standard errors, how many were seen.
         Of SGD too it is in units of time, lr a step.
     time_predictions, predicted_times, time_p_values
         Names of two laws, ``(2, M)`` and ``(2, M)``: both of isotropic noise at T.
-    drifts, effective_sizes
-        ``(M,)``: p-values of occupancies without a trend, and independent draws they are worth.
+    drifts, memories, effective_sizes
+        ``(M,)``: p-values of occupancies without a trend, and of such as do not hang on the well a chain
+        began in; and independent draws they are worth.
     block_occupancies
         ``(blocks, M)``: over the run, burn-in left out.
     grid_points, grid_losses
@@ -93,6 +94,7 @@ class StationaryLaw(Measurement):
     predicted_times: Tensor
     time_p_values: Tensor
     drifts: Tensor
+    memories: Tensor
     effective_sizes: Tensor
     block_occupancies: Tensor
     grid_points: Tensor
@@ -126,23 +128,26 @@ class StationaryLaw(Measurement):
     def departure(self, name: str, level: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
         """Measured over predicted, ``(M,)``, with the ends of its interval: one where the law holds.
 
-        Each well at that level by itself; those of times are symmetric on a logarithmic scale.
+        Each well at that level by itself.
         """
+        predicted, is_share = self.prediction(name), name in self.predictions
+        low, high = self.occupancy_intervals(level) if is_share else self.escape_intervals(level)
+        measured = self.occupancies if is_share else self.escape_times
+        return measured / predicted, low / predicted, high / predicted
+
+    def occupancy_intervals(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """``(M,)`` lower and upper ends, within 0 and 1, each well at that level by itself."""
+        half = self._quantile(level) * self.occupancy_errors
+        return (self.occupancies - half).clamp(min=0), (self.occupancies + half).clamp(max=1)
+
+    def escape_intervals(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """``(M,)`` lower and upper ends of the times, the same on a logarithmic scale."""
+        spread = (self._quantile(level) * self.escape_errors / self.escape_times).exp()
+        return self.escape_times / spread, self.escape_times * spread
+
+    def _quantile(self, level: float) -> float:
         check_fraction("level", level, "0.95 is customary")
-        predicted, quantile = self.prediction(name), float(stats.t.ppf(0.5 + level / 2, self.num_chains - 1))
-        if name in self.predictions:
-            half = quantile * self.occupancy_errors
-            ratio = self.occupancies / predicted
-            return (
-                ratio,
-                (self.occupancies - half).clamp(min=0) / predicted,
-                (self.occupancies + half) / predicted,
-            )
-        ratio, spread = (
-            self.escape_times / predicted,
-            (quantile * self.escape_errors / self.escape_times).exp(),
-        )
-        return ratio, ratio / spread, ratio * spread
+        return float(stats.t.ppf(0.5 + level / 2, self.num_chains - 1))
 
     @property
     def notes(self) -> list[str]:
@@ -157,6 +162,7 @@ class StationaryLaw(Measurement):
         low, high = (min(max(end, 0.0), 1.0) for end in self.interval(0.95))
         parts = [
             f"{self.quantity} {self.value:.4g}, {at_least(low, 4)} to {at_most(high, 4)} (95 %)",
+            *(["SGD's noise"] if self.noise == "sgd" else []),
             self.outcome,
         ]
         says = [

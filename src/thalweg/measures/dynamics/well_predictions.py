@@ -9,22 +9,21 @@ r"""What theory says of occupancies of wells and of the times between them.
   stationary law :math:`\frac1D \exp(-\int L'/D)` (Ito).
 - ``kramers``: :math:`1/\tau_i = \sum_j r_{ij}` with
   :math:`r_{ij} = \frac{|\lambda_s|}{2\pi} \sqrt{\det H_i / |\det H_s|}\, e^{-(L_s - L_i)/T}`, s the saddle.
-- ``first_passage``: mean time from the core of one well into any other's, by the backward equation
-  :math:`T \Delta\tau - \nabla L \cdot \nabla\tau = -1` on the grid; exact for the diffusion up to the grid.
+- ``first_passage``: mean time from entering the core of one well to entering any other's, exact for the
+  diffusion up to the grid (`thalweg.measures.dynamics.core_passages`).
 
-References ---------- Kramers (1940), Physica 7, 284-304. Langer (1969), Annals of Physics 54, 258-275.
-Scharfetter and Gummel (1969), IEEE Trans. Electron Devices 16, 64-77: rates on a grid. Gardiner (2009),
-Stochastic Methods, 5.2 and 5.3.
+References
+----------
+Kramers (1940), Physica 7, 284-304. Langer (1969), Annals of Physics 54, 258-275. Gardiner (2009), Stochastic
+Methods, 5.2 and 5.3.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.linalg import spsolve
 
-from thalweg.measures.dynamics.wells import Critical, Wells, neighbours
+from thalweg.measures.dynamics.wells import Critical, Wells
 
 Array = NDArray[np.float64]
 
@@ -60,34 +59,6 @@ def kramers(wells: Wells, temperature: float) -> Array:
         return 1 / rates
 
 
-def first_passage(wells: Wells, temperature: float) -> Array:
-    """``(M,)``: mean times from a core's edge into any other core."""
-    shape, size = wells.losses.shape, wells.losses.size
-    index = np.arange(size).reshape(shape)
-    rows, columns, rates = [], [], []
-    for here, there in neighbours(shape, diagonals=False):
-        axis = next(k for k, (a, b) in enumerate(zip(here, there, strict=True)) if a.start != b.start)
-        rise = (wells.losses[there] - wells.losses[here]) / temperature
-        unit = temperature / wells.spacing[axis] ** 2
-        for a, b, x in ((here, there, rise), (there, here, -rise)):
-            rows.append(index[a].ravel())
-            columns.append(index[b].ravel())
-            rates.append(unit * _bernoulli(x).ravel())
-    row, column, rate = (np.concatenate(parts) for parts in (rows, columns, rates))
-    jumps = sparse.csr_matrix((rate, (row, column)), shape=(size, size))
-    generator = (jumps - sparse.diags(np.asarray(jumps.sum(1)).ravel())).tocsc()
-    cores, times = wells.cores.ravel(), []
-    weights = np.exp(-(wells.losses - wells.losses.min()) / temperature).ravel()
-    edge = _edge(wells.cores).ravel()
-    for i in range(len(wells.minima)):
-        free = np.flatnonzero((cores < 0) | (cores == i))
-        tau = np.zeros(size)
-        tau[free] = np.asarray(spsolve(generator[free][:, free], -np.ones(len(free))))
-        begin = edge & (cores == i)
-        times.append(float((tau * weights)[begin].sum() / weights[begin].sum()))
-    return np.array(times)
-
-
 def _rate(minimum: Critical, saddle: Critical, temperature: float) -> float:
     """One way over one saddle (Langer)."""
     down = -float(np.linalg.eigvalsh(saddle.hessian)[0])
@@ -99,20 +70,3 @@ def _shares(wells: Wells, logs: Array) -> Array:
     weights = np.exp(logs - logs.max()).ravel()
     masses = np.bincount(wells.regions.ravel(), weights, minlength=len(wells.minima))
     return masses / masses.sum()
-
-
-def _bernoulli(x: Array) -> Array:
-    """x / (exp(x) - 1), which keeps exp(-L / T) stationary on the grid whatever its spacing."""
-    small = np.abs(x) < 1e-6
-    safe = np.where(small, 1.0, x)
-    return np.where(small, 1 - x / 2, safe / np.expm1(np.minimum(safe, 700.0)))
-
-
-def _edge(cores: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Points of a core that have a neighbour outside it."""
-    edge = np.zeros(cores.shape, dtype=bool)
-    for here, there in neighbours(cores.shape, diagonals=False):
-        differ = cores[here] != cores[there]
-        edge[here] |= differ
-        edge[there] |= differ
-    return edge & (cores >= 0)

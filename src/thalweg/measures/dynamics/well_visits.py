@@ -100,38 +100,62 @@ class Stationarity:
         As of `thalweg.measures.dynamics.settled`.
     drifts
         ``(M,)``: p-values of no trend of each well's occupancy, chain against chain.
+    memories
+        ``(M,)``: p-values of occupancies that do not hang on the well a chain began in.
     effective_sizes
         ``(M,)``: independent draws of a well that each occupancy is worth.
     """
 
     outcome: str
     drifts: Array
+    memories: Array
     effective_sizes: Array
 
 
-def stationarity(visits: WellVisits, criteria: Criteria) -> Stationarity:
-    """Trends of single chains are independent, however slowly one goes from well to well: a t-test holds."""
+def stationarity(visits: WellVisits, home: NDArray[np.int64], criteria: Criteria) -> Stationarity:
+    """Trends of single chains are independent, however slowly one goes from well to well: a t-test holds.
+
+    Chains that never leave have no trend either, and occupancies that are those of the start; what shows is
+    that they hang on it. `home` ``(C,)`` is the well each chain began in, before any burn-in.
+    """
     blocks, occupancies = visits.blocks, visits.occupancies()
     n, C, _ = blocks.shape
-    t = np.linspace(-1.0, 1.0, n)
-    slopes = np.einsum("b,bcm->cm", t, blocks) / (t @ t)
+    t = 2.0 * np.arange(n) - (n - 1)  # whole numbers: what stands still has no trend, to the last digit
+    slopes = np.einsum("b,bcm->cm", t, blocks)
     mean, spread = slopes.mean(0), slopes.std(0, ddof=1) / np.sqrt(C)
     share, error = occupancies.mean(0), occupancies.std(0, ddof=1) / np.sqrt(C)
     with np.errstate(divide="ignore", invalid="ignore"):
         drifts = np.where(spread > 0, 2 * stats.t.sf(np.abs(mean / spread), C - 1), 1.0)
         sizes = np.where(error > 0, share * (1 - share) / error**2, 0.0)
-    return Stationarity(criteria.verdict(drifts, sizes), drifts, sizes)
+    memories = memory_p_values(occupancies, home)
+    return Stationarity(criteria.verdict(np.concatenate([drifts, memories]), sizes), drifts, memories, sizes)
+
+
+def memory_p_values(occupancies: Array, home: NDArray[np.int64]) -> Array:
+    """``(M,)``: analysis of variance of occupancies ``(C, M)`` by the well ``(C,)`` a chain began in."""
+    groups = [occupancies[home == i] for i in np.unique(home)]
+    C, k = len(occupancies), len(groups)
+    means = np.stack([g.mean(0) for g in groups])
+    sizes = np.array([len(g) for g in groups])
+    between = sizes @ np.square(means - occupancies.mean(0)) / (k - 1)
+    within = sum(np.square(g - m).sum(0) for g, m in zip(groups, means, strict=True)) / (C - k)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(between > 0, stats.f.sf(between / within, k - 1, C - k), 1.0)
 
 
 def occupancy_p_value(occupancies: Array, predicted: Array) -> float:
-    """Hotelling's test of the means of chains ``(C, M)`` against shares ``(M,)``; NaN if these are none."""
+    """Hotelling's test of the means of chains ``(C, M)`` against shares ``(M,)``.
+
+    NaN if these are none, or where all chains agree to the last digit about a well, one that none has found
+    say: such a mean has no error to be held against.
+    """
     C, M = occupancies.shape
     if not np.isfinite(predicted).all() or not np.isfinite(occupancies).all():
         return float("nan")
+    if not (np.ptp(occupancies, axis=0) > 0).all():
+        return float("nan")
     gap = (occupancies.mean(0) - predicted)[:-1]  # the shares sum to one
     covariance = np.atleast_2d(np.cov(occupancies[:, :-1].T)) / C
-    if not np.linalg.det(covariance) > 0:
-        return float(np.allclose(gap, 0))
     square = float(gap @ np.linalg.solve(covariance, gap))
     k = M - 1
     return float(stats.f.sf(square * (C - k) / (k * (C - 1)), k, C - k))

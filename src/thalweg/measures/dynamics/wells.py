@@ -27,6 +27,13 @@ REACH, MOST_WIDENINGS = 25.0, 12
 # Within so many temperatures of its minimum a well has its core.
 CORE = 0.5
 
+# By how much the integrals of exp(-L / T) over a well may differ, between the grids that every second point
+# along each axis makes: then those over all points, of half the spacing, are far better.
+RESOLVED = 0.05
+
+# How many temperatures a saddle may be off the lowest point of the grid between two wells.
+SAME_PASS = 0.1
+
 # Points that are evaluated together, Newton's steps, and when they have come to rest, in parts of the box.
 CHUNK, NEWTON_STEPS, AT_REST = 8192, 60, 1e-7
 
@@ -66,8 +73,8 @@ class Wells:
     minima
         M of them.
     saddles
-        By pairs i < j of wells that touch: the lowest pass, ``None`` where there is no saddle of one
-        direction.
+        By pairs i < j of wells that touch: the lowest pass, ``None`` where no saddle of one direction was
+        found at its height.
     """
 
     low: Array
@@ -97,7 +104,8 @@ def find_wells(objective: Objective, starts: Tensor, temperature: float, num_poi
     Raises
     ------
     ValueError
-        If a start leads to no minimum, two to the same, or a minimum is not among them.
+        If a start leads to no minimum, two to the same, a minimum is not among them, or the grid is too
+        coarse for a well.
     """
     P = objective.space.dim
     gradients = ChainGradients(objective)
@@ -125,9 +133,10 @@ def find_wells(objective: Objective, starts: Tensor, temperature: float, num_poi
         raise ValueError(
             f"`num_points` must tell the wells' cores apart, got {count}: take more, or a higher temperature."
         )
+    _check_resolved(losses, regions, temperature, count)
     saddles = {
-        pair: _saddle(objective, point, extent)
-        for pair, point in _passes(low, spacing, losses, regions).items()
+        pair: _saddle(objective, point, height, extent, temperature)
+        for pair, (height, point) in _passes(low, spacing, losses, regions).items()
     }
     return Wells(low, spacing, losses, regions, cores, tuple(minima), saddles)
 
@@ -241,8 +250,25 @@ def _regions(
     return owner[down].reshape(losses.shape)
 
 
-def _passes(low: Array, spacing: Array, losses: Array, regions: Labels) -> dict[tuple[int, int], Array]:
-    """The lowest point between each two regions that touch."""
+def _check_resolved(losses: Array, regions: Labels, temperature: float, count: int) -> None:
+    """A narrow well aslant the grid can have points enough and no integral."""
+    weights = np.exp(-(losses - losses.min()) / temperature)
+    halves = itertools.product((slice(0, None, 2), slice(1, None, 2)), repeat=losses.ndim)
+    masses = np.stack(
+        [np.bincount(regions[h].ravel(), weights[h].ravel(), regions.max() + 1) for h in halves]
+    )
+    worst = float((np.ptp(masses, axis=0) / masses.mean(0)).max())
+    if worst > RESOLVED:
+        raise ValueError(
+            f"`num_points` must resolve every well at this temperature, got {count}: integrals over every "
+            f"second point differ by {100 * worst:.2g} %. Take more, or a higher temperature."
+        )
+
+
+def _passes(
+    low: Array, spacing: Array, losses: Array, regions: Labels
+) -> dict[tuple[int, int], tuple[float, Array]]:
+    """The lowest point between each two regions that touch, its height first."""
     points = _points(low, spacing, losses.shape).reshape(*losses.shape, -1)
     lowest: dict[tuple[int, int], tuple[float, Array]] = {}
     for here, there in neighbours(losses.shape, diagonals=True):
@@ -254,9 +280,14 @@ def _passes(low: Array, spacing: Array, losses: Array, regions: Labels) -> dict[
             at = np.unravel_index(least.argmin(), least.shape)
             if least[at] < lowest.get(pair, (np.inf, None))[0]:
                 lowest[pair] = (float(least[at]), points[here][at])
-    return {pair: point for pair, (_, point) in lowest.items()}
+    return lowest
 
 
-def _saddle(objective: Objective, point: Array, extent: float) -> Critical | None:
+def _saddle(
+    objective: Objective, point: Array, height: float, extent: float, temperature: float
+) -> Critical | None:
+    """The one of this pass, and no other that Newton's steps may have strayed to."""
     found = _critical(objective, point, extent)
-    return found if found is not None and found.num_negative == 1 else None
+    if found is None or found.num_negative != 1:
+        return None
+    return found if abs(found.height - height) < SAME_PASS * temperature else None
