@@ -239,8 +239,8 @@ class Measurement:
     ) -> Measurement:
         """Inverse of `to_dict`: the result of the class that ``raw["measure"]`` names.
 
-        Tensors that were left out come back as ``None``, and so does what an earlier version did not write;
-        keys the class does not know are ignored, so a record can be passed as it is.
+        Tensors that were left out come back as ``None``, and so does what an earlier version did not write,
+        numbers as NaN; keys the class does not know are ignored, so a record can be passed as it is.
         """
         try:
             result = cls.classes[raw["measure"]]
@@ -263,7 +263,7 @@ class Measurement:
                     entry = math.nan if entry is None else float(entry)
                 kwargs[f.name] = entry
             elif f.name in raw.get("omitted", ()) or f.default is f.default_factory is dataclasses.MISSING:
-                kwargs[f.name] = None
+                kwargs[f.name] = math.nan if f.type in ("float", float) else None
         return result(**kwargs)
 
 

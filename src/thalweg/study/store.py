@@ -159,8 +159,8 @@ class Store:
     """The folder of one study: ``records.jsonl`` and ``arrays/``.
 
     Files that were compressed to be passed on, ``records.jsonl.gz``, are read like others, unless the plain
-    one lies beside them. Opening never changes a file. A last line cut short by a kill is ignored when read and cut off before
-    the next append, so nothing is lost and nothing doubled.
+    one lies beside them. Opening never changes a file. A last line cut short by a kill is ignored when read
+    and cut off before the next append, so nothing is lost and nothing doubled.
 
     Parameters
     ----------

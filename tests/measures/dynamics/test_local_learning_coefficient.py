@@ -177,6 +177,11 @@ def test_warnings() -> None:
     assert cold.temperature < 0.5
     assert any("flat ones take a burn_in of 8,0" in warning for warning in cold.warnings)
     assert not cold.is_stationary
+    # A record of before that was written down.
+    older = {k: v for k, v in cold.to_dict().items() if k not in ("relaxation", "distance", "radius")}
+    restored = tw.Measurement.from_dict(older)
+    assert math.isnan(restored.relaxation)
+    assert any("flat ones take a longer burn_in" in warning for warning in restored.warnings)
     # Batches of two are hot.
     hot = tw.local_learning_coefficient(
         regression(), localization=1.0, batch_size=2, step=0.4, burn_in=100, num_steps=200, seed=0
