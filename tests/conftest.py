@@ -25,6 +25,25 @@ if ROOT not in sys.path:
 def pytest_configure(config: pytest.Config) -> None:
     """Torch's own first `jvp` loads decompositions that it compiles with its own deprecated compiler."""
     config.addinivalue_line("filterwarnings", "ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+    _take_shapes_from_cpp()
+
+
+def _take_shapes_from_cpp() -> None:
+    """Leave the shapes of sums and products without entries to torch's rules in C++.
+
+    In forward mode what is multiplied or added to a tangent of nought is found by shape alone. Rules in
+    Python, which torch puts in front of its own for shapes that are symbols, then cost as much as all else in
+    a derivative of a network as small as the tests'.
+    """
+    library = torch._meta_registrations._meta_lib_dont_use_me_use_register_meta
+    in_python = {name.split("/")[1] for name in library._op_impls}
+    library._destroy()
+    again = torch.library.Library("aten", "IMPL", "Meta")
+    torch._meta_registrations._meta_lib_dont_use_me_use_register_meta = again
+    for name in in_python - {f"{op}.Tensor" for op in ("add", "sub", "mul", "div")}:
+        packet, _, overload = name.partition(".")
+        op = getattr(getattr(torch.ops.aten, packet), overload or "default")
+        again.impl(op, op.py_kernels[torch._C.DispatchKey.Meta])
 
 
 HOOKS = (
@@ -148,11 +167,12 @@ def _seed_global_generators() -> None:
     random.seed(1234)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True, scope="module")
 def proofs_are_shared() -> Iterator[None]:
     """What derivatives are right is proved once a module for each network and matrix, not by every call.
 
-    That the proof sees what is wrong, and that every operator is proved, is what `tests/operators` tests.
+    That the proof sees what is wrong, and that every operator is proved, is what `tests/operators` tests,
+    which does without, as do the tests of every measure's contract.
     """
     with shared_proofs({}):
         yield

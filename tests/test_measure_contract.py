@@ -112,6 +112,11 @@ NAMES = [name for name in MEASURES if name in CALLS]
 PRECISE = [device for device in DEVICES if device != "mps"]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def proofs_are_shared() -> None:
+    """They are not, but where a test asks for `proved`."""
+
+
 # What `proved` shares.
 PROOFS: dict[Any, Any] = {}
 
@@ -172,7 +177,8 @@ def taken_by(name: str, args: Sequence[Any]) -> list[Any]:
 @functools.cache
 def reference(name: str, mode: BatchNormMode = "running", device: str = "cpu") -> tw.Measurement:
     """What the measure gives on one objective in double precision: computed once, never changed."""
-    return measure(name, *objectives(name, mode, device=device))
+    with shared_proofs(PROOFS):
+        return measure(name, *objectives(name, mode, device=device))
 
 
 def numbers(result: tw.Measurement) -> dict[str, Tensor]:
@@ -335,6 +341,7 @@ def interrupt(name: str, built: Sequence[tw.Objective]) -> None:
         measure(name, *built, progress=stop)
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_interrupt_leaves_everything_as_it_was(name, mode, unchanged):

@@ -112,8 +112,3 @@ def moved(model: nn.Module, vector: Tensor) -> nn.Module:
 def toys() -> SimpleNamespace:
     """Everything above by name."""
     return SimpleNamespace(**{k: v for k, v in globals().items() if callable(v)})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _proofs_are_shared(proofs_are_shared: None) -> None:
-    """Of the measures these are the tests, not of the derivatives."""

@@ -30,6 +30,8 @@ from thalweg.operators.fisher import Fisher  # noqa: E402
 from thalweg.operators.ggn import GGN  # noqa: E402
 from thalweg.operators.gradient_covariance import GradientCovariance  # noqa: E402
 from thalweg.operators.hessian import Hessian  # noqa: E402
+from thalweg.operators.objective_operator import ObjectiveOperator  # noqa: E402
+from thalweg.operators.shared_proofs import shared_proofs  # noqa: E402
 from thalweg.operators.unit_gradients import UnitGradients  # noqa: E402
 
 Found = dict[str, Any]
@@ -97,9 +99,12 @@ def products(share: Share) -> Found:
     found: Found = {}
     for mode in MODES:
         o = share(make(mode))
-        matrices = {"hessian": Hessian(o), "ggn": GGN(o), "fisher": Fisher(o)}
-        if mode != "batch":
+        matrices: dict[str, ObjectiveOperator] = {"hessian": Hessian(o)}
+        if mode != "recalibrated":  # in which what is summed is summed as in the running one
+            matrices |= {"ggn": GGN(o), "fisher": Fisher(o)}
+        if mode == "running":
             matrices["drawn"] = Fisher(o, "monte_carlo", seed=0, num_samples=2)
+        if mode != "batch":
             matrices["covariance"] = GradientCovariance(o)
         for name, matrix in matrices.items():
             V = columns(o, 8)
@@ -204,11 +209,17 @@ def in_words(call: Callable[[], Any]) -> str:
 CASES = (values, variants, products, reductions, measures)
 
 
+def found_of(share: Share) -> Found:
+    """What every case finds. The measures take over what the products have proved."""
+    with shared_proofs({}):
+        return {case.__name__: case(share) for case in CASES}
+
+
 def main(rank: int, size: int, folder: Path) -> None:
     """Be one rank."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=size)
-    found = {case.__name__: case(tw.Objective.distributed) for case in CASES}
+    found = found_of(tw.Objective.distributed)
     found["troubles"] = troubles(tw.Objective.distributed, folder, rank)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -34,6 +34,18 @@ def test_operations_are_counted_over_all_the_data() -> None:
     assert forward_flops(tw.Objective(linear, vectors(), micro_batch=8)) == 2 * 5 * 3 * 21
 
 
+def test_operations_are_counted_once_for_each_shape_of_a_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    count = compilation.FlopCounterMode
+    monkeypatch.setattr(compilation, "FlopCounterMode", lambda **kw: counted.append(1) or count(**kw))
+    o = tw.Objective(torch.nn.Linear(5, 3).double(), vectors(), micro_batch=8)
+    moved = o.at(o.params + 1)
+    assert [forward_flops(x) for x in (o, moved, o.subset(16, seed=0))] == [630.0, 630.0, 480.0]
+    assert len(counted) == 1
+    assert forward_flops(o.subset(5, seed=0)) == 2 * 5 * 3 * 5
+    assert len(counted) == 2
+
+
 def test_the_rule_goes_by_the_work_and_the_hand_overrules_it() -> None:
     work = forward_flops(objective())
     enough = compilation.LEAST_FLOPS / work

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from tests.objective import on_ranks
-from tests.objective.on_ranks import CASES, LENGTHS, PRECISIONS, Found, make
+from tests.objective.on_ranks import CASES, LENGTHS, PRECISIONS, Found, found_of, make
 from torch import Tensor
 
 import thalweg as tw
 
-SIZES = (2, 3)
+# Of three ranks, none has half of anything; two differ in no line of code.
+SIZES = (pytest.param(2, marks=pytest.mark.slow), 3)
 
 # Sums in another order, divided by the largest entry; the precision of results in single precision.
 ROUNDING = {torch.float64: 1e-11, torch.float32: 1e-5}
@@ -50,7 +51,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def alone() -> dict[str, Found]:
     """The same by one process."""
     torch.set_num_threads(1)
-    return {case.__name__: case(lambda objective: objective) for case in CASES}
+    return found_of(lambda objective: objective)
 
 
 def assert_close(found: Tensor, expected: Tensor, name: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from thalweg.operators import objective_operator
+from thalweg.operators.shared_proofs import Proofs, shared_proofs
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -24,3 +25,24 @@ def _own_rules_for_small_layers() -> Iterator[None]:
     little, objective_operator.LITTLE = objective_operator.LITTLE, 0
     yield
     objective_operator.LITTLE = little
+
+
+@pytest.fixture(autouse=True, scope="module")
+def proofs_are_shared() -> None:
+    """They are not: these are the tests of the proof, but for those that ask for `proved`."""
+
+
+@pytest.fixture(scope="module")
+def _proofs() -> Proofs:
+    """What `proved` shares in one module."""
+    return {}
+
+
+@pytest.fixture
+def proved(_proofs: Proofs) -> Iterator[None]:
+    """For tests of products: what one kind of operator proved on a network is not proved again in the module.
+
+    Tests of the proof itself do without, and so does whatever changes what is proved.
+    """
+    with shared_proofs(_proofs):
+        yield

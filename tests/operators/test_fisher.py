@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -28,6 +29,17 @@ def dense(operator: Any) -> Tensor:
     return operator @ torch.eye(operator.dim, dtype=operator.dtype)
 
 
+@cache
+def exact_of(name: str) -> Tensor:
+    """By the first composition."""
+    return dense(Fisher(CASES[name].objective()))
+
+
+@cache
+def by_double_backward(name: str, kind: Any) -> Tensor:
+    return dense(Fisher(CASES[name].objective(), kind, seed=0, composition="double_backward"))
+
+
 def empirical_of(name: str) -> Tensor:
     case = CASES[name]
     G = oracle.example_gradients(case.model(), case.data(), case.loss, case.mode)
@@ -49,19 +61,22 @@ def drawn_labels(operator: Fisher) -> list[Tensor]:
 # -- what it is -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", [name for name in ALONE if name in SPLIT_CASES])
 def test_exact_is_the_expectation_over_labels(name: str) -> None:
     case = CASES[name]
     true = oracle.dense_fisher(case.model(), case.data(), case.loss, case.mode)
-    assert deviation(dense(Fisher(case.objective())), true) < 1e-12
+    assert deviation(exact_of(name), true) < 1e-12
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", SPLIT_CASES)
 def test_exact_is_the_ggn(name: str) -> None:
     """Of both named losses; under batch statistics too, given whose outputs the labels are independent."""
-    assert deviation(dense(Fisher(CASES[name].objective())), ggn_of(name)) < 1e-12
+    assert deviation(exact_of(name), ggn_of(name)) < 1e-12
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", ALONE)
 def test_empirical_is_the_mean_outer_product(name: str) -> None:
     operator = Fisher(CASES[name].objective(), "empirical")
@@ -69,6 +84,7 @@ def test_empirical_is_the_mean_outer_product(name: str) -> None:
     assert deviation(dense(operator), empirical_of(name)) < 1e-12
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", ["residual-running", "mlp-mse", "attention"])
 def test_monte_carlo_is_the_empirical_one_of_the_drawn_labels(name: str) -> None:
     case = CASES[name]
@@ -81,6 +97,7 @@ def test_monte_carlo_is_the_empirical_one_of_the_drawn_labels(name: str) -> None
     assert deviation(dense(operator), G.T @ G / len(G)) < 1e-12
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("num", [80, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["residual-running", "mlp-mse", "residual-batch"])
 def test_monte_carlo_has_the_exact_mean(name: str, num: int) -> None:
@@ -106,6 +123,7 @@ def quadratic(operator: Fisher, objective: Objective, V: Tensor) -> Tensor:
     return (V * operator.data_product(objective, "double_backward", V)).sum(0)
 
 
+@pytest.mark.usefixtures("proved")
 def test_the_three_are_different_matrices() -> None:
     objective = CASES["mlp-mse"].objective()
     exact, drawn, empirical = (dense(Fisher(objective, kind, seed=0)) for kind in KINDS)
@@ -142,6 +160,7 @@ def dense_outputs() -> Objective:
     return Objective(model, (networks.images()[0], y), micro_batch=8)
 
 
+@pytest.mark.usefixtures("proved")
 def test_positions_that_do_not_count() -> None:
     objective = dense_outputs()
     torch.testing.assert_close(dense(Fisher(objective)), dense(GGN(objective)), rtol=1e-11, atol=1e-14)
@@ -153,6 +172,7 @@ def test_positions_that_do_not_count() -> None:
     assert float(z.abs().max()) < 3.5, z
 
 
+@pytest.mark.usefixtures("proved")
 def test_classes_given_as_probabilities() -> None:
     x, y = networks.vectors()
     soft = 0.9 * nn.functional.one_hot(y, 3).double() + 0.1 / 3
@@ -164,6 +184,7 @@ def test_classes_given_as_probabilities() -> None:
 # -- how it is computed ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("composition", GAUSS_NEWTON_COMPOSITIONS)
 @pytest.mark.parametrize(
     ("name", "kind"),
@@ -176,13 +197,14 @@ def test_every_composition(name: str, kind: Any, composition: str) -> None:
     objective = CASES[name].objective()
     operator = Fisher(objective, kind, seed=0, composition=composition)
     assert operator.check.composition == composition
-    true = dense(Fisher(objective, kind, seed=0, composition="double_backward"))
+    true = by_double_backward(name, kind)
     V = torch.randn(operator.dim, operator.block_size + 3, dtype=torch.float64)
     tolerance = 1e-6 if composition == "finite_differences" else 1e-11
     assert deviation(operator @ V, true @ V) < tolerance
     assert deviation(operator @ V[:, 0], true @ V[:, 0]) < tolerance
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("micro_batch", [7, 150])
 def test_micro_batch_changes_nothing(kind: Any, micro_batch: int) -> None:
@@ -209,6 +231,7 @@ def test_labels_depend_on_seed_and_index_alone() -> None:
     assert not torch.equal(many[0], many[1])
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("kind", KINDS)
 def test_single_precision(kind: Any) -> None:
     objective = CASES["residual-running"].objective()
@@ -219,6 +242,7 @@ def test_single_precision(kind: Any) -> None:
     assert deviation(operator @ V, true @ V.double()) < 1e-5
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("kind", KINDS)
 def test_weight_decay_and_some_parameters(kind: Any) -> None:
     case = CASES["residual-running"]
@@ -231,6 +255,7 @@ def test_weight_decay_and_some_parameters(kind: Any) -> None:
     assert deviation(part, F[index][:, index]) < 1e-11
 
 
+@pytest.mark.usefixtures("proved")
 def test_over_other_data_is_still_of_its_kind() -> None:
     objective = CASES["mlp-mse"].objective()
     subset = objective.subset(9, seed=0)

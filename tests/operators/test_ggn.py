@@ -21,6 +21,7 @@ from thalweg.operators.hessian import Hessian
 MAY_BE_ABSENT = {("group-norm", "vmap_jvp_vjp"), ("group-norm", "jvp_vjp")}
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", SPLIT_CASES)
 def test_oracle(name: str) -> None:
     operator = GGN(CASES[name].objective())
@@ -30,6 +31,7 @@ def test_oracle(name: str) -> None:
     assert eigenvalues[0] > -1e-12 * eigenvalues[-1]
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("composition", GAUSS_NEWTON_COMPOSITIONS)
 @pytest.mark.parametrize("name", SPLIT_CASES)
 def test_every_composition(name: str, composition: str) -> None:
@@ -43,6 +45,7 @@ def test_every_composition(name: str, composition: str) -> None:
     assert deviation(operator @ V[:, 0], ggn_of(name) @ V[:, 0]) < tolerance
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", SPLIT_CASES)
 def test_single_precision(name: str) -> None:
     operator = GGN(CASES[name].objective(torch.float32))
@@ -51,6 +54,7 @@ def test_single_precision(name: str) -> None:
     assert deviation(operator @ V, ggn_of(name) @ V.double()) < 1e-5
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("micro_batch", [1, 5, 21])
 def test_micro_batch_changes_nothing(micro_batch: int) -> None:
     operator = GGN(CASES["residual-running"].objective(micro_batch=micro_batch))
@@ -69,6 +73,7 @@ def test_is_not_the_hessian_elsewhere() -> None:
     assert deviation(ggn_of("mlp-mse"), hessian_of("mlp-mse")) > 0.1
 
 
+@pytest.mark.usefixtures("proved")
 def test_weight_decay_and_some_parameters() -> None:
     case = CASES["residual-batch"]
     G = ggn_of("residual-batch")

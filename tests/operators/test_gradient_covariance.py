@@ -32,6 +32,7 @@ def dense(operator: Any) -> Tensor:
     return operator @ torch.eye(operator.dim, dtype=operator.dtype)
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", ALONE)
 def test_oracle(name: str) -> None:
     C = dense(GradientCovariance(CASES[name].objective()))
@@ -41,6 +42,7 @@ def test_oracle(name: str) -> None:
     assert eigenvalues[0] > -1e-13 * eigenvalues[-1]
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("composition", GAUSS_NEWTON_COMPOSITIONS)
 @pytest.mark.parametrize("name", ["residual-recalibrated", "encoder-layer", "tied", "unused", "own-loss"])
 def test_every_composition(name: str, composition: str) -> None:
@@ -52,6 +54,7 @@ def test_every_composition(name: str, composition: str) -> None:
     assert deviation(operator @ V[:, 0], covariance_of(name) @ V[:, 0]) < tolerance
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", ["residual-running", "own-loss"])
 def test_empirical_fisher_is_covariance_and_mean(name: str) -> None:
     objective = CASES[name].objective()
@@ -64,17 +67,20 @@ def test_empirical_fisher_is_covariance_and_mean(name: str) -> None:
     )
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("micro_batch", [5, 21])
 def test_micro_batch_changes_nothing(micro_batch: int) -> None:
     operator = GradientCovariance(CASES["residual-running"].objective(micro_batch=micro_batch))
     assert deviation(dense(operator), covariance_of("residual-running")) < 1e-12
 
 
+@pytest.mark.usefixtures("proved")
 def test_weight_decay_does_not_enter() -> None:
     operator = GradientCovariance(CASES["residual-running"].objective(weight_decay=0.3))
     assert deviation(dense(operator), covariance_of("residual-running")) < 1e-12
 
 
+@pytest.mark.usefixtures("proved")
 def test_some_parameters_and_other_data() -> None:
     objective = CASES["residual-running"].objective()
     C = covariance_of("residual-running")
@@ -104,6 +110,7 @@ def test_mean_that_dwarfs_the_spread() -> None:
     assert deviation(product, torch.cov(G.T, correction=0)) < 2e-2
 
 
+@pytest.mark.usefixtures("proved")
 def test_single_precision() -> None:
     operator = GradientCovariance(CASES["residual-running"].objective(torch.float32))
     assert operator.check.dtype == torch.float64

@@ -32,12 +32,14 @@ def dense(operator: Hessian) -> Tensor:
     return operator @ identity
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", CASES)
 def test_oracle(name: str) -> None:
     H = hessian_of(name)
     assert deviation(dense(Hessian(CASES[name].objective())), H) < 1e-11
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("composition", COMPOSITIONS)
 @pytest.mark.parametrize("name", CASES)
 def test_every_composition(name: str, composition: str) -> None:
@@ -64,6 +66,7 @@ def test_blocks(composition: str) -> None:
     torch.testing.assert_close(operator @ V.T.contiguous().T, product, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", ["residual-running", "residual-recalibrated", "encoder-layer", "mlp-mse"])
 @pytest.mark.parametrize("micro_batch", [1, 5, 21])
 def test_micro_batch_changes_nothing(name: str, micro_batch: int) -> None:
@@ -72,6 +75,7 @@ def test_micro_batch_changes_nothing(name: str, micro_batch: int) -> None:
     torch.testing.assert_close(operator @ V, hessian_of(name) @ V, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("name", CASES)
 def test_single_precision(name: str) -> None:
     operator = Hessian(CASES[name].objective(torch.float32))
@@ -81,6 +85,7 @@ def test_single_precision(name: str) -> None:
     assert deviation(operator @ V, hessian_of(name) @ V.double()) < 1e-5
 
 
+@pytest.mark.usefixtures("proved")
 def test_weight_decay() -> None:
     operator = Hessian(CASES["mlp-mse"].objective(weight_decay=0.3))
     H = hessian_of("mlp-mse")
@@ -95,6 +100,7 @@ def test_weight_decay_does_not_hide_a_wrong_product(monkeypatch: pytest.MonkeyPa
         _ = Hessian(objective, "wrong").check
 
 
+@pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize("pattern", ["head", ["norm2.*", "conv2.weight"]])
 def test_some_parameters(pattern: str | list[str]) -> None:
     objective = CASES["residual-batch"].objective()
@@ -105,6 +111,7 @@ def test_some_parameters(pattern: str | list[str]) -> None:
     assert deviation(found, H[index][:, index]) < 1e-11
 
 
+@pytest.mark.usefixtures("proved")
 def test_other_data_and_other_point() -> None:
     case = CASES["residual-running"]
     x, y = networks.images(13, seed=9)
@@ -123,6 +130,7 @@ def test_other_data_and_other_point() -> None:
     assert deviation(Hessian(moved) @ V, oracle.dense_hessian(model, case.data(), confirm=False) @ V) < 1e-11
 
 
+@pytest.mark.usefixtures("proved")
 def test_recalibrated_statistics_are_those_of_the_calibration_data() -> None:
     case = CASES["residual-recalibrated"]
     x, y = case.data()

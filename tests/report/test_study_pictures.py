@@ -29,14 +29,14 @@ def results() -> dict[str, tw.Measurement]:
     return {
         "noise": tw.gradient_noise(data, k=2, seed=0),
         "bare": tw.gradient_noise(data, k=0, seed=0),
-        "heat": tw.sgd_temperature(objective(), **TEMPERATURE, num_steps=3000, loss_every=1, seed=0),
+        "heat": tw.sgd_temperature(objective(), **TEMPERATURE, num_steps=300, loss_every=1, seed=0),
         "scaling": tw.temperature_scaling(
             objective(),
             lrs=[0.1, 0.2],
             batch_sizes=[4, 8],
             num_directions=2,
-            num_steps=1500,
-            burn_in=100,
+            num_steps=200,
+            burn_in=20,
             seed=0,
         ),
         "short": tw.local_learning_coefficient(data, num_chains=2, burn_in=2, num_steps=20, seed=0),

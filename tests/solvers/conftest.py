@@ -15,8 +15,3 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _proofs_are_shared(proofs_are_shared: None) -> None:
-    """Of the measures these are the tests, not of the derivatives."""

@@ -84,6 +84,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     text.write_text(head + tail[tail.index("[grid.axes]") :])
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
+        patch.setattr("thalweg.study.study.cores", lambda: 1)  # networks this small only wait for threads
         run_study(StudyPlan(read_study(text), folder / "runs"), workers=1)
     return Study.open(folder / "runs")
 

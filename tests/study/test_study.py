@@ -138,10 +138,23 @@ def test_a_study_is_never_done_twice(toy_folder: Path, whole: Path) -> None:
     assert len(run_study(made, engine=Nothing())) == len(made.tasks)
 
 
-def test_several_processes_give_the_same_records(toy_folder: Path, whole: Path) -> None:
-    run_study(plan(toy_folder, "two"), workers=2)
-    assert Study.open(toy_folder / "two").threads == Study.open(whole).threads == 1
-    assert results(toy_folder / "two") == results(whole)
+def test_several_processes_give_the_same_records_on_the_threads_of_the_first_run(
+    toy_folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two cores two processes have one each; one process alone would have both."""
+    monkeypatch.setattr("thalweg.study.study.cores", lambda: 2)
+    here, out = torch.get_num_threads(), toy_folder / "two"
+    try:
+        torch.set_num_threads(2)
+        run_study(plan(toy_folder, "two"), workers=2)
+        assert Study.open(out).threads == Study.open(whole).threads == 1
+        assert results(out) == results(whole)
+        run_study(plan(toy_folder, "two", preset="three"), workers=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(here)
+    assert len(results(out)) > len(results(whole))
+    assert {row["num_threads"] for row in results(out).values()} == {1}
 
 
 def test_more_seeds_add_runs_and_change_none(toy_folder: Path, whole: Path) -> None:
@@ -458,22 +471,6 @@ def test_what_has_changed_since_the_last_run_is_said(toy_folder: Path, whole: Pa
     module.write_text(module.read_text() + "# another line\n")
     code, _ = changes(plan(toy_folder))
     assert code.startswith("the study file is as this folder was last run with, but code, data or versions")
-
-
-def test_the_threads_are_those_of_the_first_run(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two cores two processes have one each; one process alone would have both."""
-    monkeypatch.setattr("thalweg.study.study.cores", lambda: 2)
-    made = plan(toy_folder, **LITTLE)
-    here = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        run_study(made, workers=2)
-        assert Study.open(made.out).threads == 1
-        run_study(plan(toy_folder, **{**LITTLE, "seeds": "seeds = 2"}), workers=1)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(here)
-    assert {row["num_threads"] for row in results(made.out).values()} == {1}
 
 
 def start(folder: Path, out: Path, workers: int = 1) -> subprocess.Popen[bytes]:

@@ -68,12 +68,19 @@ def first_micro_batch(objective: Objective) -> MicroBatch:
 
 
 def forward_flops(objective: Objective) -> float:
-    """Floating-point operations of one forward pass over the data (products and convolutions)."""
-    micro = first_micro_batch(objective)
-    with isolated(objective.device), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        # With the buffers as they are: recalibrated ones would be counted, too, unless they were known.
-        objective._forward(micro.batch, None, objective.buffers)
-    return counter.get_total_flops() * objective.num_examples / micro.size
+    """Floating-point operations of one forward pass over the data (products and convolutions).
+
+    Counted once for each network and shape of a micro-batch: counting takes a pass of its own, by rules in
+    Python, and every evaluation asks.
+    """
+    micro, known = first_micro_batch(objective), objective._network.flops
+    shapes = tuple(leaf.shape for leaf in pytree.tree_leaves(micro.batch) if isinstance(leaf, Tensor))
+    if shapes not in known:
+        with isolated(objective.device), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            # With the buffers as they are: recalibrated ones would be counted, too, unless they were known.
+            objective._forward(micro.batch, None, objective.buffers)
+        known[shapes] = counter.get_total_flops()
+    return known[shapes] * objective.num_examples / micro.size
 
 
 def is_compiled(objective: Objective, num_forwards: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,6 +57,8 @@ class PureNetwork:
         self.norm_order: list[str] = []
         self.space = ParamSpace.of(private)
         self._module = LossModule(private, loss, batch)
+        # Operations of a forward pass by the shapes of its batch, once `forward_flops` has counted them.
+        self.flops: dict[Hashable, int] = {}
         self._writes_inputs = False
         private.requires_grad_(False)
 

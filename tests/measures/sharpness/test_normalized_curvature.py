@@ -72,10 +72,17 @@ def test_dense_matrices(name: str, scaling: Any) -> None:
     assert float(d @ H @ d) == pytest.approx(result.value, abs=1e-6 * float(H.norm()))
     moved = D > 0
     assert float((d[moved] / D[moved]).norm()) == pytest.approx(1, rel=1e-6)
-    # The L2 term is none of the function's.
-    assert (
-        normalized_curvature(case.objective(weight_decay=3.0), scaling=scaling, **TIGHT).value == result.value
+
+
+@pytest.mark.parametrize(
+    ("name", "scaling"), [("residual-batch", "filter"), ("tied", "element"), ("unused", "none")]
+)
+def test_the_l2_term_is_none_of_the_functions(name: str, scaling: Any) -> None:
+    plain, with_decay = (
+        normalized_curvature(CASES[name].objective(**options), scaling=scaling, **TIGHT)
+        for options in ({}, {"weight_decay": 3.0})
     )
+    assert with_decay.value == plain.value
 
 
 def test_other_matrices() -> None:
