@@ -31,6 +31,9 @@ FORMATS = (".png", ".svg", ".pdf")
 # A range of more than one decade is read on a logarithmic axis.
 LOG_RATIO = 10.0
 
+# A logarithmic axis that spans more than this has powers of ten at its ticks.
+POWERS = 1e5
+
 _STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -161,7 +164,8 @@ def scale_loss_axis(axes: Axes, *losses: Any, headroom: float = HEADROOM) -> Non
         axes.set_yscale("log")
         _, margin = axes.margins() or (0.0, 0.0)
         axes.set_ymargin(max(margin, headroom - 1))
-        plain_ticks(axes.yaxis)
+        if flat.max() < POWERS * flat.min():
+            plain_ticks(axes.yaxis)
     elif flat.size and 0 < np.ptp(flat) < FLAT * flat.min():
         axes.ticklabel_format(axis="y", useOffset=False)
         said = "; ".join(filter(None, (axes.get_title(loc="right"), "axis not from 0")))
