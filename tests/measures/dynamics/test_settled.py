@@ -106,7 +106,8 @@ def test_coverage_and_size(rule: ConstantRate, steps: int, repetitions: int) -> 
     for name, part in parts.items():
         assert 0.95 - room < part < 0.95 + room, (name, part)
     for outcomes in (verdicts, of_losses):
-        assert outcomes.count("not stationary") <= 0.01 * repetitions + 3 * math.sqrt(0.01 * repetitions)
+        # Twice the level, so far out in the tails.
+        assert outcomes.count("not stationary") <= 0.02 * repetitions + 3 * math.sqrt(0.02 * repetitions)
         assert outcomes.count("too short") <= max(1, 0.005 * repetitions)
 
 
