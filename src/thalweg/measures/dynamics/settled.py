@@ -16,8 +16,8 @@ Array = NDArray[np.float64]
 
 STATIONARY, DRIFTING, TOO_SHORT, DIVERGED = "stationary", "not stationary", "too short", "diverged"
 
-# How often a run that is stationary is to be taken for one that is not, over all of a verdict's tests. So far out
-# in their tails these find twice as many: 1.9 to 2.1 % of 2,000 runs.
+# How often a run that is stationary is to be taken for one that is not, over all of a verdict's tests. So
+# far out in their tails these find twice as many: 1.9 to 2.1 % of 2,000 runs.
 DRIFT_LEVEL = 0.01
 
 # Independent samples that a mean must be worth: of fewer an interval at 95 % covers less than 93.
