@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from tests.operators.cases import CASES
@@ -33,6 +35,17 @@ def test_three_panels(result: tw.GradientNoise, tmp_path) -> None:
     for axes in figure.axes:
         assert axes.get_xlabel()
         assert axes.get_ylabel()
+
+
+def test_bars_end_where_no_value_can_be(result: tw.GradientNoise) -> None:
+    wide = dataclasses.replace(
+        result, eigenvalue_errors=10 * result.eigenvalues, kurtosis_errors=10 + result.kurtosis.abs()
+    )
+    spectra, _, kurtosis = tw.plot(wide).axes
+    for axes, least in ((spectra, 0.0), (kurtosis, -2 / result.batch_size)):
+        (bars,) = axes.containers[0].lines[2]
+        lowest = min(segment[:, 1].min() for segment in bars.get_segments())
+        assert lowest == pytest.approx(least, abs=1e-12)
 
 
 def test_what_is_not_there_is_not_drawn() -> None:

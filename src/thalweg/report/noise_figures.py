@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 NAMES = {"hessian": "Hessian", "ggn": "GGN"}
 COLOURS = {"hessian": VERMILLION, "ggn": GREEN}
 
+# Excess kurtosis that no distribution is below; of a mean of B draws it is a B-th of theirs.
+LEAST_KURTOSIS = -2.0
+
 
 def noise_figure(result: Any) -> Figure:
     """Spectra, Rayleigh quotients against eigenvalues, and kurtosis along the eigenvectors of C."""
@@ -42,6 +45,11 @@ def half_widths(errors: Any, dof: int) -> np.ndarray:
     return np.array([StandardError(float(e), dof).half_width(0.95) for e in errors])
 
 
+def _bars(values: np.ndarray, halves: np.ndarray, least: float) -> np.ndarray:
+    """Error bars ``(2, k)`` that end where a value cannot go further down."""
+    return np.stack([np.clip(values - least, 0.0, halves), halves])
+
+
 def draw_spectra(axes: Axes, result: Any, curvatures: list[Any]) -> None:
     """Eigenvalues by rank, each matrix over its largest, so that their decay can be compared."""
     values = numbers(result.eigenvalues)
@@ -50,7 +58,7 @@ def draw_spectra(axes: Axes, result: Any, curvatures: list[Any]) -> None:
     axes.errorbar(
         ranks,
         values / values[0],
-        yerr=halves / values[0],
+        yerr=_bars(values, halves, 0.0) / values[0],
         fmt="o-",
         linewidth=0.8,
         color=BLUE,
@@ -83,7 +91,7 @@ def draw_proportion(axes: Axes, result: Any, curvatures: list[Any]) -> None:
         axes.errorbar(
             x,
             y,
-            yerr=half_widths(curvature.noise_along_errors, result.dof),
+            yerr=_bars(y, half_widths(curvature.noise_along_errors, result.dof), 0.0),
             fmt="o",
             color=colour,
             markersize=4,
@@ -105,7 +113,9 @@ def draw_kurtosis(axes: Axes, result: Any, colour: str) -> None:
     known = np.isfinite(kurtosis)
     ranks = np.arange(1, len(kurtosis) + 1)
     halves = half_widths(result.kurtosis_errors[known], result.dof)
-    axes.errorbar(ranks[known], kurtosis[known], yerr=halves, fmt="o", color=colour, markersize=4)
+    draws = 1 if result.unit == "batch" else result.batch_size
+    bars = _bars(kurtosis[known], halves, LEAST_KURTOSIS / draws)
+    axes.errorbar(ranks[known], kurtosis[known], yerr=bars, fmt="o", color=colour, markersize=4)
     axes.axhline(0, color=INK, linewidth=0.9, linestyle=":", label="a Gaussian's")
     axes.set_xticks(ranks[:: max(1, len(ranks) // 10)])
     axes.set_xlim(0.5, len(ranks) + 0.5)
