@@ -28,11 +28,8 @@ MODEL_COLOURS = {"A1": BLUE, "A2": GREEN, "B": VERMILLION}
 
 FORMATS = (".png", ".svg", ".pdf")
 
-# A range of more than one decade is read on a logarithmic axis.
-LOG_RATIO = 10.0
-
-# A logarithmic axis that spans more than this has powers of ten at its ticks.
-POWERS = 1e5
+# A range of more than one decade is read on a logarithmic axis, of more than five with ticks at powers of ten.
+LOG_RATIO, POWERS = 10.0, 1e5
 
 _STYLE: dict[str, Any] = {
     "font.size": 9,

@@ -418,7 +418,7 @@ def test_bad_arguments() -> None:
         ("`rtol` must lie in", {"rtol": 2.0}),
         ("`num_tail` must be less than the 21 samples", {"num_tail": 21, "k": 0}),
         ("`max_memory_bytes` must hold the directions", {"max_memory_bytes": 1000}),
-        ("`n` must be at most the 21 examples", {"num_examples": 22}),
+        ("`num_examples` must be at most the 21 examples", {"num_examples": 22}),
         ("`params` must match trainable parameters", {"params": "nothing"}),
     ):
         with pytest.raises(ValueError, match=wanted):
