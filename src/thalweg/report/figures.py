@@ -28,7 +28,7 @@ MODEL_COLOURS = {"A1": BLUE, "A2": GREEN, "B": VERMILLION}
 
 FORMATS = (".png", ".svg", ".pdf")
 
-# A range of more than one decade is read on a logarithmic axis, of more than five with ticks at powers of ten.
+# A range of more than one decade is read on a logarithmic axis; of more than five, ticks at powers of ten.
 LOG_RATIO, POWERS = 10.0, 1e5
 
 _STYLE: dict[str, Any] = {
