@@ -365,6 +365,24 @@ def test_divergence_is_an_outcome() -> None:
     assert monitor.diverged_at == 1
 
 
+def test_a_warm_up_that_begins_at_nought_is_no_failure() -> None:
+    """There is no threshold yet; what follows is measured as ever."""
+    model, optimizer, data = started()
+    lr = optimizer.param_groups[0]["lr"]
+    optimizer.param_groups[0]["lr"] = 0.0
+    monitor = tw.Monitor(model, optimizer, data, **UNLIMITED)
+    first = monitor.step()
+    optimizer.param_groups[0]["lr"] = lr
+    second = monitor.step()
+    assert first is not None
+    assert second is not None
+    assert not monitor.failures
+    assert (first["failed"], first["threshold"], first["above_threshold"]) == (0, None, None)
+    assert first["lambda_max"] == pytest.approx(second["lambda_max"], rel=0.01)
+    assert second["threshold"] is not None
+    assert second["preconditioned_sharpness"] is not None
+
+
 def replaced(monkeypatch: pytest.MonkeyPatch, name: str, function: Callable[..., Any]) -> None:
     monkeypatch.setitem(WATCHED, name, dataclasses.replace(WATCHED[name], function=function))
 

@@ -105,3 +105,13 @@ def test_two_units_leave_no_spread_out() -> None:
     trace, _ = forms_of(units([1, 1]), np.ones(2))
     assert math.isfinite(float(trace.value))
     assert math.isnan(float(trace.standard_error()))
+
+
+@pytest.mark.parametrize("squares", [[1e308, 1.5e308, 1.7e308, 1e300], [math.inf, 1.0, 2.0, 3.0]])
+def test_what_has_no_square_is_infinite_or_no_number_and_warns_of_nothing(squares: list[float]) -> None:
+    """Lengths of gradients of a run that has diverged."""
+    forms, huge = UnitForms(np.ones(4)), np.array(squares)
+    trace, square = forms.covariance(huge), forms.of_mean(huge.max(), huge, huge)
+    for part in (trace, square):
+        assert not np.isfinite(part.value)
+        assert not np.isfinite(part.standard_error())

@@ -29,6 +29,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+# Gradients of a run that has diverged may have no square: what comes of them is infinite or NaN, and says so.
+BLOWN_UP = np.errstate(over="ignore", invalid="ignore")
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -48,6 +51,7 @@ class LeftOut:
     without: Array
     share: float
 
+    @BLOWN_UP
     def standard_error(self) -> Array:
         """``(...)`` by the jackknife, for the finite number of all units: nought where all were taken.
 
@@ -85,10 +89,12 @@ class UnitForms:
     num_units: float = math.inf
     num_examples: float = math.inf
 
+    @BLOWN_UP
     def covariance(self, products: ArrayLike) -> LeftOut:
         r""":math:`\mathrm{tr}(M C)`, C over all units, from :math:`e_u^\top M e_u` ``(U, ...)``."""
         return self._between(products).of(lambda s: (1 - 1 / self.num_units) * s)
 
+    @BLOWN_UP
     def of_mean(self, value: ArrayLike, crosses: ArrayLike, products: ArrayLike) -> LeftOut:
         r""":math:`\bar g^\top M \bar g` of the mean over all units, without bias.
 
@@ -101,8 +107,7 @@ class UnitForms:
         whole, b, a = (np.asarray(x, dtype=np.float64) for x in (value, crosses, products))
         between, N = self._between(a), self.sizes.sum()
         moved = self._like(self.sizes / (N - self.sizes), a)  # g moves by this times -e_u
-        with np.errstate(over="ignore", invalid="ignore"):  # of a run that has diverged
-            squares = whole - 2 * moved * b + np.square(moved) * a
+        squares = whole - 2 * moved * b + np.square(moved) * a
         excess = 1 / N - 1 / self.num_examples
         excesses = self._like(1 / (N - self.sizes), a) - 1 / self.num_examples
         return LeftOut(
@@ -124,10 +129,9 @@ class UnitForms:
         """S_M, whole and with each unit left out."""
         a = np.asarray(products, dtype=np.float64)
         U, N = len(self.sizes), self.sizes.sum()
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = self._like(self.sizes, a) * a
-            total = squares.sum(0)
-            without = (total - squares * self._like(N / (N - self.sizes), a)) / (U - 2 if U > 2 else math.nan)
+        squares = self._like(self.sizes, a) * a
+        total = squares.sum(0)
+        without = (total - squares * self._like(N / (N - self.sizes), a)) / (U - 2 if U > 2 else math.nan)
         return LeftOut(np.asarray(total / (U - 1)), without, self.share)
 
     @staticmethod
