@@ -256,14 +256,15 @@ class Measurement:
                 kwargs["error"] = ErrorBudget.from_dict(raw["error"])
             elif f.name == "provenance":
                 kwargs["provenance"] = raw["provenance"]
-            elif f.name in raw:
-                entry = _restore(raw[f.name], arrays)
+            elif (
+                f.name in {*raw, *raw.get("omitted", ())}
+                or f.default is f.default_factory is dataclasses.MISSING
+            ):
+                entry = _restore(raw.get(f.name), arrays)
                 # Annotations are text here; a field that is always a number had NaN where JSON has null.
                 if f.type in ("float", float):
                     entry = math.nan if entry is None else float(entry)
                 kwargs[f.name] = entry
-            elif f.name in raw.get("omitted", ()) or f.default is f.default_factory is dataclasses.MISSING:
-                kwargs[f.name] = math.nan if f.type in ("float", float) else None
         return result(**kwargs)
 
 

@@ -100,9 +100,7 @@ def draw_stable_rate(axes: Axes, result: Any, colour: str) -> None:
     decades = np.ptp(np.log10(numbers(result.trial_rates)))
     plain_ticks(axes.xaxis, (1.0, 2.0, 5.0) if decades < FEW_DECADES else (1.0,))
     axes.set_xlim(numbers(result.trial_rates).min() / 1.2, 1.4 * numbers(result.trial_rates).max())
-    scale_loss_axis(axes, losses[ended], result.start_loss, result.level)
-    if axes.get_yscale() == "linear":
-        axes.set_ylim(0, 1.06 * top)
+    scale_loss_axis(axes, losses[ended], result.start_loss, result.level, top)
     axes.set_xlabel("learning rate")
     axes.set_ylabel(f"loss at the end{unit_of_loss(result)}")
     axes.legend()

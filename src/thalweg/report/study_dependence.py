@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from thalweg.report.order_tables import format_p
 from thalweg.report.study_words import (
     STATES,
+    caveats,
     claim_words,
     effect_name,
     effect_text,
-    gone_words,
-    missing_words,
     runs_text,
     state_of,
-    warning_words,
 )
 from thalweg.report.tables import format_number
 from thalweg.stats.power import runs_to_decide
@@ -212,13 +210,8 @@ def _shown(cell: Cell, verdict: Verdict) -> ShownCell:
         p_refute=_p(cell.p_refute),
         size="" if cell.size != cell.size else format_number(cell.size, 0.1),
         runs=runs_text(cell, claim),
-        note="; ".join(filter(None, _notes(cell))),
+        note="; ".join(filter(None, [cell.reason, *caveats(cell), *_beside(cell)])),
     )
-
-
-def _notes(cell: Cell) -> list[str]:
-    lacking = [missing_words(cell.missing), gone_words(cell), warning_words(cell)]
-    return [cell.reason, *lacking, *_beside(cell)]
 
 
 def _beside(cell: Cell) -> Iterator[str]:

@@ -150,6 +150,11 @@ def claim_words(claim: Claim, expects: str, measure: str) -> str:
     return f"{measure} of {a} is {expects} than of {b}"
 
 
+def caveats(cell: Cell, most: int | None = None) -> list[str]:
+    """What has no value and why, of which settings nothing is left, and how many values carry a warning."""
+    return [*filter(None, [missing_words(cell.missing, most), gone_words(cell, most), warning_words(cell)])]
+
+
 def missing_words(missing: Sequence[Value], most: int | None = None) -> str:
     """Runs without a value, by reason; of reasons no more than `most`.
 
@@ -264,12 +269,8 @@ def _row(verdict: Verdict, level: float, num_primary: int, least: float) -> Verd
         if has_size and not math.isnan(cell.size_low)
         else "",
         runs=runs_text(cell, claim),
-        left_out="; ".join(filter(None, _caveats(cell))),
+        left_out="; ".join(caveats(cell, MOST_REASONS)),
     )
-
-
-def _caveats(cell: Cell) -> list[str]:
-    return [missing_words(cell.missing, MOST_REASONS), gone_words(cell, MOST_REASONS), warning_words(cell)]
 
 
 def _p(verdict: Verdict) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,8 +197,11 @@ def _settings_of(spec: StudySpec, claim: CorrelationClaim | PredictionClaim) -> 
     else:
         names = [claim.measure, claim.ranks, *claim.given, *([claim.than] if claim.than else [])]
     measured = [spec.measures[spec.columns[name]].where for name in names if name in spec.columns]
-    wanted = [pair for where in (claim.where, *measured) for pair in where.items()]
-    return [s for s in spec.settings if all(s.fields.get(k) == v for k, v in wanted)]
+    return [s for s in spec.settings if all(_is_of(s, where) for where in (claim.where, *measured))]
+
+
+def _is_of(settings: Settings, where: Mapping[str, Any]) -> bool:
+    return all(settings.fields.get(k) == v for k, v in where.items())
 
 
 def _exchanged(spec: StudySpec, claim: CorrelationClaim, chosen: Sequence[Settings]) -> list[int]:
@@ -275,8 +278,7 @@ def _num_runs(spec: StudySpec, claim: ContrastClaim, group: Any) -> int:
 
 
 def _num_settings(spec: StudySpec, claim: ContrastClaim, group: Any) -> int:
-    wanted = {**claim.where, claim.by: group}
-    return sum(all(s.fields.get(k) == v for k, v in wanted.items()) for s in spec.settings)
+    return sum(_is_of(s, {**claim.where, claim.by: group}) for s in spec.settings)
 
 
 def _seeds_a_run(spec: StudySpec, claim: ContrastClaim) -> int:

@@ -129,11 +129,12 @@ class LocalLearningCoefficient(Measurement):
         elif self.value < 0:
             found.append("negative, within its error")
         if is_cold(self.temperature, self.temperature_error):
-            steps = math.inf if math.isnan(self.relaxation) else math.ceil(WARM * self.relaxation)
-            longer = f"a burn_in of {steps:,} steps" if math.isfinite(steps) else "a longer burn_in"
+            # NaN in records from before it was written down.
+            steps = WARM * self.relaxation
+            longer = f"burn_in of {math.ceil(steps):,} steps" if math.isfinite(steps) else "longer burn_in"
             found.append(
-                f"all directions at {self.temperature:.2f} of their temperature: flat ones take {longer}, or "
-                "give a larger localization"
+                f"all directions at {self.temperature:.2f} of their temperature: flat ones take a "
+                f"{longer}, or give a larger localization"
             )
         if self.outcome not in (STATIONARY, COLD):
             found.append(f"{self.outcome}: give a longer burn_in, more num_steps or a larger localization")

@@ -304,8 +304,10 @@ def _seen(
     visits: WellVisits, home: np.ndarray, step: float, criteria: Criteria, is_finite: bool, widest: int
 ) -> dict[str, Any]:
     """What the chains show, by field."""
-    names = ("occupancies", "occupancy_errors", "drifts", "memories", "effective_sizes")
-    names = (*names, "escape_times", "escape_errors")
+    names = (
+        *("occupancies", "occupancy_errors", "drifts", "memories"),
+        *("effective_sizes", "escape_times", "escape_errors"),
+    )
     if not is_finite:
         M = visits.blocks.shape[2]
         nothing = torch.full((M,), math.nan, dtype=torch.float64)
