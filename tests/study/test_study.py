@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.study.toy import write_study
 
 from thalweg.core.atomic import replacing
@@ -550,3 +551,39 @@ def test_pairs_are_disjoint_or_all_there_are(toy_folder: Path) -> None:
     assert set(disjoint.tasks_by_key()) < set(every.tasks_by_key()), "what was measured before stays"
     sent = pickle.loads(pickle.dumps(every))
     assert list(sent.tasks_by_key()) == list(every.tasks_by_key())
+
+
+# Two schedules that part after four of six epochs, one of them of another length, and one that parts at once.
+PARTING = """
+[grid.axes]
+"training.gamma" = [1.0, 0.1]
+"training.step_size" = [5, 1]
+"""
+LATE = {"moments": 'moments = ["epoch 1", "loss 0.65", "end"]', "epochs": "epochs = 6"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_two_schedules_share_is_trained_once_and_changes_no_bit(
+    toy_folder: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = {**LITTLE, **LATE}
+    study = read_study(write_study(toy_folder, PARTING, **lines))
+    shared, apart = StudyPlan(study, toy_folder / "shared"), StudyPlan(study, toy_folder / "apart")
+    left = {run.run: run for run in shared.runs if shared.origin(run)}
+    assert {(run.labels["gamma"], run.labels["step_size"]) for run in left.values()} >= {(0.1, 5)}
+    assert (0.1, 1) not in {(run.labels["gamma"], run.labels["step_size"]) for run in left.values()}
+    run_study(shared, workers=workers)
+    with monkeypatch.context() as patch:
+        patch.setattr("thalweg.study.shared_runs.shared_epochs", lambda a, b: 0)
+        run_study(apart, workers=1)
+    assert not apart._origins and shared._origins
+
+    ours, theirs = results(shared.out), results(apart.out)
+    assert ours.keys() == theirs.keys()
+    assert all(same_result(row, theirs[key]) for key, row in ours.items())
+    assert any(row["labels"].get("moment") == "loss 0.65" and "value" in row for row in ours.values())
+    for run in apart.runs:
+        for path in apart.folder(run).glob("*.safetensors"):
+            alike, there = load_file(path), load_file(shared.folder(run) / path.name)
+            assert alike.keys() == there.keys()
+            assert all(torch.equal(alike[name], there[name]) for name in alike), path

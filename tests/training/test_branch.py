@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import random
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from thalweg.core.rng import generator
 from thalweg.training.branch import Branch, data_order, kept_checkpoint
-from thalweg.training.config import TrainConfig
+from thalweg.training.config import TrainConfig, shared_epochs
 from thalweg.training.trainer import train
 
 
@@ -230,3 +231,67 @@ def test_refusals(run, tmp_path) -> None:
         train(Net(), DATA, None, CONFIG, checkpoint_dir=tmp_path / "b")
     with pytest.raises(ValueError, match="cannot be read as safetensors"):
         train(Net(), DATA, None, CONFIG, branch=Branch(tmp_path / "nothing.safetensors", 7))
+
+
+@pytest.mark.parametrize("gamma, step_size, epochs", [(1.0, 2, 5), (0.5, 2, 5), (0.1, 3, 4), (0.1, 5, 7)])
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_run_whose_schedule_parts_later_is_to_the_bit_the_one_from_the_start(
+    tmp_path, gamma, step_size, epochs, every
+) -> None:
+    first = dataclasses.replace(CONFIG, epochs=5, step_size=3, gamma=0.2, evaluate_every=every)
+    second = dataclasses.replace(first, epochs=epochs, step_size=step_size, gamma=gamma)
+    shared = shared_epochs(first, second)
+    assert shared >= 1 and shared == shared_epochs(second, first)
+    train(Net(), DATA, DATA, first, checkpoint_dir=tmp_path / "a", keep_steps=[8 * shared])
+
+    log_ours: list = []
+    log_scratch: list = []
+    ours, scratch = Net(), Net()
+    branch = Branch(kept_checkpoint(tmp_path / "a", 8 * shared))
+    from_branch = train(ours, DATA, DATA, second, branch=branch, callbacks=[log_ours.append])
+    from_start = train(scratch, DATA, DATA, second, callbacks=[log_scratch.append])
+
+    assert len(log_scratch) - len(log_ours) == 8 * shared
+    assert bits(ours) == bits(scratch)
+    assert from_branch.to_dict() == from_start.to_dict()
+
+
+def test_where_schedules_have_parted_a_run_of_the_other_is_refused(tmp_path) -> None:
+    first = dataclasses.replace(CONFIG, epochs=4, step_size=3, gamma=0.2)
+    second = dataclasses.replace(first, gamma=1.0)
+    train(Net(), DATA, None, first, checkpoint_dir=tmp_path, keep_steps=[8, 16, 24])
+    train(Net(), DATA, None, second, branch=Branch(kept_checkpoint(tmp_path, 16)))
+    with pytest.raises(ValueError, match=r"holds another run: gamma is 0.2 there and 1.0 here"):
+        train(Net(), DATA, None, second, branch=Branch(kept_checkpoint(tmp_path, 24)))
+    with pytest.raises(ValueError, match=r"holds another run: gamma is"):
+        train(Net(), DATA, None, second, branch=Branch(kept_checkpoint(tmp_path, 16), order_seed=3))
+    with pytest.raises(ValueError, match=r"holds another run: lr is 0.05 there and 0.1 here"):
+        other = dataclasses.replace(second, lr=0.1)
+        train(Net(), DATA, None, other, branch=Branch(kept_checkpoint(tmp_path, 8)))
+
+
+@pytest.mark.parametrize(
+    "change, shared",
+    [
+        ({}, 9),
+        ({"epochs": 4}, 3),
+        ({"gamma": 1.0}, 3),
+        ({"gamma": 0.5}, 3),
+        ({"step_size": 2}, 1),
+        ({"step_size": 1}, 0),
+        ({"step_size": 8}, 3),
+        ({"gamma": 1.0, "step_size": 2}, 3),
+        ({"momentum": 0.9}, 9),
+        ({"lr": 0.1}, 0),
+        ({"seed": 6}, 0),
+        ({"batch_size": 8}, 0),
+        ({"momentum": 0.5}, 0),
+        ({"weight_decay": 0.1}, 0),
+        ({"evaluate_every": 2}, 0),
+    ],
+)
+def test_two_runs_are_one_until_a_rate_of_theirs_differs(change, shared) -> None:
+    config = TrainConfig(seed=5, epochs=10, step_size=4, gamma=0.1)
+    assert shared_epochs(config, dataclasses.replace(config, **change)) == shared
+    constant = dataclasses.replace(config, gamma=1.0)
+    assert shared_epochs(constant, dataclasses.replace(constant, step_size=2, epochs=7)) == 6

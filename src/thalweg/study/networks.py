@@ -27,10 +27,11 @@ from thalweg.objective.losses import NAMED, Loss
 from thalweg.objective.objective import Objective
 from thalweg.study.grid import Settings
 from thalweg.study.moments import START, Moment
+from thalweg.study.shared_runs import Origin, branch_off, origins
 from thalweg.study.spec import StudySpec
 from thalweg.study.store import run_id, same_result, versions
 from thalweg.study.table import ANY_MODE
-from thalweg.training.branch import check_kept, kept_checkpoint
+from thalweg.training.branch import Branch, check_kept, kept_checkpoint
 from thalweg.training.checkpoint import Checkpoint, load_weights
 from thalweg.training.config import TrainConfig
 from thalweg.training.loss_reached import reached_file
@@ -143,7 +144,7 @@ class StudyNetworks:
         architecture = self._architecture(settings)
         configuration = {
             "model": architecture[0],
-            "training": dataclasses.asdict(self.train_config(settings, seed)),
+            "training": self.train_config(settings, seed).describe(),
             "loss": self._loss_identity,
             "train_data": self.train_data(settings).hash,
             "test_data": self.test_data.hash,
@@ -208,12 +209,62 @@ class StudyNetworks:
         return self.out / "checkpoints" / f"{run.run}-{kept[:4]}"
 
     def keep_steps(self, run: PlannedRun) -> list[int]:
-        training = run.settings.training
-        per_epoch = -(-self.train_data(run.settings).num_examples // training["batch_size"])
-        steps = {
-            moment.step(per_epoch, training["epochs"]) for moment in self.moments if moment.number is not None
-        }
-        return sorted(step for step in steps if step is not None)
+        """Whose checkpoints stay: those of its moments, and what runs that leave it go on from and have kept."""
+        steps = set(self._own_steps(run))
+        for other in self._leaving.get(run.run, ()):
+            step = self.shared_steps(other)
+            steps |= {step, *(s for s in self._own_steps(other) if s <= step)}
+        return sorted(steps)
+
+    def _own_steps(self, run: PlannedRun) -> list[int]:
+        per_epoch, epochs = self._steps_per_epoch(run), run.settings.training["epochs"]
+        steps = (moment.step(per_epoch, epochs) for moment in self.moments if moment.number is not None)
+        return sorted({step for step in steps if step is not None})
+
+    def _steps_per_epoch(self, run: PlannedRun) -> int:
+        return -(-self.train_data(run.settings).num_examples // run.settings.training["batch_size"])
+
+    @cached_property
+    def _by_id(self) -> dict[str, PlannedRun]:
+        return {run.run: run for run in reversed(self.runs)}
+
+    @cached_property
+    def _origins(self) -> dict[str, Origin]:
+        def rest(run: PlannedRun) -> str:
+            s = run.settings
+            return json.dumps([unit_of(s), dict(s.data), s.init_scale], sort_keys=True)
+
+        return origins({run.run: (rest(run), self.train_config(run.settings, run.seed)) for run in self.runs})
+
+    @cached_property
+    def _leaving(self) -> dict[str, list[PlannedRun]]:
+        leaving: dict[str, list[PlannedRun]] = {}
+        for run, origin in self._origins.items():
+            leaving.setdefault(origin.run, []).append(self._by_id[run])
+        return leaving
+
+    def origin(self, run: PlannedRun) -> PlannedRun | None:
+        """The run that it is one with until their schedules part; None if it is trained from the start."""
+        origin = self._origins.get(run.run)
+        return origin and self._by_id[origin.run]
+
+    def shared_steps(self, run: PlannedRun) -> int:
+        """Until when."""
+        origin = self._origins.get(run.run)
+        return origin.epochs * self._steps_per_epoch(run) if origin else 0
+
+    def branch(self, run: PlannedRun) -> Branch | None:
+        """Where it leaves that one; None to train from the start."""
+        origin = self.origin(run)
+        if origin is None:
+            return None
+        return branch_off(
+            self.folder(origin),
+            self.folder(run),
+            self.shared_steps(run),
+            keep_steps=self._own_steps(run),
+            losses=self.spec.looked_for,
+        )
 
     def has(self, run: PlannedRun, moment: Moment) -> bool:
         """Whether the network of that moment is there, also where training diverged later on."""
@@ -247,9 +298,8 @@ class StudyNetworks:
             return reached_file(folder, moment.number)
         if moment.number is None:
             return folder / WEIGHTS_FILE
-        training = run.settings.training
-        per_epoch = -(-self.train_data(run.settings).num_examples // training["batch_size"])
-        return kept_checkpoint(folder, moment.step(per_epoch, training["epochs"]) or 0)
+        step = moment.step(self._steps_per_epoch(run), run.settings.training["epochs"])
+        return kept_checkpoint(folder, step or 0)
 
     def network(self, run: PlannedRun, moment: Moment) -> nn.Module:
         weights = self._weights(run, moment)

@@ -107,6 +107,7 @@ class StudyPlan(StudyNetworks):
 
         def compute(progress: Progress) -> Measurement:
             self.forget_gaps(run)
+            branch = self.branch(run)
             data = self.train_data(run.settings)
             looked_at = first_examples(data, self.num_examples(run, None))
             look = LossReached(losses, looked_at, self.loss, every=self.spec.look_every, folder=folder)
@@ -119,6 +120,7 @@ class StudyPlan(StudyNetworks):
                 checkpoint_dir=folder,
                 checkpoint_every=CHECKPOINT_EVERY,
                 keep_steps=keep_steps,
+                branch=branch,
                 callbacks=[look] if losses else (),
                 progress=progress,
             )
@@ -127,10 +129,12 @@ class StudyPlan(StudyNetworks):
             return dataclasses.replace(history, provenance={**history.provenance, **kept})
 
         num_train, num_test = self.train_data(run.settings).num_examples, self.test_data.num_examples
-        cost = config.epochs * 3 * num_train + (config.epochs + 1) * (num_train + num_test)
+        steps_per_epoch = -(-num_train // config.batch_size)
+        epochs = config.epochs - self.shared_steps(run) // steps_per_epoch
+        cost = epochs * 3 * num_train + (1 + epochs // config.evaluate_every) * (num_train + num_test)
         if losses:
-            num_steps = config.epochs * -(-num_train // config.batch_size)
-            cost += num_steps // self.spec.look_every * self.num_examples(run, None)
+            cost += epochs * steps_per_epoch // self.spec.look_every * self.num_examples(run, None)
+        origin = self.origin(run)
         arguments = {"folder": folder.name}
         return Task(
             run.run,
@@ -140,6 +144,9 @@ class StudyPlan(StudyNetworks):
             cost,
             compute,
             lambda: seconds_spent(folder),
+            needs=(self._training(origin).key,) if origin else (),
+            # It may be trained from the start as well.
+            outlives=lambda: True,
             stands=lambda record: self.holds(run, record.content),
             unit=unit_of(run.settings),
             keep_arrays=self.spec.keep_arrays,

@@ -62,6 +62,7 @@ class TrainingSpec(Table):
     weight_decay: float = Field(default=0.0, ge=0)
     step_size: PositiveInt = 2
     gamma: PositiveFloat = 0.5
+    evaluate_every: PositiveInt = 1
 
 
 class RangeSpec(Table):

@@ -278,8 +278,8 @@ def run_study(
     workers
         Processes; by default `default_workers`. One is this process.
     shard
-        ``(i, n)``: of n that share the folder this is the i-th, from 1, which does every n-th run and what is
-        measured of it alone. What is measured of two networks is left to a call without shards.
+        ``(i, n)``: of n that share the folder this is the i-th, from 1, which does every n-th run, with those
+        that go on from it, and what is measured of each alone. What is measured of two networks is left to a call without shards.
     engine
         Carries the tasks out, in place of `workers`.
     watcher
@@ -307,7 +307,9 @@ def run_study(
     with store.writing():
         _freeze(plan, tasks, threads)
         if shard is not None:
-            runs = list(dict.fromkeys(run.run for run in plan.runs))
-            mine = set(runs[shard[0] - 1 :: shard[1]])
+            # Where training is shared, by whole families.
+            first = {run.run: (plan.origin(run) or run).run for run in plan.runs}
+            families = set(list(dict.fromkeys(first.values()))[shard[0] - 1 :: shard[1]])
+            mine = {run for run, family in first.items() if family in families}
             tasks = [task for task in tasks if task.run in mine]
         return run_tasks(tasks, store, watcher, engine=engine, keep_going=True)

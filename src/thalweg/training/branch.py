@@ -1,4 +1,4 @@
-"""Runs that leave another one at some step, and see the data in another order from there on.
+"""Runs that leave another one at some step: the data come in another order from there on, or the rate differs.
 
 Both share everything up to that step, to the bit: weights, statistics, momentum, learning rate, the state of
 the global generators that layers such as dropout draw from, and which examples the epoch under way has left.
@@ -6,6 +6,7 @@ the global generators that layers such as dropout draw from, and which examples 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from thalweg.core.arguments import check_count
 from thalweg.core.measurement import hash_tensors
 from thalweg.core.rng import generator
 from thalweg.training.checkpoint import Checkpoint
-from thalweg.training.config import TrainConfig
+from thalweg.training.config import TrainConfig, shared_epochs
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class Branch:
     path
         Checkpoint of the other run, kept by ``train(..., keep_steps=...)``; see `kept_checkpoint`.
     order_seed
-        Of the data order from there on.
+        Of the data order from there on; None for the order that both have, where the other run has another
+        schedule that has not told yet (`shared_epochs`). Such a run is, to the bit, the one that would come of
+        training from the start.
     """
 
     path: Path
-    order_seed: int
+    order_seed: int | None = None
 
     def load(self) -> Checkpoint:
         """The state there.
@@ -46,14 +49,34 @@ class Branch:
         """
         return Checkpoint.load(self.path)
 
-    def describe(self, origin: Checkpoint) -> dict[str, Any]:
-        """What two identical branches share: step, state and order."""
-        tensors = [origin.tensors[name] for name in sorted(origin.tensors)]
-        return {
-            "step": origin.header["step"],
-            "state": hash_tensors(*tensors),
-            "order_seed": int(self.order_seed),
+    def state_for(self, config: TrainConfig, origin: Checkpoint, steps_per_epoch: int) -> Checkpoint:
+        """What a run of this configuration goes on from: where both are one run still, as if it were its own."""
+        there = origin.header["provenance"]
+        theirs = TrainConfig(
+            **{f.name: there[f.name] for f in dataclasses.fields(TrainConfig) if f.name in there}
+        )
+        shared = shared_epochs(theirs, config) * steps_per_epoch
+        if self.order_seed is not None or origin.header["step"] > shared:
+            return origin
+        schedule = {"step_size": config.step_size, "gamma": config.gamma}
+        header = {
+            **origin.header,
+            "provenance": {**there, **schedule, "epochs": config.epochs},
+            "scheduler": {**origin.header["scheduler"], **schedule},
         }
+        return Checkpoint(origin.tensors, header)
+
+    def fork(self, origin: Checkpoint) -> tuple[int, int] | None:
+        """Step and seed of the other order; None if there is none."""
+        return None if self.order_seed is None else (origin.header["step"], self.order_seed)
+
+    def describe(self, origin: Checkpoint) -> dict[str, Any]:
+        """What two identical branches share: step, state and order; nothing of a run like one from the start."""
+        if self.order_seed is None:
+            return {}
+        tensors = [origin.tensors[name] for name in sorted(origin.tensors)]
+        step, state = origin.header["step"], hash_tensors(*tensors)
+        return {"branch": {"step": step, "state": state, "order_seed": int(self.order_seed)}}
 
 
 def kept_checkpoint(folder: str | Path, step: int) -> Path:

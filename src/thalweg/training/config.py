@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from thalweg.core.arguments import check_count
 from thalweg.core.rng import stream_seed
@@ -27,6 +29,10 @@ class TrainConfig:
     step_size, gamma
         StepLR: the rate is multiplied by `gamma` after every `step_size` epochs. The paper says StepLR and
         neither number; 2 and 0.5 are our choice.
+    evaluate_every
+        Epochs between looks at the loss and accuracy on all the data, which a history is made of; the last
+        epoch always has one. Above 1 where epochs are short: of gradient descent on all the data, a look at
+        each costs half as much as the training.
     """
 
     seed: int
@@ -37,9 +43,10 @@ class TrainConfig:
     weight_decay: float = 0.0
     step_size: int = 2
     gamma: float = 0.5
+    evaluate_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "step_size"):
+        for name in ("epochs", "batch_size", "step_size", "evaluate_every"):
             check_count(name, getattr(self, name))
         stream_seed(self.seed)  # refuses what is no integer
         if not 0 < self.lr < math.inf:
@@ -50,3 +57,25 @@ class TrainConfig:
             raise ValueError(f"`weight_decay` must be a finite number >= 0, got {self.weight_decay}.")
         if not 0 < self.gamma < math.inf:
             raise ValueError(f"`gamma` must be a finite number above 0, got {self.gamma}; 1 keeps the rate.")
+
+    def describe(self) -> dict[str, Any]:
+        """Its fields, as they identify a run: JSON-safe, without those that came later and say nothing new."""
+        fields = dataclasses.asdict(self)
+        if self.evaluate_every == 1:
+            del fields["evaluate_every"]
+        return fields
+
+
+def shared_epochs(a: TrainConfig, b: TrainConfig) -> int:
+    """Epochs after which a run of the one and a run of the other are in one state, to the bit.
+
+    Before the end of either, so that the history is one as well; 0 if they differ in more than when, and by
+    how much, the rate comes down, and how long they go on.
+    """
+    if dataclasses.replace(a, epochs=b.epochs, step_size=b.step_size, gamma=b.gamma) != b:
+        return 0
+    before_end = min(a.epochs, b.epochs) - 1
+    if (a.step_size, a.gamma) == (b.step_size, b.gamma):
+        return before_end
+    # The state after an epoch holds the next one's rate.
+    return min([before_end, *(c.step_size - 1 for c in (a, b) if c.gamma != 1)])

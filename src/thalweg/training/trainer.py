@@ -106,8 +106,8 @@ def train(
         Steps, 0 for the start, whose checkpoints stay in the folder: see `thalweg.training.branch`.
     branch
         Where this run leaves another one, of the same configuration, whose state at a kept step it starts
-        from, with its history; the data come in another order from there on. Its own checkpoint, if there is
-        one, comes first.
+        from, with its history; the data come in another order from there on. Without another order the other
+        run may have another schedule, later on. Its own checkpoint, if there is one, comes first.
     callbacks
         Called after each step.
     progress
@@ -173,21 +173,22 @@ def _train(
     # hold a private copy of the model, in eval mode, whose point moves along with the training.
     model.eval()
     train_examples = read_examples(train_data)[0]
+    steps_per_epoch = -(-train_examples.num_examples // config.batch_size)
     train_objective = Objective(model, train_examples, loss)
     test_objective = None if test_data is None else Objective(model, test_data, loss)
     provenance = {
         "function": "train",
-        **dataclasses.asdict(config),
+        **config.describe(),
         "objective": train_objective.describe(),
         "test_data": test_objective and test_objective.describe()["data"],
         "num_test_examples": test_objective and test_objective.num_examples,
     }
     origin, fork = None, None
     if branch:
-        origin = branch.load()
+        origin = branch.state_for(config, branch.load(), steps_per_epoch)
         _refuse_other_run(origin.header["provenance"], provenance, branch.path, "`branch`")
-        provenance["branch"] = branch.describe(origin)
-        fork = (origin.header["step"], branch.order_seed)
+        provenance |= branch.describe(origin)
+        fork = branch.fork(origin)
 
     # Resident on the device in the dtype of the model: a step costs an index and no copy from the host.
     batch = cast_floating(train_examples.batch, train_objective.dtype, train_objective.device)
@@ -195,7 +196,6 @@ def _train(
     # on channels-last ones (benchmarks/training.py); the model's own memory stays as it is.
     convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
     examples = Examples(batch).in_channels_last() if convolutional else Examples(batch)
-    steps_per_epoch = -(-examples.num_examples // config.batch_size)
     num_steps = config.epochs * steps_per_epoch
     check_steps("keep_steps", keep_steps, num_steps)
     losses_of = LossModule(model, loss, batch)
@@ -291,7 +291,8 @@ def _train(
                 progress(step, num_steps)
 
         scheduler.step()
-        rows.append(row(epoch, lr))
+        if epoch % config.evaluate_every == 0 or epoch == config.epochs:
+            rows.append(row(epoch, lr))
         save()
 
     history = TrainingHistory.of_rows(rows, provenance)
