@@ -233,7 +233,9 @@ def test_refusals(run, tmp_path) -> None:
         train(Net(), DATA, None, CONFIG, branch=Branch(tmp_path / "nothing.safetensors", 7))
 
 
-@pytest.mark.parametrize("gamma, step_size, epochs", [(1.0, 2, 5), (0.5, 2, 5), (0.1, 3, 4), (0.1, 5, 7)])
+@pytest.mark.parametrize(
+    ("gamma", "step_size", "epochs"), [(1.0, 2, 5), (0.5, 2, 5), (0.1, 3, 4), (0.1, 5, 7)]
+)
 @pytest.mark.parametrize("every", [1, 2])
 def test_a_run_whose_schedule_parts_later_is_to_the_bit_the_one_from_the_start(
     tmp_path, gamma, step_size, epochs, every
@@ -241,7 +243,7 @@ def test_a_run_whose_schedule_parts_later_is_to_the_bit_the_one_from_the_start(
     first = dataclasses.replace(CONFIG, epochs=5, step_size=3, gamma=0.2, evaluate_every=every)
     second = dataclasses.replace(first, epochs=epochs, step_size=step_size, gamma=gamma)
     shared = shared_epochs(first, second)
-    assert shared >= 1 and shared == shared_epochs(second, first)
+    assert shared == shared_epochs(second, first) >= 1
     train(Net(), DATA, DATA, first, checkpoint_dir=tmp_path / "a", keep_steps=[8 * shared])
 
     log_ours: list = []
@@ -265,13 +267,13 @@ def test_where_schedules_have_parted_a_run_of_the_other_is_refused(tmp_path) -> 
         train(Net(), DATA, None, second, branch=Branch(kept_checkpoint(tmp_path, 24)))
     with pytest.raises(ValueError, match=r"holds another run: gamma is"):
         train(Net(), DATA, None, second, branch=Branch(kept_checkpoint(tmp_path, 16), order_seed=3))
+    other = dataclasses.replace(second, lr=0.1)
     with pytest.raises(ValueError, match=r"holds another run: lr is 0.05 there and 0.1 here"):
-        other = dataclasses.replace(second, lr=0.1)
         train(Net(), DATA, None, other, branch=Branch(kept_checkpoint(tmp_path, 8)))
 
 
 @pytest.mark.parametrize(
-    "change, shared",
+    ("change", "shared"),
     [
         ({}, 9),
         ({"epochs": 4}, 3),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from collections.abc import Mapping
@@ -209,7 +208,7 @@ class StudyNetworks:
         return self.out / "checkpoints" / f"{run.run}-{kept[:4]}"
 
     def keep_steps(self, run: PlannedRun) -> list[int]:
-        """Whose checkpoints stay: those of its moments, and what runs that leave it go on from and have kept."""
+        """Whose checkpoints stay: its moments', and what runs that leave it go on from and have kept."""
         steps = set(self._own_steps(run))
         for other in self._leaving.get(run.run, ()):
             step = self.shared_steps(other)

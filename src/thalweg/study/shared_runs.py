@@ -32,7 +32,7 @@ class Origin:
 
 
 def origins(configs: Mapping[str, tuple[str, TrainConfig]]) -> dict[str, Origin]:
-    """By the identity of each run that leaves another one, where it does; the first of those alike is trained whole.
+    """By its identity, where each run leaves another one; of those alike the first is trained whole.
 
     Parameters
     ----------

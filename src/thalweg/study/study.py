@@ -279,7 +279,8 @@ def run_study(
         Processes; by default `default_workers`. One is this process.
     shard
         ``(i, n)``: of n that share the folder this is the i-th, from 1, which does every n-th run, with those
-        that go on from it, and what is measured of each alone. What is measured of two networks is left to a call without shards.
+        that go on from it, and what is measured of each alone. What is measured of two networks is left to a
+        call without shards.
     engine
         Carries the tasks out, in place of `workers`.
     watcher

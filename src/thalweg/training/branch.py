@@ -1,4 +1,4 @@
-"""Runs that leave another one at some step: the data come in another order from there on, or the rate differs.
+"""Runs that leave another one at some step: from there on the order of the data differs, or the rate.
 
 Both share everything up to that step, to the bit: weights, statistics, momentum, learning rate, the state of
 the global generators that layers such as dropout draw from, and which examples the epoch under way has left.
@@ -32,8 +32,8 @@ class Branch:
         Checkpoint of the other run, kept by ``train(..., keep_steps=...)``; see `kept_checkpoint`.
     order_seed
         Of the data order from there on; None for the order that both have, where the other run has another
-        schedule that has not told yet (`shared_epochs`). Such a run is, to the bit, the one that would come of
-        training from the start.
+        schedule that has not told yet (`shared_epochs`). Such a run is, to the bit, what training from the
+        start would give.
     """
 
     path: Path
@@ -50,11 +50,10 @@ class Branch:
         return Checkpoint.load(self.path)
 
     def state_for(self, config: TrainConfig, origin: Checkpoint, steps_per_epoch: int) -> Checkpoint:
-        """What a run of this configuration goes on from: where both are one run still, as if it were its own."""
+        """What a run of this configuration goes on from; as if its own where both are still one run."""
         there = origin.header["provenance"]
-        theirs = TrainConfig(
-            **{f.name: there[f.name] for f in dataclasses.fields(TrainConfig) if f.name in there}
-        )
+        fields = [field.name for field in dataclasses.fields(TrainConfig)]
+        theirs = TrainConfig(**{name: there[name] for name in fields if name in there})
         shared = shared_epochs(theirs, config) * steps_per_epoch
         if self.order_seed is not None or origin.header["step"] > shared:
             return origin
@@ -71,7 +70,7 @@ class Branch:
         return None if self.order_seed is None else (origin.header["step"], self.order_seed)
 
     def describe(self, origin: Checkpoint) -> dict[str, Any]:
-        """What two identical branches share: step, state and order; nothing of a run like one from the start."""
+        """What two identical branches share: step, state and order; nothing if as from the start."""
         if self.order_seed is None:
             return {}
         tensors = [origin.tensors[name] for name in sorted(origin.tensors)]

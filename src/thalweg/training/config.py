@@ -59,7 +59,7 @@ class TrainConfig:
             raise ValueError(f"`gamma` must be a finite number above 0, got {self.gamma}; 1 keeps the rate.")
 
     def describe(self) -> dict[str, Any]:
-        """Its fields, as they identify a run: JSON-safe, without those that came later and say nothing new."""
+        """Its fields, as they identify a run: JSON-safe, without what came later and is at its default."""
         fields = dataclasses.asdict(self)
         if self.evaluate_every == 1:
             del fields["evaluate_every"]

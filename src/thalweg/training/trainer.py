@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import random
 import time
@@ -361,7 +360,9 @@ def _seed_global_generators(seed: int) -> None:
 
 def _refuse_other_run(there: dict[str, Any], here: dict[str, Any], place: Path, argument: str) -> None:
     def flat(provenance: dict[str, Any]) -> dict[str, Any]:
-        own = {k: v for k, v in provenance.items() if k != "objective"}
+        # `TrainConfig.describe` leaves this one out at its default.
+        own = {"evaluate_every": TrainConfig.evaluate_every, **provenance}
+        del own["objective"]
         return own | {f"objective.{k}": v for k, v in provenance["objective"].items()}
 
     a, b = flat(there), flat(here)
