@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thalweg.core.alignment import aligned
+from thalweg.core.arguments import check_one_of
 from thalweg.core.identity import code_identity
 from thalweg.core.imports import naming
 
@@ -172,7 +173,7 @@ def check_per_example(losses: Any, num_examples: int, name: str) -> None:
 def _resolve(loss: Loss, batch: Batch) -> tuple[str, Callable[..., Tensor], bool]:
     if isinstance(loss, str):
         if loss not in NAMED:
-            raise ValueError(f"`loss` must be one of {', '.join(NAMED)} or a callable, got {loss!r}.")
+            check_one_of("loss", loss, [*NAMED, "a callable"])
         return loss, NAMED[loss], False
     if not callable(loss):
         raise TypeError(f"`loss` must be a name or a callable, got {type(loss).__name__}.")
