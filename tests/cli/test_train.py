@@ -93,6 +93,14 @@ def test_json_is_the_history(thalweg):
     assert printed["weights"].endswith("model.safetensors")
 
 
+def test_looks_at_the_losses_may_be_rarer_and_the_last_epoch_has_one(thalweg, tmp_path):
+    every = json.loads(thalweg(*ARGUMENTS, "--json")[1])
+    rarer = json.loads(thalweg(*ARGUMENTS, "--out", "rarer", "--evaluate-every", 2, "--json")[1])
+    assert rarer["epochs"]["tensor"] == [0, 2, 3]
+    assert rarer["train_loss"]["tensor"] == [every["train_loss"]["tensor"][i] for i in (0, 2, 3)]
+    assert rarer["learning_rate"]["tensor"] == [every["learning_rate"]["tensor"][i] for i in (0, 2, 3)]
+
+
 def test_the_same_again_prints_the_same_and_another_run_is_refused(thalweg):
     first = thalweg(*ARGUMENTS, "--json")
     assert thalweg(*ARGUMENTS, "--json") == first
@@ -134,6 +142,7 @@ def test_training_data_alone_and_other_losses(thalweg):
         (("--batch-size", 0), "`batch_size` must be a whole number of at least 1, got 0"),
         (("--batch-size", "many"), "--batch-size"),
         (("--batch-size", 7), "leave a last batch of one"),
+        (("--evaluate-every", 0), "`evaluate_every` must be a whole number of at least 1, got 0"),
         (("--lr", -1), "`lr` must be a finite number above 0"),
         (("--checkpoint-every", 0), "`checkpoint_every` must be a whole number of at least 1"),
         (("--device", "abacus"), "`device` must be auto"),

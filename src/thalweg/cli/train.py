@@ -53,6 +53,9 @@ def train(
     gamma: Annotated[
         float, typer.Option(metavar="X", help="Factor of the learning rate at each drop; 1 keeps it.")
     ] = PAPER.gamma,
+    evaluate_every: Annotated[
+        int, typer.Option(metavar="N", help="Epochs between looks at the losses on all the data.")
+    ] = 1,
     loss: LossName = "cross_entropy",
     checkpoint_every: Annotated[
         int | None,
@@ -79,6 +82,7 @@ def train(
         weight_decay=weight_decay,
         step_size=step_size,
         gamma=gamma,
+        evaluate_every=evaluate_every,
     )
     network = build_model(model, seed).to(resolve_device(device))
     train_data, test_data = load_train_test(data, data_root)
