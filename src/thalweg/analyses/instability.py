@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from thalweg.analyses.readings import checked_modes
 from thalweg.core.arguments import check_count, check_fraction
 from thalweg.core.array_store import ArrayStore
+from thalweg.core.distributions import student_quantile
 from thalweg.core.errors import NonFiniteLossError
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.progress import Progress, part_of
@@ -105,7 +105,7 @@ class Instability(Measurement):
         mean, num_seeds = table.mean(1), table.shape[1]
         if num_seeds == 1:
             return torch.full_like(mean, -math.inf), torch.full_like(mean, math.inf)
-        half = float(stats.t.ppf(0.5 + level / 2, num_seeds - 1)) * _standard_error(table)
+        half = float(student_quantile(0.5 + level / 2, num_seeds - 1)) * _standard_error(table)
         if of == "barriers":
             half = half + self.grid_errors.mean(1)
         return mean - half, mean + half

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from thalweg.measures.surfaces.plane import PlaneSlice, plane_slice
@@ -94,7 +94,7 @@ def pass_height(heights: Tensor, start: tuple[int, int], end: tuple[int, int]) -
     levels = levels[levels >= max(table[start], table[end])]
 
     def joined(level: float) -> bool:
-        components, _ = ndimage.label(np.nan_to_num(table, nan=math.inf) <= level)  # type: ignore[misc]
+        components, _ = scipy.ndimage.label(np.nan_to_num(table, nan=math.inf) <= level)  # type: ignore[misc]
         return components[start] == components[end]
 
     low, high = 0, len(levels)  # the first level that joins them is in [low, high]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scipy import stats
+import scipy
 
 from thalweg.analyses.measured import Outcome, measured
 from thalweg.analyses.runs import Run
@@ -104,7 +104,7 @@ def number_reading(result: Measurement, number: str, level: float) -> Reading:
     if found is None or math.isnan(found):
         return Reading.missing("the value is not a number")
     error = getattr(result, f"{number}_error", None) or 0.0
-    half = float(stats.norm.ppf(0.5 + level / 2)) * error if error == error else math.inf
+    half = float(scipy.special.ndtri(0.5 + level / 2)) * error if error == error else math.inf
     return Reading(float(found), found - half, found + half, error if error == error else 0.0)
 
 

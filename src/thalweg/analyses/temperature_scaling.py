@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from thalweg.analyses.temperature_scaling_result import TemperatureScaling
 from thalweg.core.arguments import check_fraction
+from thalweg.core.distributions import student_quantile
 from thalweg.core.errors import ConvergenceError
 from thalweg.core.measurement import ROUNDING, ErrorBudget, StandardError
 from thalweg.core.progress import Progress, Work
@@ -261,6 +261,6 @@ def _of_both(numbers: np.ndarray | None) -> Tensor:
 def _breaks(run: SGDTemperature, departure: float, error: float, tolerance: float, num_runs: int) -> bool:
     if not run.is_stationary:
         return run.outcome != TOO_SHORT  # of which nothing is known
-    quantile = float(stats.t.ppf(1 - (1 - LEVEL) / (2 * num_runs), _error(run).dof))
+    quantile = float(student_quantile(1 - (1 - LEVEL) / (2 * num_runs), _error(run).dof))
     low, high = departure - quantile * error, departure + quantile * error
     return bool(low > np.log1p(tolerance) or high < np.log1p(-tolerance))

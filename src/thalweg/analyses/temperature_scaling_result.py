@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from thalweg.core.arguments import check_fraction
+from thalweg.core.distributions import student_quantile
 from thalweg.core.measurement import Measurement
 from thalweg.measures.dynamics.temperature_result import SGDTemperature
 
@@ -80,7 +80,7 @@ class TemperatureScaling(Measurement):
     def exponent_intervals(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """``(2,)`` lower and upper ends for the exponents of lr and 1 / B, each at that level by itself."""
         check_fraction("level", level, "0.95 is customary")
-        quantiles = torch.from_numpy(stats.t.ppf(0.5 + level / 2, self.exponent_dofs.numpy()))
+        quantiles = torch.from_numpy(student_quantile(0.5 + level / 2, self.exponent_dofs.numpy()))
         halves = quantiles * self.exponent_errors
         return self.exponents - halves, self.exponents + halves
 

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from scipy import stats as scipy_stats
 from torch import Tensor
 
 from thalweg.core.arguments import check_fraction
 from thalweg.core.atomic import replacing
+from thalweg.core.distributions import student_quantile
 from thalweg.core.rounding import at_least
 
 # Arrays up to this many entries stay in the JSON text; larger ones go to a safetensors file beside it.
@@ -43,7 +43,7 @@ class StandardError:
         """Half the two-sided Student interval at confidence `level`."""
         if math.isnan(self.value) or not self.dof > 0:
             return math.inf  # one sample says nothing about the spread
-        return 0.0 if self.value == 0 else float(scipy_stats.t.ppf(0.5 + level / 2, self.dof)) * self.value
+        return 0.0 if self.value == 0 else float(student_quantile(0.5 + level / 2, self.dof)) * self.value
 
 
 @dataclass(frozen=True)

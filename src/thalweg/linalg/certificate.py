@@ -54,8 +54,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import scipy
 import torch
-from scipy import special
 from torch import Tensor
 
 from thalweg.core.arguments import check_fraction
@@ -214,7 +214,7 @@ class _Family:
         num_deflated = self.deflated.shape[1]
         complement = dim - num_deflated
         level = delta ** (1 / len(self.chains))
-        tail = special.betaincinv(0.5, (complement - 1) / 2, level) if complement > 1 else 1.0
+        tail = scipy.special.betaincinv(0.5, (complement - 1) / 2, level) if complement > 1 else 1.0
         component = math.sqrt(tail)
         mu = max(chain.smallest_excluded(component, noise, sign) for chain in self.chains)
         if not num_deflated:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from thalweg.core.arguments import check_fraction
+from thalweg.core.distributions import student_quantile
 from thalweg.core.measurement import ROUNDING, ErrorBudget, StandardError
 from thalweg.core.rounding import at_least, at_most
 
@@ -94,7 +94,7 @@ class Estimate:
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Two-sided interval ``(...)`` at confidence `level`: Student quantiles, the solver's part added."""
         check_fraction("level", level, "0.95 is customary")
-        quantile = float(stats.t.ppf(0.5 + level / 2, self.dof)) if self.dof > 0 else math.inf
+        quantile = float(student_quantile(0.5 + level / 2, self.dof)) if self.dof > 0 else math.inf
         half = (quantile * self.standard_error).nan_to_num(nan=math.inf) + self.solver
         # Infinity times nought: exact, whatever the quantile.
         half = torch.where(self.standard_error == 0, self.solver, half)

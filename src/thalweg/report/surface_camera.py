@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.interpolate import interpn
+import scipy
 
 # Where one may stand, best loved first of those that see as much: so many ways around from the first, in
 # degrees, at a distance from the middle of a cube with sides of one, at such angles above the ground.
@@ -63,7 +63,7 @@ def _in_sight(
     # Over the cube nothing is in the way.
     ways = (place - points) * np.minimum(1.0, (0.5 - points[:, 2:]).clip(0) / (place[2] - points[:, 2:]))
     line = points + share * ways  # (L, T, 3)
-    below = interpn(grid, surface, line[..., :2], bounds_error=False, fill_value=np.nan)
+    below = scipy.interpolate.interpn(grid, surface, line[..., :2], bounds_error=False, fill_value=np.nan)
     return ~(below > line[..., 2]).any(0)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.interpolate import interpn
+import scipy
 
 from thalweg.report.figures import INK, LOG_RATIO, PURPLE, VERMILLION, numbers, quantities_of, quantity_label
 from thalweg.report.names import TO
@@ -131,7 +131,7 @@ def _plane(result: Any, full_names: Mapping[str, str]) -> Figure:
 
     def above(points: np.ndarray) -> np.ndarray:
         """Points ``(T, 2)`` of the plane, just above the surface ``(T, 3)``; NaN outside of the grid."""
-        heights = interpn((x, y), losses, points, bounds_error=False, fill_value=np.nan)
+        heights = scipy.interpolate.interpn((x, y), losses, points, bounds_error=False, fill_value=np.nan)
         lifted = heights * (high / low) ** LIFT if log else heights + LIFT * (high - low)
         return np.column_stack([points, lifted])
 

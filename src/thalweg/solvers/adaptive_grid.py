@@ -20,8 +20,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Array = NDArray[np.float64]
 
@@ -137,9 +137,11 @@ def refine(
         fails, far = (
             wanted & ~(part * surplus <= allowed).all(several) for part in (1.0, BESIDE)
         )  # NaN fails
-        cell_fails = active & (_largest(fails, places) | ndimage.binary_dilation(_largest(far, places)))
+        cell_fails = active & (_largest(fails, places) | scipy.ndimage.binary_dilation(_largest(far, places)))
         seen = np.where(np.isnan(surplus), 0.0, np.minimum(MARGIN * surplus, allowed))
-        around = ndimage.maximum_filter(_largest(seen.max(several, initial=0.0), places), 3, mode="nearest")
+        around = scipy.ndimage.maximum_filter(
+            _largest(seen.max(several, initial=0.0), places), 3, mode="nearest"
+        )
         cell_errors = np.where(active & ~cell_fails, around, 0.0)
         # Cells that are done hand their error down to all that will be interpolated in them.
         for cell in map(tuple, np.argwhere(cell_errors > 0)):

@@ -14,8 +14,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from thalweg.core.array_store import Store, key_of, recalled
@@ -248,7 +248,7 @@ def ascend(terms: Sequence[Term], start: Sequence[Tensor], rng: torch.Generator)
         for layer in torch.randperm(len(start), generator=rng).tolist():
             here = touched[layer]
             gains = torch.stack([terms[t].gains(present[t], layer) for t in here]).sum(0)
-            order = torch.from_numpy(linear_sum_assignment(gains.numpy(), maximize=True)[1])
+            order = torch.from_numpy(scipy.optimize.linear_sum_assignment(gains.numpy(), maximize=True)[1])
             if float(gains.gather(1, order[:, None]).sum() - gains.trace()) <= least:
                 continue
             moved = {t: terms[t].reordered(present[t], layer, order) for t in here}

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import scipy
 import torch
-from scipy import linalg, optimize
 from torch import Tensor
 
 # Cosine up to which the rotated direction counts as orthogonal; what is left is taken off by projection.
@@ -94,7 +94,7 @@ def _orthonormal(columns: Tensor, free: Tensor) -> Tensor:
         return columns
     masked = columns * free[:, None]
     # Once more, for a factorisation does not keep noughts to the bit.
-    return torch.from_numpy(linalg.orth(masked.numpy(), rcond=SPANNED)) * free[:, None]
+    return torch.from_numpy(scipy.linalg.orth(masked.numpy(), rcond=SPANNED)) * free[:, None]
 
 
 def orthogonalized(direction: Tensor, basis: Tensor, rows_of: Rows) -> Tensor:
@@ -151,7 +151,7 @@ def orthogonalized(direction: Tensor, basis: Tensor, rows_of: Rows) -> Tensor:
         return (value / length).numpy(), (slope / length).numpy()
 
     start = (basis.T @ direction).numpy()
-    found = optimize.root(overlap, start, jac=True, method="hybr", tol=1e-15)
+    found = scipy.optimize.root(overlap, start, jac=True, method="hybr", tol=1e-15)
     result = torch.empty_like(direction)
     units, _ = turned(torch.from_numpy(found.x))
     for row, unit, target in zip(rows_of(result), units, targets, strict=True):

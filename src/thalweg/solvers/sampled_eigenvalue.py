@@ -36,10 +36,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from thalweg.core.arguments import check_fraction
+from thalweg.core.distributions import student_quantile
 from thalweg.core.measurement import ErrorBudget, StandardError
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import generator
@@ -370,11 +370,11 @@ class _Stage:
         """All of it."""
         delta, sign = 1 - self.confidence, 1 if self.is_top else -1
         error = self.standard_error
-        quantile = float(stats.t.isf(LIMIT_SHARE * delta, error.dof))
+        quantile = float(-student_quantile(LIMIT_SHARE * delta, error.dof))
         near = float(self.inner.mean()) - sign * quantile * error.value
         bounds = torch.tensor(self._bounds, dtype=torch.float64)
         spread = float(bounds.std()) / math.sqrt(self.num_samples)
-        far = float(bounds.mean()) + sign * float(stats.t.isf(delta / 2, self.num_samples - 1)) * spread
+        far = float(bounds.mean()) + sign * float(-student_quantile(delta / 2, self.num_samples - 1)) * spread
         return SampledEigenvalue(
             value=self.value,
             error=ErrorBudget(solver=self.bias, data=error),

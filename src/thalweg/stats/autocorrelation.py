@@ -26,9 +26,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
-from scipy.fft import next_fast_len
+
+from thalweg.core.distributions import chi_squared_quantile
 
 Array = NDArray[np.float64]
 
@@ -139,7 +140,7 @@ def drift(samples: ArrayLike) -> Drift:
     dof = np.where(unit > 0, half.dof, 1.0)
     # The unit is itself uncertain, as that of Student's: averaged over where it may lie.
     places = (np.arange(NODES) + 0.5) / NODES
-    scales = stats.chi2.ppf(places.reshape(-1, *[1] * statistic.ndim), dof) / dof
+    scales = chi_squared_quantile(places.reshape(-1, *[1] * statistic.ndim), dof) / dof
     p_value = np.where(np.isinf(statistic), 0.0, _beyond_bridge(statistic * scales).mean(0))
     return Drift(statistic, dof, p_value)
 
@@ -149,9 +150,9 @@ def _beyond_bridge(x: Array) -> Array:
     x = np.clip(x, 1e-3, 10.0)[..., None]  # below and above it is 1 and 0, to rounding
     k = np.arange(20.0)
     q = (4 * k + 1) ** 2 / (16 * x)
-    weights = np.exp(special.gammaln(k + 0.5) - special.gammaln(k + 1)) * np.sqrt(4 * k + 1)
+    weights = np.exp(scipy.special.gammaln(k + 0.5) - scipy.special.gammaln(k + 1)) * np.sqrt(4 * k + 1)
     # kve is the Bessel function times exp(q).
-    terms = weights * np.exp(-2 * q) * special.kve(0.25, q)
+    terms = weights * np.exp(-2 * q) * scipy.special.kve(0.25, q)
     return np.clip(1 - terms.sum(-1) / (np.pi**1.5 * np.sqrt(x[..., 0])), 0.0, 1.0)
 
 
@@ -166,6 +167,6 @@ def _about_line(y: Array) -> CorrelatedMean:
 def _autocovariances(y: Array) -> Array:
     """``(n, ...)`` by lag, of centred columns, each lag's sum over n: by a padded Fourier transform."""
     n = len(y)
-    size = next_fast_len(2 * n, real=True)
+    size = scipy.fft.next_fast_len(2 * n, real=True)
     spectrum = np.fft.rfft(y, size, axis=0)
     return np.fft.irfft(spectrum.real**2 + spectrum.imag**2, size, axis=0)[:n] / n

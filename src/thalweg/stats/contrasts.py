@@ -26,10 +26,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import integrate, special, stats
 
 from thalweg.core.arguments import check_fraction
+from thalweg.core.distributions import student_quantile
 from thalweg.stats.permutation import is_exact, relabelling_p_values, smallest_p_value
 
 
@@ -130,7 +131,7 @@ def two_sample(
         raise ValueError(f"`a` and `b` must have one length to be paired, got {len(x)} and {len(y)} values.")
     difference = float(x.mean() - y.mean())
     error, dof = _paired_error(x, y) if paired else _welch_error(x, y)
-    half = float(stats.t.ppf(0.5 + level / 2, dof)) * error
+    half = float(student_quantile(0.5 + level / 2, dof)) * error
     if p_value is None:
         p_value = float(relabelling_p_values(x, y, paired=paired, seed=seed))
     size, size_low, size_high = _effect(x, y, paired, level)
@@ -233,7 +234,7 @@ def _effect(
     else:
         spread = d**2 * (share_x**2 / free_x + share_y**2 / free_y) / 8 + share_x / free_x + share_y / free_y
         factor = _factor(share_x, free_x, share_y, free_y)
-    half = float(stats.norm.ppf(0.5 + level / 2)) * math.sqrt(spread)
+    half = float(scipy.special.ndtri(0.5 + level / 2)) * math.sqrt(spread)
     return d * factor, d - half, d + half
 
 
@@ -254,10 +255,10 @@ def _factor(share_x: float, free_x: int, share_y: float, free_y: int) -> float:
         def transform(root: float) -> float:
             return (1 + root**2 / free_x) ** (-free_x / 2) * (1 + root**2 / free_y) ** (-free_y / 2)
 
-        return math.sqrt(math.pi) / 2 / float(integrate.quad(transform, 0, math.inf)[0])
+        return math.sqrt(math.pi) / 2 / float(scipy.integrate.quad(transform, 0, math.inf)[0])
     (less, f), (more, g) = sorted([(share_x * free_x, free_x), (share_y * free_y, free_y)])
-    gammas = math.exp(special.gammaln(g / 2) - special.gammaln((g - 1) / 2))
-    return 2 * gammas / math.sqrt(more) * float(special.hyp2f1(0.5, (3 - g) / 2, f / 2, less / more))
+    gammas = math.exp(scipy.special.gammaln(g / 2) - scipy.special.gammaln((g - 1) / 2))
+    return 2 * gammas / math.sqrt(more) * float(scipy.special.hyp2f1(0.5, (3 - g) / 2, f / 2, less / more))
 
 
 def _paired_factor(concentration: float, free: int) -> float:
@@ -271,4 +272,6 @@ def _paired_factor(concentration: float, free: int) -> float:
     squares = free**2 / ((free + 2) * (free - 1)) * (concentration - 1 / free)
     square = 1 - 2 / free * squares
     dof = min(max(free, free * square / squares), 2 * free) if squares > 0 else 2 * free
-    return math.exp(special.gammaln(dof / 2) - special.gammaln((dof - 1) / 2)) * math.sqrt(2 / dof)
+    return math.exp(scipy.special.gammaln(dof / 2) - scipy.special.gammaln((dof - 1) / 2)) * math.sqrt(
+        2 / dof
+    )

@@ -26,8 +26,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
+from thalweg.core.distributions import student_tail
 from thalweg.stats.contrasts import TwoSample, two_sample
 from thalweg.stats.permutation import relabelling_p_values
 
@@ -152,5 +152,5 @@ def _one_sided(sample: TwoSample, point: float, sign: int, by_labels: float) -> 
     if beyond <= 0:
         return 1.0
     error = sample.standard_error
-    student = 2 * float(stats.t.sf(beyond / error, sample.dof)) if error > 0 else 0.0
+    student = 2 * float(student_tail(beyond / error, sample.dof)) if error > 0 else 0.0
     return max(student, by_labels)

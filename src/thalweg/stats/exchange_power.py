@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 from thalweg.core.arguments import check_fraction
 from thalweg.stats.cell_exchange import is_grid, level_orders, num_exchanges
@@ -59,7 +59,10 @@ def detectable_tau(sizes: Sequence[int], num_cells: int, *, level: float = 0.95,
     check_fraction("power", power, "0.8 is customary")
     if not is_grid(sizes, num_cells):
         variance = 2 * (2 * num_cells + 5) / (9 * num_cells * (num_cells - 1))
-        return min(1.0, float(stats.norm.ppf(0.5 + level / 2) + stats.norm.ppf(power)) * math.sqrt(variance))
+        return min(
+            1.0,
+            float(scipy.special.ndtri(0.5 + level / 2) + scipy.special.ndtri(power)) * math.sqrt(variance),
+        )
     alpha = 1 - level + 1e-12
     if alpha < 2 / num_exchanges(sizes, num_cells):
         return math.nan
@@ -78,7 +81,7 @@ def detectable_tau(sizes: Sequence[int], num_cells: int, *, level: float = 0.95,
     # A step function: the least strength that is enough, to a hundredth.
     if missing(0.0) <= 0:
         return 0.0
-    rho = float(optimize.bisect(lambda r: missing(r) or -1e-9, 0.0, 1.0, xtol=1e-3))  # type: ignore[arg-type]
+    rho = float(scipy.optimize.bisect(lambda r: missing(r) or -1e-9, 0.0, 1.0, xtol=1e-3))  # type: ignore[arg-type]
     return 2 / math.pi * math.asin(min(1.0, rho))
 
 

@@ -43,9 +43,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from thalweg.core.arguments import check_flag, check_fraction, is_number
+from thalweg.core.distributions import student_quantile, student_tail
 from thalweg.stats.cells import Cells, run_labels
 
 Array = NDArray[np.float64]
@@ -183,7 +183,7 @@ def held_out_prediction(
     spread = 0.5 * (with_features / with_features.mean() - without / without.mean())
     dof = num_configurations - 1
     error = float(spread.std(ddof=1)) * math.sqrt(1 / num_configurations + 1 / dof)
-    half = float(stats.t.ppf(0.5 + level / 2, dof)) * error
+    half = float(student_quantile(0.5 + level / 2, dof)) * error
     return HeldOutPrediction(
         error=float(errors[0]),
         baseline_error=float(errors[1]),
@@ -272,7 +272,7 @@ def _quantiles(known: Array, new: Array) -> tuple[Array, Array]:
 def _upper(value: float, error: float, dof: int) -> float:
     if error == 0:
         return 0.0 if value > 0 else 0.5 if value == 0 else 1.0
-    return float(stats.t.sf(value / error, dof))
+    return float(student_tail(value / error, dof))
 
 
 def _no_nan(name: str, values: ArrayLike) -> Array:

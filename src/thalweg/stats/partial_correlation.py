@@ -35,10 +35,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from thalweg.core.arguments import check_count, check_fraction, check_one_of
+from thalweg.core.distributions import student_quantile, student_tail
 from thalweg.stats.cell_exchange import Exchanges, two_sided
 from thalweg.stats.cells import Cells, run_labels, run_values
 
@@ -153,10 +154,10 @@ def partial_correlation(
     grid, smallest = None, 0.0
     if hyperparameters is None:
         error = math.sqrt((1 + value**2 / 2 if is_rank else 1.0) / (n - 3 - k))
-        quantile = float(stats.norm.ppf(0.5 + level / 2))
+        quantile = float(scipy.special.ndtri(0.5 + level / 2))
         dof = n - 2 - k
         t = value * math.sqrt(dof / max(1 - value**2, 1e-300))
-        p_value = 2 * float(stats.t.sf(abs(t), dof))
+        p_value = 2 * float(student_tail(abs(t), dof))
         dof = math.inf  # of Fisher's z
     else:
         labels = run_labels("hyperparameters", hyperparameters, n)
@@ -173,7 +174,7 @@ def partial_correlation(
         drawn = _partial(_covariances(columns, grid.weights(num_resamples, seed), is_rank))
         error = float(drawn.std(ddof=1)) / max(1 - value**2, 1e-15)
         dof = grid.dof
-        quantile = float(stats.t.ppf(0.5 + level / 2, dof))
+        quantile = float(student_quantile(0.5 + level / 2, dof))
         pair = [np.column_stack([x, *columns[2:]]) for x in columns[:2]]
         exchanges = Exchanges.of(labels, grid, pair, num_resamples, seed)
         p_value, smallest = _exchange_p(columns, is_rank, grid, exchanges), exchanges.smallest_p
@@ -197,7 +198,9 @@ def partial_correlation(
 def _exchange_p(columns: list[Array], is_rank: bool, cells: Cells, exchanges: Exchanges) -> float:
     """See the module's text."""
     share = np.eye(len(cells.sizes))[cells.index] / cells.sizes  # (n, C)
-    m, g, *z = (share.T @ (stats.rankdata(x) if is_rank else (x - x.mean()) / np.ptp(x)) for x in columns)
+    m, g, *z = (
+        share.T @ (_below(x).sum(1) + 0.5 if is_rank else (x - x.mean()) / np.ptp(x)) for x in columns
+    )
     basis = np.linalg.qr(np.column_stack([np.ones(len(m)), *z]))[0]
 
     def left(x: Array) -> Array:
@@ -213,17 +216,20 @@ def _exchange_p(columns: list[Array], is_rank: bool, cells: Cells, exchanges: Ex
     return float(two_sided(null))
 
 
+def _below(x: Array) -> Array:
+    """``(n, n)``: whether the second lies below the first, a half where they are equal."""
+    return (x[:, None] > x) + 0.5 * (x[:, None] == x)
+
+
 def _covariances(columns: list[Array], weights: Array, is_rank: bool) -> Array:
     """``(B, 2 + k, 2 + k)`` with weights ``(B, n)``, of values or of their ranks among the weighted runs."""
     share = weights / weights.sum(1, keepdims=True)
     drawn = []
     for x in columns:
-        # What lies below a run, and half of what is equal to it: mid-ranks, over n.
-        below = (x[:, None] > x) + 0.5 * (x[:, None] == x) if is_rank else None
         rows = (
-            np.broadcast_to((x - x.mean()) / (np.ptp(x) or 1.0), share.shape)
-            if below is None
-            else share @ below.T
+            share @ _below(x).T  # mid-ranks, over n
+            if is_rank
+            else np.broadcast_to((x - x.mean()) / (np.ptp(x) or 1.0), share.shape)
         )
         drawn.append(rows - (share * rows).sum(1, keepdims=True))
     x = np.stack(drawn, axis=1)  # (B, 2 + k, n)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from scipy import integrate, optimize, special, stats
+import scipy
 
 from thalweg.core.arguments import check_count, check_fraction, check_positive, is_number
+from thalweg.core.distributions import student_quantile
 from thalweg.stats.permutation import smallest_p_value
 
 MOST_UNITS = 100_000
@@ -47,15 +48,15 @@ def detectable_difference(
         raise ValueError(f"`num_a` and `num_b` must be at least 2, got {num_a} and {num_b}.")
     dof = num_a - 1 if paired else num_a + num_b - 2
     root = math.sqrt(num_a if paired else num_a * num_b / (num_a + num_b))
-    quantile = float(stats.t.ppf(0.5 + level / 2, dof))
+    quantile = float(student_quantile(0.5 + level / 2, dof))
 
     def missing(noncentrality: float) -> float:
-        return float(stats.nct.cdf(quantile, dof, noncentrality)) - (1 - power)
+        return float(scipy.special.nctdtr(dof, noncentrality, quantile)) - (1 - power)
 
     high = 1.0
     while missing(high) > 0:
         high *= 1.5
-    return float(optimize.brentq(missing, 0.0, high)) / root  # type: ignore[arg-type]
+    return float(scipy.optimize.brentq(missing, 0.0, high)) / root  # type: ignore[arg-type]
 
 
 def units_needed(difference: float, *, paired: bool = False, level: float = 0.95, power: float = 0.8) -> int:
@@ -160,17 +161,17 @@ def seeds_for_equivalence(
     def shows(num: int, kept: float) -> bool:
         dof = num - 1 if paired else 2 * num - 2
         error = spread / math.sqrt(num if paired else num / 2)
-        quantile = float(stats.t.ppf(1 - kept / 2, dof))
+        quantile = float(student_quantile(1 - kept / 2, dof))
 
         def inside(share: float) -> float:
             """That the interval lies within the margins, at this quantile of its own width."""
             # A chi-squared number over its degrees of freedom, and the normal law: hundreds of them a call.
-            width = quantile * error * math.sqrt(float(special.gammaincinv(dof / 2, share)) / (dof / 2))
-            return max(0.0, 2 * float(special.ndtr((size - width) / error)) - 1)
+            width = quantile * error * math.sqrt(float(scipy.special.gammaincinv(dof / 2, share)) / (dof / 2))
+            return max(0.0, 2 * float(scipy.special.ndtr((size - width) / error)) - 1)
 
         # Wider than this it does not fit whatever the difference.
-        fits = float(stats.chi2.cdf(dof * (size / (quantile * error)) ** 2, dof))
-        return float(integrate.quad(inside, 0.0, fits, limit=200)[0]) >= power
+        fits = float(scipy.special.chdtr(dof, dof * (size / (quantile * error)) ** 2))
+        return float(scipy.integrate.quad(inside, 0.0, fits, limit=200)[0]) >= power
 
     return _fewest(shows, spread, paired, num_claims, level, power)
 

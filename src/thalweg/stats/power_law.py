@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+
+from thalweg.core.distributions import f_tail
 
 Array = NDArray[np.float64]
 
@@ -84,4 +85,4 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, errors: ArrayLike, dofs: ArrayLike
 
 def _scatter_p_value(square: float, spare: int, dofs: Array) -> float:
     """Of a sum of squares over squares of estimated errors; each term is on average as large as F says."""
-    return float(stats.f.sf(square / spare, spare, len(dofs) / float(np.sum(1 / dofs))))
+    return float(f_tail(square / spare, spare, len(dofs) / float(np.sum(1 / dofs))))

@@ -44,10 +44,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
 
 from thalweg.core.arguments import check_count, check_flag, check_fraction
+from thalweg.core.distributions import student_quantile
 from thalweg.stats.cell_exchange import Exchanges, exchange_p_values, ordered_groups, over_root, with_means
 from thalweg.stats.cells import Cells, Group, axis_groups, run_errors, run_values
 
@@ -194,7 +195,7 @@ def rank_correlation(
     noisy = alone & ((noise_m > 0) | (noise_g > 0))
     variance = np.zeros(len(found))
     dof = float(cells.dof) or math.inf
-    quantile = float(stats.t.ppf(0.5 + level / 2, dof))
+    quantile = float(student_quantile(0.5 + level / 2, dof))
     if cells.dof:
         weights = cells.weights(num_resamples, seed)
         variance += grid.coefficients(signs_m, signs_g, weights).var(0, ddof=1)
@@ -283,5 +284,5 @@ def _blurred_signs(values: Array, errors: Array) -> Array:
     difference = values[:, None] - values
     spread = np.sqrt(2 * (np.square(errors)[:, None] + np.square(errors)))
     return np.where(
-        spread > 0, special.erf(difference / np.where(spread > 0, spread, 1.0)), np.sign(difference)
+        spread > 0, scipy.special.erf(difference / np.where(spread > 0, spread, 1.0)), np.sign(difference)
     )

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from thalweg.core.arguments import check_count, check_fraction
+from thalweg.core.distributions import student_quantile
 from thalweg.stats.cell_exchange import ordered_groups, two_sided
 from thalweg.stats.cells import axis_groups, run_values
 from thalweg.stats.rank_correlation import Grid, signs_of
@@ -107,7 +107,7 @@ def rank_difference(
         )
     difference = along[:, there].mean(1)
     value, error = float(difference[0]), float(difference[1:].std(ddof=1))
-    half = float(stats.t.ppf(0.5 + level / 2, cells.dof)) * error
+    half = float(student_quantile(0.5 + level / 2, cells.dof)) * error
     flips = np.array(list(itertools.product((1.0, -1.0), repeat=len(there))))
     return RankDifference(
         value=value,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from thalweg.core.arguments import check_count
+from thalweg.core.distributions import chi_squared_quantile
 
 
 @dataclass(frozen=True)
@@ -65,5 +65,5 @@ def hill_tail_index(samples: ArrayLike, num_tail: int | None = None, level: floa
     mean = float(np.log(x[:m] / x[m]).mean())
     if mean == 0:  # the largest are all equal: no tail at all
         return TailIndex(math.inf, math.inf, math.inf, m)
-    low, high = (float(stats.chi2.ppf(p, 2 * m)) / (2 * m) for p in ((1 - level) / 2, (1 + level) / 2))
+    low, high = (float(chi_squared_quantile(p, 2 * m)) / (2 * m) for p in ((1 - level) / 2, (1 + level) / 2))
     return TailIndex(1 / mean, low / mean, high / mean, m)

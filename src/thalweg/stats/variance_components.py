@@ -40,8 +40,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from thalweg.core.arguments import check_count, check_fraction
 from thalweg.stats.cells import Cells, run_errors, run_labels, run_values
@@ -238,7 +238,7 @@ def _draws(squares: Array, ranks: Array, by_errors: Array, num_runs: int, num: i
             ratio = np.where(unit > 0, square / unit, 0.0)
         uniform = rng.uniform(size=num)
         # What no noncentrality explains, nought explains best.
-        central = special.chdtr(rank, ratio)
+        central = scipy.special.chdtr(rank, ratio)
         noncentrality = np.zeros(num)
         inside = uniform < central
         noncentrality[inside] = _noncentrality(ratio[inside], rank, uniform[inside])
@@ -250,6 +250,6 @@ def _draws(squares: Array, ranks: Array, by_errors: Array, num_runs: int, num: i
 def _noncentrality(x: Array, dof: float, level: Array) -> Array:
     """By which a noncentral chi-squared number is below x with the probability `level`."""
     large = x > 1e8  # where the inversion gives out, and the root is normal
-    found = np.square(np.sqrt(x) - special.ndtri(level)) - (dof - 1)
-    found[~large] = special.chndtrinc(x[~large], dof, level[~large])
+    found = np.square(np.sqrt(x) - scipy.special.ndtri(level)) - (dof - 1)
+    found[~large] = scipy.special.chndtrinc(x[~large], dof, level[~large])
     return found

@@ -23,10 +23,11 @@ import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from thalweg.core.arguments import check_count, check_fraction
+from thalweg.core.distributions import student_quantile
 from thalweg.stats.cell_exchange import over_root
 from thalweg.stats.cells import Cells, run_values
 from thalweg.stats.permutation import ROUNDING
@@ -98,7 +99,7 @@ def seed_correlation(
     variance = sum((len(p) - 1) / len(p) * float(np.square(p - p.mean()).sum()) for p in parts)
     dof = sum(len(p) - 1 for p in parts)
     value, error = float(_tau(total)), math.sqrt(variance)
-    half = float(stats.t.ppf(0.5 + level / 2, dof)) * error
+    half = float(student_quantile(0.5 + level / 2, dof)) * error
     if dof + len(parts) <= MOST_DRAWN:
         p_value = _by_exchange(signs, float(total[0]), num_exchanges, seed)
     else:
@@ -144,4 +145,6 @@ def _by_normal(cells: Sequence[tuple[Array, Array]], score: float) -> float:
         variance += second[0] * second[1] / (9 * n * (n - 1) * (n - 2)) + third[0] * third[1] / (
             2 * n * (n - 1)
         )
-    return float(2 * stats.norm.sf(max(abs(score) - 1, 0.0) / math.sqrt(variance)))  # for the steps of one
+    return float(
+        2 * scipy.special.ndtr(-max(abs(score) - 1, 0.0) / math.sqrt(variance))
+    )  # for the steps of one

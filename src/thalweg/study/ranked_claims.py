@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from scipy import stats
-
+from thalweg.core.distributions import student_tail
 from thalweg.stats.held_out_prediction import held_out_prediction
 from thalweg.stats.partial_correlation import partial_correlation
 from thalweg.stats.rank_correlation import rank_correlation
@@ -95,7 +94,7 @@ class _Coefficient:
         beyond = self.scale(self.value) - self.scale(point)
         if not beyond > 0 or math.isnan(self.error):
             return 1.0
-        return 2 * float(stats.t.sf(beyond / self.error, self.dof)) if self.error > 0 else 0.0
+        return 2 * float(student_tail(beyond / self.error, self.dof)) if self.error > 0 else 0.0
 
     @property
     def negative(self) -> _Coefficient:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import scipy
 import torch
-from scipy.special import expit, logit
 from torch import Tensor
 
 from thalweg.core.arguments import check_count
@@ -79,8 +79,8 @@ class BlockCurvature(Measurement):
         low, high = super().interval(level)
         if low == high or not 0 < self.value < 1:
             return max(0.0, low), min(1.0, high)
-        centre, half = logit(self.value), (high - low) / 2 / (self.value * (1 - self.value))
-        return float(expit(centre - half)), float(expit(centre + half))
+        centre, half = scipy.special.logit(self.value), (high - low) / 2 / (self.value * (1 - self.value))
+        return float(scipy.special.expit(centre - half)), float(scipy.special.expit(centre + half))
 
     def __repr__(self) -> str:
         low, high = self.interval(0.95)

@@ -20,9 +20,8 @@ Vanden-Eijnden (2009), Multiscale Model. Simul. 7(3), 1192-1219: transition path
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.linalg import splu
 
 from thalweg.measures.dynamics.wells import Wells, neighbours
 
@@ -35,9 +34,9 @@ def core_rates(wells: Wells, temperature: float) -> Array:
     weights = np.exp(-(wells.losses - wells.losses.min()) / temperature).ravel()
     within = (cores[:, None] == np.arange(len(wells.minima))).astype(float)  # (G, M)
     free = np.flatnonzero(cores < 0)
-    stay = sparse.csr_matrix(sparse.diags(np.asarray(jumps.sum(1)).ravel()) - jumps)
+    stay = scipy.sparse.csr_matrix(scipy.sparse.diags(np.asarray(jumps.sum(1)).ravel()) - jumps)
     first = within.copy()
-    first[free] = splu(stay[free][:, free].tocsc()).solve((jumps @ within)[free])
+    first[free] = scipy.sparse.linalg.splu(stay[free][:, free].tocsc()).solve((jumps @ within)[free])
     flows = (within * weights[:, None]).T @ (jumps @ first)
     np.fill_diagonal(flows, 0.0)
     return flows / (weights @ first)[:, None]
@@ -56,7 +55,7 @@ def relaxation(rates: Array) -> float:
         return float(np.float64(1.0) / max(0.0, -eigenvalues[-2]))  # the last is nought
 
 
-def _jumps(wells: Wells, temperature: float) -> sparse.csr_matrix:
+def _jumps(wells: Wells, temperature: float) -> scipy.sparse.csr_matrix:
     """Rates ``(G, G)`` between neighbours on the grid."""
     shape, size = wells.losses.shape, wells.losses.size
     index = np.arange(size).reshape(shape)
@@ -70,7 +69,7 @@ def _jumps(wells: Wells, temperature: float) -> sparse.csr_matrix:
             columns.append(index[b].ravel())
             rates.append(unit * _bernoulli(x).ravel())
     row, column, rate = (np.concatenate(parts) for parts in (rows, columns, rates))
-    return sparse.csr_matrix((rate, (row, column)), shape=(size, size))
+    return scipy.sparse.csr_matrix((rate, (row, column)), shape=(size, size))
 
 
 def _bernoulli(x: Array) -> Array:

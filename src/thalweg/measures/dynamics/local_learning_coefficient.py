@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from thalweg.core.arguments import check_count, check_positive
+from thalweg.core.distributions import f_tail
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
 from thalweg.core.progress import Progress, Work
 from thalweg.core.rng import stream_seed
@@ -393,4 +393,4 @@ def _chain_spread(each: CorrelatedMean, dof: float) -> float:
     weights = 1 / squares
     center = float((weights * each.value).sum() / weights.sum())
     spread = float((weights * np.square(each.value - center)).sum()) / (C - 1)
-    return float(stats.f.sf(spread, C - 1, dof))
+    return float(f_tail(spread, C - 1, dof))

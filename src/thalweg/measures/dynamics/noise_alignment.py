@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import scipy
 import torch
-from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from thalweg.core.measurement import ErrorBudget, Measurement, StandardError
@@ -292,4 +292,4 @@ def _alignment(
 def _angles(A: Tensor, B: Tensor) -> Tensor:
     """``(k,)``, largest first."""
     a, b = (V.cpu().double().numpy() for V in (A, B))
-    return torch.from_numpy(np.minimum(subspace_angles(a, b), math.pi / 2).copy())
+    return torch.from_numpy(np.minimum(scipy.linalg.subspace_angles(a, b), math.pi / 2).copy())

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
+from thalweg.core.distributions import student_quantile
 from thalweg.stats.kurtosis import excess_kurtosis
 from thalweg.stats.tail_index import TailIndex, hill_tail_index
 
@@ -90,7 +90,7 @@ def _of_kurtosis(kurtosis: np.ndarray, errors: np.ndarray, num_units: int) -> st
     """The direction that is surest to be off, at a confidence that holds for all of them together."""
     if not len(kurtosis) or np.isnan(kurtosis).all():
         return ""
-    half = stats.t.ppf(1 - (1 - LEVEL) / (2 * len(kurtosis)), num_units - 1) * errors
+    half = student_quantile(1 - (1 - LEVEL) / (2 * len(kurtosis)), num_units - 1) * errors
     surely = np.nan_to_num(np.abs(kurtosis) - half, nan=-np.inf)
     i = int(np.argmax(surely))
     if not surely[i] > KURTOSIS_TOLERANCE:

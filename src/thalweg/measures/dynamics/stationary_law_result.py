@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from thalweg.core.arguments import check_fraction, check_one_of
+from thalweg.core.distributions import student_quantile
 from thalweg.core.measurement import Measurement
 from thalweg.core.rounding import at_least, at_most
 from thalweg.measures.dynamics.settled import DIVERGED, STATIONARY
@@ -147,7 +147,7 @@ class StationaryLaw(Measurement):
 
     def _quantile(self, level: float) -> float:
         check_fraction("level", level, "0.95 is customary")
-        return float(stats.t.ppf(0.5 + level / 2, self.num_chains - 1))
+        return float(student_quantile(0.5 + level / 2, self.num_chains - 1))
 
     @property
     def notes(self) -> list[str]:

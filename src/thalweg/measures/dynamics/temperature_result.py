@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from thalweg.core.arguments import check_fraction
+from thalweg.core.distributions import student_quantile
 from thalweg.core.measurement import Measurement, StandardError
 from thalweg.core.rounding import at_least, at_most
 from thalweg.measures.dynamics.settled import DIVERGED, STATIONARY
@@ -130,7 +130,7 @@ class SGDTemperature(Measurement):
     def temperature_intervals(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """``(k,)`` lower and upper ends for the temperatures, each at that level by itself."""
         check_fraction("level", level, "0.95 is customary")
-        quantiles = stats.t.ppf(0.5 + level / 2, self.temperature_dofs.numpy())
+        quantiles = student_quantile(0.5 + level / 2, self.temperature_dofs.numpy())
         halves = torch.from_numpy(np.asarray(quantiles)) * self.temperature_errors
         halves = halves + self.residuals / self.eigenvalues * self.temperatures
         ratios = torch.where(halves == 0, 0.0, halves / self.temperatures).exp()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
+from thalweg.core.distributions import f_tail, student_tail
 from thalweg.measures.dynamics.settled import Criteria
 from thalweg.measures.dynamics.wells import Wells
 
@@ -125,7 +125,7 @@ def stationarity(visits: WellVisits, home: NDArray[np.int64], criteria: Criteria
     mean, spread = slopes.mean(0), slopes.std(0, ddof=1) / np.sqrt(C)
     share, error = occupancies.mean(0), occupancies.std(0, ddof=1) / np.sqrt(C)
     with np.errstate(divide="ignore", invalid="ignore"):
-        drifts = np.where(spread > 0, 2 * stats.t.sf(np.abs(mean / spread), C - 1), 1.0)
+        drifts = np.where(spread > 0, 2 * student_tail(np.abs(mean / spread), C - 1), 1.0)
         sizes = np.where(error > 0, share * (1 - share) / error**2, 0.0)
     memories = memory_p_values(occupancies, home)
     return Stationarity(criteria.verdict(np.concatenate([drifts, memories]), sizes), drifts, memories, sizes)
@@ -140,7 +140,7 @@ def memory_p_values(occupancies: Array, home: NDArray[np.int64]) -> Array:
     between = sizes @ np.square(means - occupancies.mean(0)) / (k - 1)
     within = sum(np.square(g - m).sum(0) for g, m in zip(groups, means, strict=True)) / (C - k)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(between > 0, stats.f.sf(between / within, k - 1, C - k), 1.0)
+        return np.where(between > 0, f_tail(between / within, k - 1, C - k), 1.0)
 
 
 def occupancy_p_value(occupancies: Array, predicted: Array) -> float:
@@ -158,11 +158,11 @@ def occupancy_p_value(occupancies: Array, predicted: Array) -> float:
     covariance = np.atleast_2d(np.cov(occupancies[:, :-1].T)) / C
     square = float(gap @ np.linalg.solve(covariance, gap))
     k = M - 1
-    return float(stats.f.sf(square * (C - k) / (k * (C - 1)), k, C - k))
+    return float(f_tail(square * (C - k) / (k * (C - 1)), k, C - k))
 
 
 def time_p_values(times: Array, errors: Array, predicted: Array, dof: int) -> Array:
     """``(M,)``: of logarithms, since times are skewed; NaN where nothing was seen or predicted."""
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.log(times / predicted) / (errors / times)
-    return np.where(np.isfinite(z), 2 * stats.t.sf(np.abs(z), dof), np.nan)
+    return np.where(np.isfinite(z), 2 * student_tail(np.abs(z), dof), np.nan)

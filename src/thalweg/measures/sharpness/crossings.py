@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import elementwise
 from torch import Tensor
 
 from thalweg.core.errors import ConvergenceError
@@ -120,6 +119,8 @@ def first_crossings(
         )
     distances, crossed = np.full(num_rays, np.inf), np.flatnonzero(np.isfinite(upper))
     if len(crossed):
+        from scipy.optimize import elementwise
+
         solved = elementwise.find_root(
             lambda t, ray: heights(ray, t),
             (lower[crossed], upper[crossed]),

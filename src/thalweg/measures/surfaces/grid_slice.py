@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from thalweg.core.arguments import check_count, check_flag, check_fraction
 from thalweg.core.array_store import Store
+from thalweg.core.distributions import student_quantile
 from thalweg.core.measurement import ErrorBudget, StandardError
 from thalweg.core.progress import Progress, Work, part_of
 from thalweg.core.rng import stream_seed
@@ -150,7 +150,7 @@ class GridSlice(Surface):
         """Two-sided interval ``(*grid)`` at each point by itself: Student quantiles, and what interpolation
         may be off."""
         check_fraction("level", level, "0.95 is customary")
-        quantile = float(stats.t.ppf(0.5 + level / 2, self.dof))
+        quantile = float(student_quantile(0.5 + level / 2, self.dof))
         half = quantile * self.loss_standard_errors
         if self.interpolation_errors is not None:
             half = half + self.interpolation_errors
