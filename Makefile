@@ -11,12 +11,14 @@ reproduce: $(STAMP)
 	$(BIN)/thalweg reproduce --preset paper --out runs/paper
 
 # Everything that is not marked slow: eleven minutes on two cores. A process a core, each with one thread: for
-# networks as small as the tests' own, threads only wait.
+# networks as small as the tests' own, threads only wait. Compiled modules are kept, whatever the shell
+# says: some hundred processes import the package.
+TESTING := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	$(TESTING) $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto --dist worksteal
+	$(TESTING) $(BIN)/python -m pytest -m slow -n auto --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
