@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -479,6 +479,29 @@ def test_optimizers_of_another_model_or_unknown_update() -> None:
     assert numbers is not None
     assert numbers["lambda_max"] is not None
     assert "threshold" not in numbers
+
+
+class SignDescent(Optimizer):
+    """One that calls its rate otherwise."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], rate: float) -> None:
+        super().__init__(parameters, {"rate": rate})
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.sub_(group["rate"] * p.grad.sign())
+
+
+def test_an_optimizer_without_a_learning_rate_has_none_and_training_goes_on() -> None:
+    model, _, data = started()
+    monitor = tw.Monitor(model, SignDescent(model.parameters(), 0.1), data, **UNLIMITED)
+    numbers = monitor.step()
+    assert numbers is not None
+    assert numbers["lr"] is None
+    assert numbers["batch_sharpness_threshold"] is None
+    assert numbers["failed"] == 0
+    assert numbers["lambda_max"] is not None
 
 
 def test_one_batch_has_no_noise_of_batches() -> None:

@@ -91,17 +91,19 @@ def _inapplicable(objective: Objective, optimizer: Optimizer) -> dict[str, str]:
     return reasons
 
 
-def largest_lr(optimizer: Optimizer) -> float:
-    """Of the groups'."""
-    return max(float(group["lr"]) for group in optimizer.param_groups)
+def largest_lr(optimizer: Optimizer) -> float | None:
+    """Of the groups'; None of an optimizer that has no such thing."""
+    return max((float(group["lr"]) for group in optimizer.param_groups if "lr" in group), default=None)
 
 
 def batch_threshold(optimizer: Optimizer) -> float | None:
     """2 / lr, at which the batch sharpness settles under plain SGD; of no other optimizer is that known."""
+    if type(optimizer) is not SGD:
+        return None
     groups = optimizer.param_groups
     rates = {float(g["lr"]) for g in groups}
     others = ("momentum", "weight_decay", "maximize")
-    if type(optimizer) is not SGD or len(rates) > 1 or any(g[key] for g in groups for key in others):
+    if len(rates) > 1 or any(g[key] for g in groups for key in others):
         return None
     (lr,) = rates
     return 2 / lr if lr > 0 else None

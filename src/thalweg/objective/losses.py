@@ -202,12 +202,14 @@ def inputs_and_targets(batch: Batch) -> tuple[Any, ...]:
         if len(keys) != 1:
             raise ValueError(
                 f"`data` as a dictionary needs exactly one of the keys {', '.join(TARGET_KEYS)} for a loss "
-                f"of (outputs, targets), got {', '.join(batch)}; or pass a loss `(model, batch) -> (B,)`."
+                f"of (outputs, targets), got {', '.join(batch)}; or pass a loss `(model, batch) -> (B,)`, "
+                "its first argument named so."
             )
         return {k: v for k, v in batch.items() if k != keys[0]}, batch[keys[0]]
     if len(batch) < 2:
         raise ValueError(
-            "`data` needs inputs and targets, got one tensor; or pass a loss `(model, batch) -> (B,)`."
+            "`data` needs inputs and targets, got one tensor; or pass a loss `(model, batch) -> (B,)`, its "
+            "first argument named so."
         )
     return tuple(batch)
 

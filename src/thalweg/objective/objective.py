@@ -61,8 +61,8 @@ class Objective:
         that keeps its order. Read once into memory, that of the model's device up to 2 GiB.
     loss
         ``"cross_entropy"``, ``"mse"`` (mean over the outputs of an example), a callable
-        ``(outputs, targets) -> (B,)``, or ``(model, batch) -> (B,)``, told apart by the name of the first
-        argument. Per example: the objective takes the mean itself.
+        ``(outputs, targets) -> (B,)``, or ``(model, batch) -> (B,)``, whose first argument is then named
+        ``model`` (or ``net``, ``network``, ``module``). Per example: the objective takes the mean itself.
     batch_norm
         ``"running"``, ``"recalibrated"`` or ``"batch"``; see `thalweg.objective.batch_norm`.
     batch_size

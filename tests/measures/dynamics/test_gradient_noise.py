@@ -450,3 +450,22 @@ def test_the_curvature_of_a_quadratic_is_its_own() -> None:
     assert found.hessian is not None
     assert float(found.hessian.eigenvalues[0]) == pytest.approx(4.0)
     assert found.ggn is None  # the loss takes the model
+
+
+@pytest.mark.parametrize("seed", [1, 6, 11, 52])
+def test_no_pair_is_passed_over_below_eigenvalues_far_larger(seed: int) -> None:
+    """Seeds whose Krylov space takes the sixth eigenvalue for the fifth, unless more are solved for."""
+    spectrum = torch.tensor([6.61, 6.0, 5.97, 0.345, 0.245, 0.224, 0.197, 0.124, 0.114], dtype=torch.float64)
+    rng = torch.Generator().manual_seed(0)
+
+    def orthogonal(rows: int, columns: int) -> Tensor:
+        return torch.linalg.qr(torch.randn(rows, columns, generator=rng, dtype=torch.float64))[0]
+
+    left, right = orthogonal(160, 150), orthogonal(150, 150)
+    rest = 0.114 * torch.exp(-torch.arange(1, 142) / 15.0)
+    x = (left * (torch.cat([spectrum, rest]) * 80).sqrt()) @ right.T  # (2 / N) x'x is the Hessian of the mse
+    y = torch.randn(160, 1, generator=rng, dtype=torch.float64)
+    objective = Objective(nn.Linear(150, 1, bias=False).double(), (x, y), "mse")
+    found = tw.gradient_noise(objective, k=5, against=("ggn",), num_probes=2, batch_size=8, seed=seed).ggn
+    assert found is not None
+    assert found.eigenvalues.tolist() == pytest.approx(spectrum[:5].tolist(), abs=1e-3 * 6.61)
