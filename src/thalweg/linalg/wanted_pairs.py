@@ -27,10 +27,12 @@ Which = Literal["top", "bottom", "both"]
 class WantedPairs:
     """The wanted pairs of a process: which they are, whether they are settled, what is kept at a restart."""
 
-    def __init__(self, process: BlockKrylov, k: int, which: Which, confidence: float) -> None:
+    def __init__(
+        self, process: BlockKrylov, k: int, which: Which, confidence: float, num_guards: int = 0
+    ) -> None:
         self.process, self.confidence = process, confidence
-        self.num_top = 0 if which == "bottom" else k
-        self.num_bottom = 0 if which == "top" else k
+        self._returned = 0 if which == "bottom" else k, 0 if which == "top" else k
+        self.num_top, self.num_bottom = (n and n + num_guards for n in self._returned)
         self.values = self.residuals = torch.zeros(0, dtype=torch.float64)
         self.vectors = torch.zeros(0, 0, dtype=torch.float64)
         self._last_values, self._num_steady = self.values, 0
@@ -53,6 +55,11 @@ class WantedPairs:
             self._certificate.extend(process.H, process.noise)
 
     @property
+    def num_wanted(self) -> int:
+        """At both ends, with those that only guard the others."""
+        return self.num_top + self.num_bottom
+
+    @property
     def wanted(self) -> Tensor:
         """Indices of the wanted pairs among the descending Ritz values, in the order of the result."""
         return self._ends(self.num_top, self.num_bottom)
@@ -67,7 +74,7 @@ class WantedPairs:
         """Rules (2) and (3) of `lanczos_eigenpairs`; to be asked once after each product."""
         before, now = self._last_values, self.values[self.wanted]
         self._last_values = now
-        if len(now) < self.num_top + self.num_bottom or bool((self.residuals[self.wanted] > tolerance).any()):
+        if len(now) < self.num_wanted or bool((self.residuals[self.wanted] > tolerance).any()):
             self._num_steady = 0
             return False
         steady = len(before) == len(now) and bool(((now - before).abs() <= tolerance).all())
@@ -101,7 +108,7 @@ class WantedPairs:
 
     def open_pairs(self, tolerance: float) -> Tensor:
         """Indices of the wanted pairs that have not converged, and of those that may yet be wanted."""
-        if len(self.values) < self.num_top + self.num_bottom:
+        if len(self.values) < self.num_wanted:
             return torch.arange(len(self.values))
         is_open = self._contenders(tolerance)
         is_open[self.wanted] = self.residuals[self.wanted] > tolerance
@@ -123,7 +130,7 @@ class WantedPairs:
         extra = min(extra, basis.dim - basis.size)
         if basis.size + extra <= basis.capacity:
             return
-        wanted = self.num_top + self.num_bottom
+        wanted = self.num_wanted
         most = basis.capacity - extra - process.num_pending
         # At least one more at each end, or a missed direction would start from nothing in every cycle.
         spare = max((most - wanted) // 2, (self.num_top > 0) + (self.num_bottom > 0))
@@ -133,7 +140,7 @@ class WantedPairs:
 
     def solution(self, converged: bool) -> EigenSolution:
         """The wanted pairs as they stand."""
-        process, wanted = self.process, self.wanted
+        process, wanted = self.process, self._ends(*self._returned)
         with full_precision():
             rows = process.basis.combine(self.vectors[:, wanted])
         rows /= torch.linalg.vector_norm(rows, dim=1, keepdim=True)
@@ -153,7 +160,7 @@ class WantedPairs:
 
     def complaint(self, partial: EigenSolution, rtol: float, max_matvecs: int) -> str:
         """Why the budget did not do, and what would help."""
-        wanted, found = self.num_top + self.num_bottom, len(partial.eigenvalues)
+        wanted, found = sum(self._returned), len(partial.eigenvalues)
         reached = float(partial.residuals.max()) / (partial.norm_estimate or 1.0)
         if found == wanted and reached <= rtol:
             return (

@@ -221,8 +221,7 @@ def gradient_noise(
     num_tail
         Largest deviations that the tail index is from. Default: the square root of the number of units.
     rtol
-        Bound on the eigenpairs' residuals over the norm of the matrix; three more than k are solved for, lest
-        one be passed over.
+        Bound on the eigenpairs' residuals over the norm of the matrix.
     max_matvecs
         Most products with single vectors for the eigenpairs of one matrix.
     max_memory_bytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +22,6 @@ from thalweg.stats.unit_forms import UnitForms
 
 # How surely the eigenvectors found are those of the top; as in `top_eigenvalues`.
 CERTIFY_RTOL = 0.1
-
-# Pairs that are solved for beyond those returned. Of a single random start the last may be the one after: where
-# three eigenvalues stand far above the rest, 7 of 60 starts took the sixth for the fifth, with two more pairs
-# 1 of 60 and with three none of 150, for a third more products.
-NUM_GUARDS = 3
 
 
 @dataclass(frozen=True)
@@ -117,20 +111,14 @@ def noise_directions(
         return matrix.counting(work.add)
 
     def eigenpairs(name: str, matrix: LinearOperator) -> EigenSolution:
-        found = lanczos_eigenpairs(
+        return lanczos_eigenpairs(
             matrix,
-            min(k + NUM_GUARDS, matrix.dim),
+            k,
             rng=generator(seed, "gradient_noise", name),
             rtol=rtol,
             certify_rtol=CERTIFY_RTOL,
             max_matvecs=max_matvecs,
             max_memory_bytes=max_memory_bytes,
-        )
-        return dataclasses.replace(
-            found,
-            eigenvalues=found.eigenvalues[:k],
-            eigenvectors=found.eigenvectors[:, :k].contiguous(),
-            residuals=found.residuals[:k],
         )
 
     noise = eigenpairs("gradient_covariance", operator("gradient_covariance"))
