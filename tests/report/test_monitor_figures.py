@@ -93,7 +93,7 @@ def test_batch_sharpness_has_its_band_and_one_line_of_thresholds() -> None:
     )
     axes = tw.plot(result).axes[1]
     assert axes.get_yscale() == "log"
-    assert labels(axes) == ["λ max", "batch sharpness", "none above (99 %)", "2 / lr"]
+    assert labels(axes) == ["λ max", "batch sharpness, ± 2 s.e.", "none above (99 %)", "2 / lr"]
 
 
 def test_a_preconditioner_of_its_own_has_a_panel_of_its_own() -> None:

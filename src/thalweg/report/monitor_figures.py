@@ -42,6 +42,7 @@ def monitor_figure(result: Any) -> Figure:
         panels.append(("Preconditioned sharpness", _draw_preconditioned))
     panels += [("Trace of the Hessian", _draw_trace)] if _is_there(result, "trace") else []
     panels += [("Gradient noise", _draw_noise)] if _is_there(result, "noise_trace") else []
+    panels += [("Gradient noise scale", _draw_noise_scale)] if _is_there(result, "noise_scale") else []
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = new_figure(rows, columns, width=4.4 * columns, height=0.4 + 2.6 * rows, sharex=True)
@@ -104,11 +105,14 @@ def _draw_trace(axes: Axes, result: Any) -> None:
 
 
 def _draw_noise(axes: Axes, result: Any) -> None:
-    shown = [
-        _draw(axes, result, "noise_trace", PURPLE, "tr C"),
-        _draw(axes, result, "noise_scale", GREY, "noise scale (examples)"),
-    ]
-    axes.set_ylabel("tr C; tr C / ‖g‖²")
+    shown = [_draw(axes, result, "noise_trace", PURPLE, "tr C")]
+    axes.set_ylabel("loss² / parameter²")
+    _scale(axes, shown)
+
+
+def _draw_noise_scale(axes: Axes, result: Any) -> None:
+    shown = [_draw(axes, result, "noise_scale", GREY, "tr C / ‖g‖²")]
+    axes.set_ylabel("examples")
     _scale(axes, shown)
 
 
@@ -139,6 +143,7 @@ def _draw(
     if error in result.readings:
         band = BAND * numbers(result.measured(error)[1])
         axes.fill_between(steps, values - band, values + band, color=colour, alpha=0.2, linewidth=0)
+        label += f", ± {BAND:g} s.e."
     axes.plot(steps, values, dashes, marker=marker, markersize=4, color=colour, label=label)
     return values
 

@@ -123,8 +123,10 @@ def draw_scaling(axes: Axes, result: Any) -> None:
                 )
             else:
                 axes.plot(ratios[i, j], 0.02, "|", color=colour, transform=axes.get_xaxis_transform())
-    whole = np.array([ratios.min(), ratios.max()])
     if np.isfinite(result.value):
+        # Of the stationary runs alone.
+        used = ratios[np.array(result.outcomes) == "stationary"]
+        whole = np.array([used.min(), used.max()])
         fitted = np.exp(result.log_factor) * whole**result.value
         axes.plot(whole, fitted, "-", color=INK, linewidth=0.9, label="fitted")
     axes.set_xscale("log")
@@ -154,7 +156,8 @@ def draw_departures(axes: Axes, result: Any) -> None:
         finite = np.isfinite(exact)
         axes.plot(steep[finite], exact[finite], ":", color=colour, linewidth=1)
     axes.axhline(1, color=INK, linewidth=0.9)
-    axes.axhspan(1 - result.tolerance, 1 + result.tolerance, color=FAINT, linewidth=0, zorder=0)
+    near = f"within {100 * result.tolerance:.3g} %"
+    axes.axhspan(1 - result.tolerance, 1 + result.tolerance, color=FAINT, linewidth=0, zorder=0, label=near)
     axes.plot([], [], ":", color=INK, linewidth=1, label="exact for a quadratic")
     # What is no temperature has a mark of its own, here as on the left.
     for outcome, mark in MARKS.items():
