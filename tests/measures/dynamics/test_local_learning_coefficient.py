@@ -189,6 +189,22 @@ def test_warnings() -> None:
     assert any("smaller step or larger batches" in warning for warning in hot.warnings)
 
 
+def test_the_heat_of_small_batches_is_told_by_all_directions_where_none_is_followed() -> None:
+    """The mean of data that spread by 3: each batch has a mean of its own, and chains run after it."""
+    data = 3 * torch.randn(1000, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def loss(model: Theta, batch: tuple[Tensor]) -> Tensor:
+        return (batch[0] - model.theta).square().sum(-1) / 2
+
+    o = Objective(Theta(data.mean(0)), (data,), loss)
+    settings: dict[str, Any] = {"localization": 1.0, "num_directions": 0, "num_steps": 600, "seed": 0}
+    small = tw.local_learning_coefficient(o, batch_size=32, **settings)
+    assert math.isnan(small.sharp_temperature)
+    assert small.value > 3.6  # half of six
+    assert any("all directions at" in w and "larger batches" in w for w in small.warnings)
+    assert not tw.local_learning_coefficient(o, batch_size=1000, **settings).warnings
+
+
 def test_a_place_that_the_chains_leave_behind() -> None:
     """Nothing but the localization holds them, and the point is next to nought."""
     start = torch.full((6,), 0.1, dtype=torch.float64)

@@ -145,12 +145,11 @@ class LocalLearningCoefficient(Measurement):
             )
         if self.stiffness > STIFFEST:
             found.append(f"step too long: {self.stiffness:.2g} of curvature, give a smaller step")
-        margin = 2 * self.sharp_temperature_error + TEMPERATURE_TOLERANCE
-        if self.sharp_temperature - 1 > margin:
-            found.append(
-                f"sharp directions at {self.sharp_temperature:.2f} of their temperature: "
-                "give a smaller step or larger batches"
-            )
+        remedy = "give a smaller step or larger batches"
+        if _is_hot(self.sharp_temperature, self.sharp_temperature_error):
+            found.append(f"sharp directions at {self.sharp_temperature:.2f} of their temperature: {remedy}")
+        elif _is_hot(self.temperature, self.temperature_error):
+            found.append(f"all directions at {self.temperature:.2f} of their temperature: {remedy}")
         return tuple(found)
 
     @property
@@ -169,6 +168,10 @@ class LocalLearningCoefficient(Measurement):
 def is_cold(temperature: float, error: float) -> bool:
     """Whether it is surely below one, what it is at stationarity whatever the loss."""
     return temperature < 1 - TEMPERATURE_TOLERANCE - 2 * error
+
+
+def _is_hot(temperature: float, error: float) -> bool:
+    return temperature > 1 + TEMPERATURE_TOLERANCE + 2 * error
 
 
 def local_learning_coefficient(
