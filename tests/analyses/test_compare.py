@@ -66,13 +66,17 @@ def family(monkeypatch: pytest.MonkeyPatch) -> dict[str, Member]:
 
 def test_a_rescaled_copy_is_another_by_raw_measures_and_the_same_by_normalised(family):
     model, data = relu_network(0), vectors(21)
-    found = tw.compare(run(model, data), run(rescaled(model, 3.3), data), names=("own", "rescaled"), seed=0)
-    raw, normalised = found.rows
-    assert raw.ordering.larger == "b"
-    assert normalised.ordering.larger == "undecided"
-    assert normalised.values[0] == pytest.approx(normalised.values[1])
-    assert normalised.values[0] != normalised.values[1], "or the rounding was not tested"
-    assert found.modes == (None, None)
+    rounded = []
+    for factor in (3.0, 3.3, 5.0):
+        copy = run(rescaled(model, factor), data)
+        found = tw.compare(run(model, data), copy, names=("own", "rescaled"), seed=0)
+        raw, normalised = found.rows
+        assert raw.ordering.larger == "b"
+        assert normalised.ordering.larger == "undecided"
+        assert normalised.values[0] == pytest.approx(normalised.values[1])
+        assert found.modes == (None, None)
+        rounded.append(normalised.values[0] != normalised.values[1])
+    assert any(rounded), "or the rounding was not tested; of one factor it hangs on the processor"
 
 
 def test_an_order_planted_to_change_with_normalisation_is_marked(family):
