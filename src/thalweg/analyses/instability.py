@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -265,7 +264,7 @@ def instability(
         provenance={
             "function": "instability",
             "arguments": {
-                "config": {k: v for k, v in dataclasses.asdict(config).items() if k != "seed"},
+                "config": {k: v for k, v in config.describe().items() if k != "seed"},
                 "branch_steps": list(steps),
                 "num_seeds": num_seeds,
                 "split": split,
