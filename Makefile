@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 reproduce: $(STAMP)
 	$(BIN)/thalweg reproduce --preset paper --out runs/paper
 
-# Everything that is not marked slow: eleven minutes on two cores. A process a core, each with one thread: for
+# Everything that is not marked slow: nine and a half minutes on two cores. A process a core, each with one thread: for
 # networks as small as the tests' own, threads only wait. Compiled modules are kept, whatever the shell
 # says: some hundred processes import the package.
 TESTING := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
