@@ -230,3 +230,46 @@ def test_what_early_curvature_ranks_is_how_far_training_has_come(early):
     assert float(said[1]) == pytest.approx(np.mean(list(along.values())), abs=6e-4)
     rest = sorted(tau for axis, tau in along.items() if axis != "lr")
     assert [float(x) for x in said.groups()[1:]] == pytest.approx([along["lr"], rest[-1], rest[0]], abs=6e-3)
+
+
+def test_what_is_said_along_the_gradient_follows_from_the_records():
+    page = re.sub(r"[ \n]+", " ", (ROOT / "docs" / "along_the_gradient.md").read_text())
+    found: dict[tuple, dict[str, dict[int, float]]] = {}
+    with gzip.open(ROOT / "examples" / "results" / "batch-norm-along" / "records.jsonl.gz", "rt") as lines:
+        for record in map(json.loads, lines):
+            labels = record["labels"]
+            if labels["name"] not in ("effective_smoothness", "largest_stable_rate"):
+                continue
+            numbers_of = {labels["name"]: record["value"]}
+            for name, key in (("loss", "losses"), ("gradient", "gradient_changes")):
+                if key in record:
+                    rows = np.array(record[key]["tensor"])
+                    numbers_of[name] = float((rows.max(1) - rows.min(1)).mean())
+            for name, value in numbers_of.items():
+                cell = found.setdefault((name, labels["lr"], labels["moment"]), {"bn": {}, "plain": {}})
+                cell[labels["model"]][labels["seed"]] = math.log(value)
+
+    def ratios(*cell: object) -> list[float]:
+        groups = {k: np.array([v[s] for s in range(1, 7)]) for k, v in found[cell].items()}
+        return [math.exp(x) for x in welch(groups)]
+
+    rows = {
+        "fresh": (0.01, "start"),
+        "0.01, after one epoch": (0.01, "epoch 1"),
+        "0.01, after four": (0.01, "end"),
+        "0.1, after one epoch": (0.1, "epoch 1"),
+        "0.1, after four": (0.1, "end"),
+    }
+    for title, place in rows.items():
+        said = re.search(rf"\| {title} \| ([^|]*) \| ([^|]*) \| ([^|]*) \|", page)
+        assert said is not None, title
+        for name, text in zip(("effective_smoothness", "gradient", "loss"), said.groups(), strict=True):
+            assert numbers(text) == pytest.approx(ratios(name, *place), rel=0.02), (title, name)
+    said = re.search(
+        r"trains up to ([\d.]+) times \([^)]*\) as large a rate with batch norm \(a median of ([\d.]+), w",
+        page,
+    )
+    assert said is not None
+    rates = found["largest_stable_rate", 0.01, "start"]
+    assert float(said[1]) == pytest.approx(ratios("largest_stable_rate", 0.01, "start")[0], rel=0.01)
+    assert float(said[2]) == pytest.approx(math.exp(np.median(list(rates["bn"].values()))), rel=0.06)
