@@ -29,6 +29,8 @@ from thalweg.study.store import Store, same_result
 from thalweg.study.study import STUDY_FILE, Study, run_study
 from thalweg.study.study_file import read_study
 from thalweg.study.table import rows
+from thalweg.training.branch import kept_checkpoint
+from thalweg.training.trainer import CHECKPOINT_FILE
 
 # Lines of the study that make it as little as will do.
 LITTLE = {"seeds": "seeds = 1", "moments": 'moments = ["end"]'}
@@ -559,7 +561,10 @@ PARTING = """
 "training.gamma" = [1.0, 0.1]
 "training.step_size" = [5, 1]
 """
-LATE = {"moments": 'moments = ["epoch 1", "loss 0.65", "end"]', "epochs": "epochs = 6"}
+LATE = {
+    "moments": 'moments = ["epoch 1", "loss 0.65", "end"]',
+    "epochs": "epochs = 6\nevaluate_every = 4",
+}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -587,3 +592,29 @@ def test_what_two_schedules_share_is_trained_once_and_changes_no_bit(
             alike, there = load_file(path), load_file(shared.folder(run) / path.name)
             assert alike.keys() == there.keys()
             assert all(torch.equal(alike[name], there[name]) for name in alike), path
+
+
+@pytest.mark.parametrize("harm", ["none kept", "damaged", "refused"])
+def test_a_run_whose_origin_is_of_no_use_is_trained_from_the_start(toy_folder: Path, harm: str) -> None:
+    lines = {**LITTLE, **LATE}
+    study = read_study(write_study(toy_folder, PARTING, **lines))
+    made, whole = StudyPlan(study, toy_folder / f"out {harm}"), StudyPlan(study, toy_folder / "whole")
+    run_study(whole, workers=1)
+    other = next(run for run in made.runs if made.origin(run))
+    origin = made.origin(other)
+    assert origin is not None
+    kept = kept_checkpoint(made.folder(origin), made.shared_steps(other))
+    if harm == "refused":  # it cannot be gone on with, and stays so
+        made.folder(origin).mkdir(parents=True)
+        (made.folder(origin) / CHECKPOINT_FILE).write_bytes(b"none")
+    else:
+        shutil.copytree(whole.folder(origin), made.folder(origin))
+        kept.unlink()
+        if harm == "damaged":
+            kept.write_bytes(b"none")
+    records = {r.task: r for r in run_study(made, workers=1)}
+    training = {task.run: records[task.key] for task in made.tasks if task.measure == "train"}
+    assert bool(training[origin.run].failure) == (harm == "refused")
+    assert not training[other.run].failure
+    ours, theirs = results(made.out), results(whole.out)
+    assert all(ours[key] == theirs[key] for key, row in ours.items() if row["run"] == other.run)

@@ -57,6 +57,7 @@ def runs() -> Runs:
         run[name, moment] = record["value"]
         if name == "gap":
             run["train_loss", moment], run["test_loss", moment] = record["train_loss"], record["test_loss"]
+            run["accuracy", moment] = record["test_accuracy"]
         elif name == "curvature":
             run["lambda_max", moment] = record["density"]["lambda_max"]
         elif name == "noise":
@@ -168,9 +169,20 @@ def test_what_is_said_of_rate_and_batch_size_follows_from_the_records(runs: Runs
     assert said == pytest.approx(
         [tau(runs, "lambda_max", where(runs, 1.0, model=m)) for m in ("bn", "plain")], abs=6e-4
     )
+    said = numbers(
+        r"is made of # without batch norm and # with it, .* it grows with the rate, τ # to #\.", page
+    )
+    name = "adaptive_sam_sharpness"
+    kinds = [tau(runs, name, where(runs, 1.0, model=m)) for m in KINDS]
+    cells = [where(runs, 1.0, model=m, size=size) for m in KINDS for size in (32, 256, ALL)]
+    grown = [tau(runs, name, cell, lambda k: k[1]) for cell in cells]
+    assert said == pytest.approx([*kinds, min(grown), max(grown)], abs=6e-3)
+    noisy = [k for k in where(runs, 1.0) if k[2] != ALL]
+    said = numbers(r"without them τ is # of the top eigenvalue and # of the test loss", page)
+    assert said == pytest.approx([tau(runs, n, noisy) for n in ("lambda_max", "test_loss")], abs=6e-4)
     full = {m: where(runs, 1.0, model=m, size=ALL) for m in KINDS}
     said = numbers(
-        r"eigenvalue is # without batch norm, .* it # times smaller and it lies at # to # .* and # with\.",
+        r"eigenvalue is # without batch norm, .* it # times smaller and it lies, on 512 of the images, at # to # .* and # with\.",
         page,
     )
     keys, found = values(runs, "lambda_max", full["plain"])
@@ -190,24 +202,37 @@ def test_what_is_said_of_the_test_loss_follows_from_the_records(runs: Runs, page
     said = numbers(r"is # in batches of 32, # of 256 and # of all the data", page)
     means = [values(runs, "test_loss", where(runs, 1.0, size=size))[1].mean() for size in (32, 256, ALL)]
     assert said == pytest.approx(means, abs=6e-4)
-    rows = [json.loads(line) for line in (FOLDER / "selection.jsonl").read_text().splitlines()]
-
-    def mean(size: int, moment: str, value: Callable[[dict], float]) -> float:
-        return float(np.mean([value(r) for r in rows if (r["batch_size"], r["moment"]) == (size, moment)]))
-
+    said = numbers(r"the accuracy #, # and #, τ #\.", page)
+    means = [values(runs, "accuracy", where(runs, 1.0, size=size))[1].mean() for size in (32, 256, ALL)]
+    assert said == pytest.approx([*means, tau(runs, "accuracy", where(runs, 1.0))], abs=6e-4)
+    caught: dict[Key, dict[tuple[str, str], float]] = {}
+    for line in (FOLDER / "selection.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        run = caught.setdefault(tuple(row[k] for k in ("model", "lr", "batch_size", "gamma", "seed")), {})
+        run["train_loss", row["moment"]], run["test", row["moment"]] = row["other_training"], row["test"]
+    assert len(caught) == 72
+    said = numbers(r"the 512\), the test losses are #, # and #, and τ is # of # runs", page)
+    means = [values(caught, "test", where(caught, 1.0, size=size))[1].mean() for size in (32, 256, ALL)]
+    num = len(values(caught, "test", caught)[0])
+    assert said == pytest.approx([*means, tau(caught, "test", caught), num], abs=6e-4)
+    said = numbers(r"Mean accuracies are #, # and #,", page)
+    ends = [
+        np.mean([runs[k]["accuracy", "end"] for k in where(runs, 0.1, size=size)]) for size in (32, 256, ALL)
+    ]
+    assert said == pytest.approx(ends, abs=6e-4)
     said = numbers(
-        r"have, at 0\.5 and at 0\.3, a loss # and # above .* the test loss of # and #, against # and #:", page
+        r"Of the # runs between # and # ρ of the top eigenvalue is #, .* but # of the test loss and # of",
+        page,
     )
-    moments = ("loss 0.5", "loss 0.3")
-    other, gap = (lambda r: r["other_training"]), (lambda r: r["test"] - r["other_training"])
-    expected = [mean(32, m, other) - mean(ALL, m, other) for m in moments]
-    expected += [mean(size, m, gap) for size in (32, ALL) for m in moments]
-    assert said == pytest.approx(expected, abs=6e-4)
+    both = [k for k in where(runs, 0.1) if said[1] <= runs[k]["train_loss", "end"] <= said[2]]
+    some = {k: runs[k] for k in both}
+    expected = [partial(some, name) for name in ("lambda_max", "test_loss", "adaptive_sam_sharpness")]
+    assert [said[0], *said[3:]] == pytest.approx([len(both), *expected], abs=6e-3)
     said = numbers(r"lie between # and # in batches of 32 and between # and # of all the data", page)
     ends = [[runs[k]["train_loss", "end"] for k in where(runs, 0.1, size=size)] for size in (32, ALL)]
     assert said == pytest.approx([f(losses) for losses in ends for f in (min, max)], abs=6e-3)
     best = sorted(where(runs, 0.1), key=lambda k: runs[k]["test_loss", "end"])[:3]
-    said = numbers(r"The best three, a test loss of # to #, had a rate of # in batches of #:", page)
+    said = numbers(r"The best three test losses, # to #, had a rate of # in batches of #:", page)
     assert said == pytest.approx([*(runs[best[i]]["test_loss", "end"] for i in (0, 2)), 0.01, 32], abs=6e-4)
     assert all(k[1:3] == (0.01, 32) for k in best)
     fitted = [k for k in where(runs, 0.1) if runs[k]["train_loss", "end"] <= 0.0105]
@@ -219,8 +244,11 @@ def test_what_is_said_of_the_test_loss_follows_from_the_records(runs: Runs, page
 def test_what_is_said_of_decay_and_mass_follows_from_the_records(runs: Runs, page: str) -> None:
     pairs = [(k, (*k[:3], 0.1, k[4])) for k in where(runs, 1.0)]
     logs = [math.log(runs[b]["lambda_max", "end"] / runs[a]["lambda_max", "end"]) for a, b in pairs]
-    said = numbers(r"does not sharpen\*\*: # times \(# to #\)", page)
-    assert said == pytest.approx(ratio(logs), rel=0.02)
+    said = numbers(
+        r"after one is # times \(# to #\) that of .* In batches of 32, .* it is # times \(# to #\)", page
+    )
+    small = [log for (a, _), log in zip(pairs, logs, strict=True) if a[2] == 32]
+    assert said == pytest.approx([*ratio(logs), *ratio(small)], rel=0.02)
     again, first = [], []
     for a, b in pairs:
         for moment in ("loss 0.5", "loss 0.3"):
@@ -232,5 +260,5 @@ def test_what_is_said_of_decay_and_mass_follows_from_the_records(runs: Runs, pag
     said = numbers(r"standard error of # where networks spread by #", page)
     assert said == pytest.approx([repeat, np.std(first)], abs=0.06)
     settled = [runs[k]["settled", "end"] for k in where(runs, 0.1, model="plain")]
-    said = numbers(r"; # of the # chains of the learning coefficient", page)
+    said = numbers(r"; # of the # estimates \(two chains each\) of the learning coefficient", page)
     assert said == [settled.count(0.0), len(settled)]

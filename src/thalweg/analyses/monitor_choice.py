@@ -93,7 +93,8 @@ def _inapplicable(objective: Objective, optimizer: Optimizer) -> dict[str, str]:
 
 def largest_lr(optimizer: Optimizer) -> float | None:
     """Of the groups'; None of an optimizer that has no such thing."""
-    return max((float(group["lr"]) for group in optimizer.param_groups if "lr" in group), default=None)
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    return max((float(rate) for rate in rates if rate is not None), default=None)
 
 
 def batch_threshold(optimizer: Optimizer) -> float | None:

@@ -165,8 +165,9 @@ class WantedPairs:
         if found == wanted and reached <= rtol:
             return (
                 f"{_products(max_matvecs)} spent with {wanted} eigenpairs converged to `rtol`, but before "
-                f"it was certain enough that none is missing: the bounds are {self.gap():.3g} wide. Raise "
-                "`max_matvecs`, or `certify_rtol` (None takes the bounds as they come)."
+                f"it was certain enough that none is missing: the bounds are {self.gap():.3g} wide"
+                + (", or pairs beyond them had not converged" if self.num_wanted > wanted else "")
+                + ". Raise `max_matvecs`, or `certify_rtol` (None takes the bounds as they come)."
             )
         pairs = "the eigenpair" if wanted == 1 else f"{wanted} eigenpairs"
         text = f"{_products(max_matvecs)} spent before {pairs} converged: "

@@ -109,13 +109,14 @@ def perform(task: Task, progress: Progress) -> Outcome:
     OSError
         If there is no room left on the disk.
     """
-    before, began = task.seconds_before(), time.perf_counter()
+    before, began = 0.0, time.perf_counter()
 
     def outcome(measurement: Measurement | None, **failure: object) -> Outcome:
         seconds = before + time.perf_counter() - began
         return Outcome(measurement, seconds, host(), versions(), num_threads(), **failure)  # type: ignore[arg-type]
 
     try:
+        before = task.seconds_before()
         return outcome(task.compute(progress))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:

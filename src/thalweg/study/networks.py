@@ -215,6 +215,16 @@ class StudyNetworks:
             steps |= {step, *(s for s in self._own_steps(other) if s <= step)}
         return sorted(steps)
 
+    def steps_to_keep(self, run: PlannedRun) -> list[int]:
+        """Those of them that can be: a run under way may have passed what others were to go on from."""
+        own, checkpoint = self._own_steps(run), self.folder(run) / CHECKPOINT_FILE
+        done = Checkpoint.load(checkpoint).header["step"] if checkpoint.exists() else 0
+        return [
+            step
+            for step in self.keep_steps(run)
+            if step in own or step > done or kept_checkpoint(self.folder(run), step).exists()
+        ]
+
     def _own_steps(self, run: PlannedRun) -> list[int]:
         per_epoch, epochs = self._steps_per_epoch(run), run.settings.training["epochs"]
         steps = (moment.step(per_epoch, epochs) for moment in self.moments if moment.number is not None)
@@ -286,7 +296,7 @@ class StudyNetworks:
             return
         done = Checkpoint.load(checkpoint).header["step"]
         try:
-            check_kept(checkpoint.parent, self.keep_steps(run), done)
+            check_kept(checkpoint.parent, self._own_steps(run), done)
         except ValueError:
             checkpoint.unlink()
 

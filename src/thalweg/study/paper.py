@@ -136,7 +136,7 @@ class PaperStudy:
         return run_id(
             {
                 "model": name,
-                "training": dataclasses.asdict(self._train_config(model)),
+                "training": self._train_config(model).describe(),
                 "loss": LOSS,
                 **self._data_hashes,
                 "device": self.device.type,

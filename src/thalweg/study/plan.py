@@ -103,7 +103,6 @@ class StudyPlan(StudyNetworks):
         config, folder = self.train_config(run.settings, run.seed), self.folder(run)
         moments = [m.name for m in self.moments]
         losses = self.spec.looked_for
-        keep_steps = self.keep_steps(run)
 
         def compute(progress: Progress) -> Measurement:
             self.forget_gaps(run)
@@ -119,7 +118,7 @@ class StudyPlan(StudyNetworks):
                 loss=self.loss,
                 checkpoint_dir=folder,
                 checkpoint_every=CHECKPOINT_EVERY,
-                keep_steps=keep_steps,
+                keep_steps=self.steps_to_keep(run),
                 branch=branch,
                 callbacks=[look] if losses else (),
                 progress=progress,
@@ -144,9 +143,8 @@ class StudyPlan(StudyNetworks):
             cost,
             compute,
             lambda: seconds_spent(folder),
-            needs=(self._training(origin).key,) if origin else (),
-            # It may be trained from the start as well.
-            outlives=lambda: True,
+            # What it goes on from, if that came to anything: else it is trained from the start.
+            follows=(self._training(origin).key,) if origin else (),
             stands=lambda record: self.holds(run, record.content),
             unit=unit_of(run.settings),
             keep_arrays=self.spec.keep_arrays,

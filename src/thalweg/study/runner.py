@@ -41,6 +41,8 @@ class Task:
         Asked before `compute`: the seconds of killed attempts that it goes on from.
     needs
         Keys of the tasks that must have given a result before.
+    follows
+        Keys of the tasks whose end is waited for where they are to be done as well, whatever came of them.
     outlives
         Asked where one of those diverged: whether there is enough of it for this task all the same, a network
         from before, say.
@@ -61,6 +63,7 @@ class Task:
     compute: Callable[[Progress], Measurement]
     seconds_before: Callable[[], float] = lambda: 0.0
     needs: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
     outlives: Callable[[], bool] = lambda: False
     stands: Callable[[Record], bool] = lambda record: True
     unit: str = ""
@@ -230,15 +233,16 @@ class _Queue:
         self._ready: list[int] = []
         self._waiting: dict[int, set[str]] = {}
         self._dependents: dict[str, list[int]] = {}
+        to_do = {task.key for task in tasks}
         for place, task in enumerate(tasks):
-            needs = set(task.needs)
-            there = {key for key in needs if key in finished}
+            there = {key for key in task.needs if key in finished}
             if any(self._bars(finished[key], task) for key in there):
                 continue
-            if needs == there:
+            awaited = {*task.needs, *to_do.intersection(task.follows)} - there
+            if not awaited:
                 self._ready.append(place)
                 continue
-            self._waiting[place] = needs - there
+            self._waiting[place] = awaited
             for key in self._waiting[place]:
                 self._dependents.setdefault(key, []).append(place)
 
@@ -248,7 +252,8 @@ class _Queue:
     def settle(self, record: Record) -> None:
         """A task is done: what waits for it may have become ready."""
         for place in self._dependents.pop(record.task, ()):
-            if place in self._waiting and self._bars(record, self.tasks[place]):
+            needs = record.task in self.tasks[place].needs
+            if place in self._waiting and needs and self._bars(record, self.tasks[place]):
                 self._waiting.pop(place)
             elif place in self._waiting:
                 self._waiting[place].discard(record.task)

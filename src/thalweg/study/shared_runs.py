@@ -10,6 +10,7 @@ from pathlib import Path
 
 from thalweg.core.atomic import replacing
 from thalweg.training.branch import Branch, kept_checkpoint
+from thalweg.training.checkpoint import Checkpoint
 from thalweg.training.config import TrainConfig, shared_epochs
 from thalweg.training.loss_reached import reached_file, reached_step
 from thalweg.training.trainer import CHECKPOINT_FILE
@@ -74,11 +75,13 @@ def branch_off(
     kept = [kept_checkpoint(origin, s) for s in {*keep_steps, step} if s <= step]
     if (folder / CHECKPOINT_FILE).exists() or not all(path.exists() for path in kept):
         return None
-    reached = [
-        reached_file(origin, loss)
-        for loss in losses
-        if (reached_at := reached_step(origin, loss)) is not None and reached_at <= step
-    ]
+    try:
+        for path in kept:
+            Checkpoint.load(path)
+        steps = {loss: reached_step(origin, loss) for loss in losses}
+    except ValueError:
+        return None  # damaged
+    reached = [reached_file(origin, loss) for loss, at in steps.items() if at is not None and at <= step]
     folder.mkdir(parents=True, exist_ok=True)
     for path in [*reached, *(kept_checkpoint(origin, s) for s in keep_steps if s <= step)]:
         with replacing(folder / path.name) as partial:

@@ -15,7 +15,7 @@ from thalweg.core.measurement import Measurement
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class TrainingHistory(Measurement):
-    """Loss and accuracy at initialisation and after each epoch, on all the data, running statistics.
+    """Loss and accuracy at initialisation and after epochs, on all the data, running statistics.
 
     `value` is the final test accuracy in [0, 1]; without test data the final training accuracy. Losses leave
     the L2 term out. Entries are NaN where there is nothing to measure: no test data, or a loss without
@@ -24,7 +24,7 @@ class TrainingHistory(Measurement):
     Parameters
     ----------
     epochs
-        (E,) int64: 0 for the initialisation, then 1 to E - 1.
+        (E,) int64: 0 for the initialisation, then each epoch, or each ``evaluate_every``-th, and the last.
     train_loss, test_loss
         (E,) float64, mean loss over the examples.
     train_accuracy, test_accuracy
