@@ -182,7 +182,8 @@ def test_what_is_said_of_rate_and_batch_size_follows_from_the_records(runs: Runs
     assert said == pytest.approx([tau(runs, n, noisy) for n in ("lambda_max", "test_loss")], abs=6e-4)
     full = {m: where(runs, 1.0, model=m, size=ALL) for m in KINDS}
     said = numbers(
-        r"eigenvalue is # without batch norm, .* it # times smaller and it lies, on 512 of the images, at # to # .* and # with\.",
+        r"eigenvalue is # without batch norm, .* it # times smaller and it lies, on 512 of the images, "
+        r"at # to # .* and # with\.",
         page,
     )
     keys, found = values(runs, "lambda_max", full["plain"])
