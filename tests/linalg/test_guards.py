@@ -39,6 +39,18 @@ def test_without_guards_these_starts_are_lured(monkeypatch: pytest.MonkeyPatch) 
     assert all(errors("top", seed) > 0.01 for seed in LURED)
 
 
+def test_outliers_above_a_bulk_cost_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    spectrum = torch.cat([torch.tensor([10.0, 8.0, 6.0]), torch.linspace(0, 1, 397)]).double()
+
+    def products() -> int:
+        matrix = DenseOperator(torch.diag(spectrum))
+        return lanczos_eigenpairs(matrix, 3, rng=torch.Generator().manual_seed(0)).num_matvecs
+
+    guarded = products()
+    monkeypatch.setattr(lanczos, "NUM_GUARDS", 0)
+    assert guarded == products()
+
+
 def test_guards_are_fewer_where_the_basis_holds_no_more() -> None:
     matrix = DenseOperator(torch.diag(SPECTRUM))
     for most in (8, 9, 12):  # five, one at the end and two of a block

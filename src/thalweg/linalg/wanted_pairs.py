@@ -21,6 +21,9 @@ PATIENCE = 10
 # over planted spectra, more find no more: the first eigenvalue is missed as often after two as after ten.
 CONFIRMATION = 2
 
+# A guard is well apart from the last pair returned where it lies so many of its residuals beyond.
+GUARD_REACH = 10.0
+
 Which = Literal["top", "bottom", "both"]
 
 
@@ -74,7 +77,7 @@ class WantedPairs:
         """Rules (2) and (3) of `lanczos_eigenpairs`; to be asked once after each product."""
         before, now = self._last_values, self.values[self.wanted]
         self._last_values = now
-        if len(now) < self.num_wanted or bool((self.residuals[self.wanted] > tolerance).any()):
+        if len(now) < self.num_wanted or bool(self._unsettled(tolerance).any()):
             self._num_steady = 0
             return False
         steady = len(before) == len(now) and bool(((now - before).abs() <= tolerance).all())
@@ -90,6 +93,20 @@ class WantedPairs:
             if all_converged:
                 return False
         return not bool(self._contenders(tolerance).any())
+
+    def _unsettled(self, tolerance: float) -> Tensor:
+        """Which pairs ``(n,)`` of the wanted have not converged; guards well apart need not."""
+        values, residuals = self.values, self.residuals
+        num_top, num_bottom = self._returned
+        near = torch.zeros_like(values, dtype=torch.bool)
+        near[self.wanted] = True
+        reach = GUARD_REACH * residuals
+        if num_top:
+            near[num_top : self.num_top] &= (values + reach > values[num_top - 1])[num_top : self.num_top]
+        if num_bottom:
+            guards = slice(len(values) - self.num_bottom, len(values) - num_bottom)
+            near[guards] &= (values - reach < values[-num_bottom])[guards]
+        return near & (residuals > tolerance)
 
     def _contenders(self, tolerance: float) -> Tensor:
         """Which pairs ``(n,)`` are not wanted yet, but may be: an eigenvalue within the residual would."""
@@ -110,9 +127,7 @@ class WantedPairs:
         """Indices of the wanted pairs that have not converged, and of those that may yet be wanted."""
         if len(self.values) < self.num_wanted:
             return torch.arange(len(self.values))
-        is_open = self._contenders(tolerance)
-        is_open[self.wanted] = self.residuals[self.wanted] > tolerance
-        return is_open.nonzero()[:, 0]
+        return (self._contenders(tolerance) | self._unsettled(tolerance)).nonzero()[:, 0]
 
     def bounds(self) -> tuple[SpectralBound | None, SpectralBound | None]:
         """Bounds on the largest and the smallest eigenvalue, each ``None`` if that end was not asked for."""
