@@ -22,7 +22,7 @@ PATIENCE = 10
 CONFIRMATION = 2
 
 # A guard is well apart from the last pair returned where it lies so many of its residuals beyond.
-GUARD_REACH = 10.0
+GUARD_REACH = 30.0
 
 Which = Literal["top", "bottom", "both"]
 
