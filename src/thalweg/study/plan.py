@@ -128,7 +128,7 @@ class StudyPlan(StudyNetworks):
             return dataclasses.replace(history, provenance={**history.provenance, **kept})
 
         num_train, num_test = self.train_data(run.settings).num_examples, self.test_data.num_examples
-        steps_per_epoch = -(-num_train // config.batch_size)
+        steps_per_epoch = self._steps_per_epoch(run)
         epochs = config.epochs - self.shared_steps(run) // steps_per_epoch
         cost = epochs * 3 * num_train + (1 + epochs // config.evaluate_every) * (num_train + num_test)
         if losses:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,9 +42,7 @@ def origins(configs: Mapping[str, tuple[str, TrainConfig]]) -> dict[str, Origin]
     first: dict[tuple[str, TrainConfig], str] = {}
     found = {}
     for run, (rest, config) in configs.items():
-        # What is left of a configuration without its schedule.
-        alike = rest, dataclasses.replace(config, epochs=1, step_size=1, gamma=1.0)
-        origin = first.setdefault(alike, run)
+        origin = first.setdefault((rest, config.without_schedule()), run)
         shared = shared_epochs(configs[origin][1], config)
         if origin != run and shared:
             found[run] = Origin(origin, shared)

@@ -65,14 +65,17 @@ class TrainConfig:
             del fields["evaluate_every"]
         return fields
 
+    def without_schedule(self) -> TrainConfig:
+        """The same for all that differ only in when and how the rate comes down, and how long they go on."""
+        return dataclasses.replace(self, epochs=1, step_size=1, gamma=1.0)
+
 
 def shared_epochs(a: TrainConfig, b: TrainConfig) -> int:
     """Epochs after which a run of the one and a run of the other are in one state, to the bit.
 
-    Before the end of either, so that the history is one as well; 0 if they differ in more than when, and by
-    how much, the rate comes down, and how long they go on.
+    Before the end of either, so that the history is one as well; 0 if more than schedules differs.
     """
-    if dataclasses.replace(a, epochs=b.epochs, step_size=b.step_size, gamma=b.gamma) != b:
+    if a.without_schedule() != b.without_schedule():
         return 0
     before_end = min(a.epochs, b.epochs) - 1
     if (a.step_size, a.gamma) == (b.step_size, b.gamma):
